@@ -1,0 +1,108 @@
+# Every target sets up what it needs by itself, in .venv and build/, and says so in a line.
+#
+#   PYTHON=python3.12   which Python makes .venv (3.11 or later; default: the newest found)
+#   ARGS='-k close'     handed on to pytest, compliance/run.py, bench/run.py or each fuzz harness
+
+USABLE = import sys, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Two sizes of set-up: what a user runs, and what a developer works with.
+INSTALLED := $(VENV)/.installed
+EQUIPPED := $(VENV)/.equipped
+WSTEST := build/wstest/bin/wstest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test coverage lint format types compliance bench fuzz wheel clean
+
+help:
+	@echo 'make demo        install Koko and open the chat and echo page'
+	@echo 'make test        run the tests, on the native codec (if built) and on the pure one'
+	@echo 'make coverage    lines and branches of koko.core, pure codec: 100 % or an error'
+	@echo 'make lint        ruff: rules and format; make format repairs what it can'
+	@echo 'make types       mypy --strict'
+	@echo 'make compliance  Autobahn, both roles, faces and codecs; needs a Python 2.7 (ARGS=--quick)'
+	@echo 'make bench       figures for speed and memory, beside the peers'
+	@echo 'make fuzz        every harness in fuzz/'
+	@echo 'make wheel       sdist and wheel in dist/'
+	@echo 'make clean       remove what the others made'
+
+demo: $(INSTALLED)
+	@$(BIN)/koko demo $(ARGS)
+
+# Where everything must run (KOKO_REQUIRE_ALL), a missing native codec is an error too.
+test: $(EQUIPPED)
+	@if ls src/koko/core/_native*.so >/dev/null 2>&1; then \
+		echo '==> tests on the native codec'; \
+		KOKO_CODEC=native $(BIN)/pytest $(ARGS); \
+	else \
+		echo '==> no native codec was built here (no C compiler?): tests on the pure codec only'; \
+		test -z "$(KOKO_REQUIRE_ALL)"; \
+	fi
+	@echo '==> tests on the pure codec'
+	@KOKO_CODEC=pure $(BIN)/pytest $(ARGS)
+
+coverage: $(EQUIPPED)
+	@echo '==> coverage of koko.core on the pure codec'
+	@KOKO_CODEC=pure $(BIN)/pytest -q --cov --cov-report=term-missing --cov-fail-under=100 $(ARGS)
+
+lint: $(EQUIPPED)
+	@echo '==> ruff'
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check .
+
+format: $(EQUIPPED)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(EQUIPPED)
+	@echo '==> mypy --strict'
+	@$(BIN)/mypy
+
+compliance: $(EQUIPPED) $(WSTEST)
+	@echo '==> Autobahn (reports in build/compliance/)'
+	@$(BIN)/python compliance/run.py --wstest $(WSTEST) $(ARGS)
+
+bench: $(EQUIPPED)
+	@echo '==> bench (figures beside the peers, some minutes; ARGS=--quick to see it work)'
+	@$(BIN)/python bench/run.py $(ARGS)
+
+fuzz: $(EQUIPPED)
+	@set -e; for harness in fuzz/[!_]*.py; do \
+		echo "==> $$harness"; $(BIN)/python $$harness $(ARGS); done
+
+wheel: $(EQUIPPED)
+	@echo '==> building into dist/'
+	@$(BIN)/python -m build --quiet --outdir dist .
+	@ls dist
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .coverage htmlcov .hypothesis .*_cache
+	rm -f src/koko/core/_native.c src/koko/core/_native*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo 'Koko needs Python 3.11 or later with its venv module' \
+		'(Debian: apt-get install python3-venv); name one with make PYTHON=...' >&2; exit 1; }
+	@echo "==> making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+
+$(INSTALLED): EXTRAS := speed,proxy,cli
+$(EQUIPPED): EXTRAS := dev
+
+# An old extension must not outlive sources that no longer compile. Where everything must
+# run, pip is to fail with the compiler's own words.
+$(INSTALLED) $(EQUIPPED): pyproject.toml setup.py $(wildcard src/koko/core/*.pyx) | $(BIN)/python
+	@echo "==> installing koko[$(EXTRAS)] into $(VENV) (the first time takes a minute)"
+	@rm -f src/koko/core/_native*.so
+	@KOKO_CODEC=$(if $(KOKO_REQUIRE_ALL),native) \
+		$(BIN)/pip install -qq --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@ls src/koko/core/_native*.so >/dev/null 2>&1 \
+		|| echo '==> no native codec could be built (no C compiler?): Koko runs on the pure one'
+	@touch $(INSTALLED) $@
+
+$(WSTEST): compliance/install-wstest | $(BIN)/python
+	@compliance/install-wstest $(BIN)/python build/wstest
+	@touch $@

@@ -1,0 +1,291 @@
+"""Let Autobahn examine Koko: as server and as client, on both faces and both codecs.
+
+Each run is one process of ours and one of Autobahn's ``wstest``, which attacks the other
+and writes a report; here the reports become one table. The full suite is written to
+docs/compliance.md. Anything but OK and INFORMATIONAL, in what was said or in how it was
+closed, makes the exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORTS = ROOT / "build" / "compliance"
+TABLE = ROOT / "docs" / "compliance.md"
+
+ROLES, FACES, CODECS = ("server", "client"), ("aio", "sync"), ("native", "pure")
+VERDICTS = ("OK", "INFORMATIONAL", "NON-STRICT", "FAILED", "UNIMPLEMENTED")
+GOOD = ("OK", "INFORMATIONAL")
+
+ALL = ["*"]
+# Sections 9 (large messages), 12 and 13 (a thousand compressed messages a case) take all
+# the time. Of 12 every kind of content, of 13 every set of parameters, once and small.
+QUICK = [
+    *(f"{section}.*" for section in (1, 2, 3, 4, 5, 6, 7, 10)),
+    *("12.1.1", "12.2.3", "12.3.5", "12.4.5", "12.5.8"),
+    *(f"13.{parameters}.1" for parameters in range(1, 8)),
+]
+
+STARTUP = 30.0  # seconds until a server must accept connections
+HEADER = """\
+# Compliance
+
+<!-- Written by `make compliance`; edits are lost. -->
+
+Every case of the Autobahn test suite, with Koko as the server and as the client, on both
+faces and both codecs. OK and INFORMATIONAL are what a strict implementation gets: in an
+informational case the RFC leaves the answer open. A case counts as OK only if it was also
+closed as the suite expects.
+
+"""
+
+
+class Run(NamedTuple):
+    """One examination: which of our sides is on which face and which codec."""
+
+    role: str
+    face: str
+    codec: str
+
+    def __str__(self) -> str:
+        return "-".join(self)
+
+    @property
+    def folder(self) -> Path:
+        return REPORTS / str(self)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "KOKO_CODEC": self.codec}
+
+
+class Outcome(NamedTuple):
+    """What Autobahn said of one run: a verdict for each case it announced."""
+
+    run: Run
+    verdicts: dict[str, str]
+    announced: int
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        complete = 0 < self.announced == len(self.verdicts)
+        return complete and all(verdict in GOOD for verdict in self.verdicts.values())
+
+
+# One run
+
+
+def examine(run: Run, args: argparse.Namespace) -> Outcome:
+    shutil.rmtree(run.folder, ignore_errors=True)
+    run.folder.mkdir(parents=True)
+    start = time.monotonic()
+    with (run.folder / "wstest.log").open("w+") as log:
+        try:
+            (examine_server if run.role == "server" else examine_client)(run, args, log)
+        except (subprocess.SubprocessError, RuntimeError) as error:
+            print(f"{run}: {error}", flush=True)  # the other runs go on; this one has failed
+        log.seek(0)
+        announced = re.search(r"will run (\d+) test cases", log.read())
+    outcome = Outcome(
+        run,
+        read_verdicts(run.folder / "index.json"),
+        int(announced[1]) if announced else 0,
+        time.monotonic() - start,
+    )
+    print(f"{run}: {len(outcome.verdicts)} cases in {outcome.seconds:.0f} s", flush=True)
+    return outcome
+
+
+def examine_server(run: Run, args: argparse.Namespace, log: IO[str]) -> None:
+    with echo_server(run, args.loop) as url:
+        spec = write_spec(run, args.cases, servers=[{"agent": "koko", "url": url}])
+        command = [args.wstest, "-m", "fuzzingclient", "-s", spec]
+        subprocess.run(command, stdout=log, stderr=log, timeout=args.timeout, check=True)
+
+
+def examine_client(run: Run, args: argparse.Namespace, log: IO[str]) -> None:
+    url = f"ws://127.0.0.1:{free_port()}"
+    spec = write_spec(run, args.cases, url=url)
+    # Port 0 is for the pages of its web server: none.
+    command = [args.wstest, "-m", "fuzzingserver", "-u", "0", "-s", spec]
+    with process(command, log) as wstest:
+        await_port(url, wstest)
+        client = [sys.executable, str(ROOT / "compliance" / "client.py"), url, "--face", run.face]
+        loop = ["--loop", args.loop] if args.loop != "auto" else []
+        subprocess.run([*client, *loop], env=run.environment, timeout=args.timeout, check=True)
+
+
+@contextmanager
+def echo_server(run: Run, loop: str) -> Iterator[str]:
+    command = [sys.executable, "-m", "koko", "serve", "echo", "--face", run.face, "--port", "0"]
+    command += ["--compression", "--read-limit", str(32 << 20)]  # section 9 sends 16 MiB
+    command += ["--loop", loop] if run.face == "aio" else []
+    with (
+        (run.folder / "koko.log").open("w") as log,
+        process(command, subprocess.PIPE, stderr=log, env=run.environment) as server,
+    ):
+        yield await_address(server, log)
+        server.terminate()
+        if server.wait(STARTUP) != 0:
+            raise RuntimeError(f"{run}: the server exited with {server.returncode} on SIGTERM")
+
+
+@contextmanager
+def process(
+    command: list[str],
+    stdout: IO[str] | int,
+    *,
+    stderr: IO[str] | int = subprocess.STDOUT,
+    env: dict[str, str] | None = None,
+) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(command, stdout=stdout, stderr=stderr, env=env, text=True) as running:
+        try:
+            yield running
+        finally:
+            if running.poll() is None:
+                running.kill()
+
+
+def await_address(server: subprocess.Popen[str], log: IO[str]) -> str:
+    assert server.stdout is not None
+    silent = threading.Timer(STARTUP, server.kill)
+    silent.start()
+    try:
+        for line in server.stdout:
+            if found := re.match(r"listening on (ws://\S+)", line):
+                # Whatever else it prints must not fill the pipe.
+                threading.Thread(
+                    target=shutil.copyfileobj, args=(server.stdout, log), daemon=True
+                ).start()
+                return found[1]
+    finally:
+        silent.cancel()
+    raise RuntimeError(f"{server.args!r} never said 'listening on ws://HOST:PORT'; see {log.name}")
+
+
+def await_port(url: str, wstest: subprocess.Popen[str]) -> None:
+    host, port = url.removeprefix("ws://").split(":")
+    deadline = time.monotonic() + STARTUP
+    while wstest.poll() is None and time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, int(port))).close()
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"wstest does not listen on {url}")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def write_spec(run: Run, cases: list[str], **peer: object) -> str:
+    spec = {"outdir": str(run.folder), "cases": cases, "exclude-cases": [], **peer}
+    path = run.folder / "spec.json"
+    path.write_text(json.dumps(spec | {"exclude-agent-cases": {}}, indent=1))
+    return str(path)
+
+
+def read_verdicts(index: Path) -> dict[str, str]:
+    if not index.exists():
+        return {}
+    (cases,) = json.loads(index.read_text()).values()
+    numbered = sorted(cases, key=lambda case: [int(part) for part in case.split(".")])
+    return {case: judge(**cases[case]) for case in numbered}
+
+
+def judge(behavior: str, behaviorClose: str, **_: object) -> str:  # noqa: N803
+    """Return the verdict on what was said, unless only the closing went wrong."""
+    return "FAILED" if behavior in GOOD and behaviorClose not in GOOD else behavior
+
+
+# All runs
+
+
+def render(outcomes: list[Outcome]) -> str:
+    names = ("our role", "face", "codec", "cases", *VERDICTS)
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * 3 + "---:|" * (len(names) - 3)]
+    for outcome in outcomes:
+        count = Counter(outcome.verdicts.values())
+        cells = [*outcome.run, outcome.announced, *(count[verdict] for verdict in VERDICTS)]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join([*lines, "", *render_exceptions(outcomes)]) + "\n"
+
+
+def render_exceptions(outcomes: list[Outcome]) -> Iterator[str]:
+    """Name every case that is not OK, and the runs that is true of."""
+    runs_by_case: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for outcome in outcomes:
+        for case, verdict in outcome.verdicts.items():
+            if verdict != "OK":
+                runs_by_case[verdict, case].append(str(outcome.run))
+    cases_by_runs: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for (verdict, case), runs in runs_by_case.items():
+        cases_by_runs[verdict, *runs].append(case)
+    for (verdict, *runs), cases in cases_by_runs.items():
+        where = "in every run" if len(runs) == len(outcomes) else f"in {', '.join(runs)}"
+        yield f"- {verdict} {where}: {', '.join(cases)}"
+    for outcome in outcomes:
+        if len(outcome.verdicts) != outcome.announced or not outcome.announced:
+            yield f"- {outcome.run}: {len(outcome.verdicts)} of {outcome.announced} cases reported"
+
+
+def describe(wstest: str) -> str:
+    """Say what was run, on what: the last words of docs/compliance.md."""
+    version = subprocess.run(
+        [wstest, "--autobahnversion"], capture_output=True, text=True, check=False
+    ).stdout.split("AutobahnTestSuite ")[-1]
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"\nAutobahn test suite {version.strip()}, {python}, {platform.system()}.\n"
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--wstest", default="build/wstest/bin/wstest", help="Autobahn's program")
+    parser.add_argument("--quick", dest="cases", action="store_const", const=QUICK, default=ALL)
+    parser.add_argument("--cases", nargs="+", metavar="CASE", help="such as 7.* or 12.1.1")
+    parser.add_argument("--role", nargs="+", choices=ROLES, default=ROLES)
+    parser.add_argument("--face", nargs="+", choices=FACES, default=FACES)
+    parser.add_argument("--codec", nargs="+", choices=CODECS, default=CODECS)
+    parser.add_argument("--loop", choices=["auto", "asyncio", "uvloop"], default="auto")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for one run")
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    args = parse()
+    runs = [Run(*which) for which in itertools.product(args.role, args.face, args.codec)]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        outcomes = list(pool.map(lambda run: examine(run, args), runs))
+    table = render(outcomes)
+    print(f"\n{table}")
+    if args.cases == ALL and len(outcomes) == len(ROLES) * len(FACES) * len(CODECS):
+        TABLE.write_text(HEADER + table + describe(args.wstest))
+        print(f"written to {TABLE.relative_to(ROOT)}")
+    return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

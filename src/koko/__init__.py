@@ -1,0 +1,53 @@
+"""Gorilla WebSocket for Python: client and server, for threads and for asyncio.
+
+``koko.sync`` and ``koko.aio`` hold the verbs, under the same names. Here is what
+belongs to neither: message kinds, close codes, errors, helpers. Importing this
+loads no event loop.
+"""
+
+from koko.core.deflate import Compression
+from koko.core.handshake import is_websocket_upgrade, subprotocols
+from koko.core.head import Request, Response
+from koko.errors import (
+    Close,
+    CloseError,
+    ErrBadHandshake,
+    ErrCloseSent,
+    ErrReadLimit,
+    HandshakeError,
+    ProtocolError,
+    WebSocketError,
+)
+from koko.message import (
+    CloseCode,
+    Kind,
+    PreparedMessage,
+    format_close_message,
+    is_close_error,
+    is_unexpected_close_error,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Close",
+    "CloseCode",
+    "CloseError",
+    "Compression",
+    "ErrBadHandshake",
+    "ErrCloseSent",
+    "ErrReadLimit",
+    "HandshakeError",
+    "Kind",
+    "PreparedMessage",
+    "ProtocolError",
+    "Request",
+    "Response",
+    "WebSocketError",
+    "__version__",
+    "format_close_message",
+    "is_close_error",
+    "is_unexpected_close_error",
+    "is_websocket_upgrade",
+    "subprotocols",
+]

@@ -1,0 +1,369 @@
+"""One end of an open WebSocket, for asyncio: the verbs.
+
+Only waiting is done here. What the bytes mean is ``koko.core``'s, how they move is
+``pump``'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from koko.aio.pump import Pump
+from koko.core.connection import Connection, Ping
+from koko.core.head import Request, Response
+from koko.core.lifecycle import State
+from koko.errors import CloseError
+from koko.message import Data, Kind, PreparedMessage, check_kind, kind_of
+
+Handler = Callable[..., Awaitable[object] | object]
+T = TypeVar("T")
+
+TOO_SLOW = "the peer reads too slowly; nothing was sent"
+
+
+class Conn:
+    """One end of an open WebSocket.
+
+    Any number of tasks may send; messages are never interleaved. One task receives.
+    Cancelling ``recv`` loses nothing: the next one goes on where it stopped. Cancelling
+    ``send`` while it waits for its turn or for a slow peer sends nothing and harms
+    nothing; once it has begun to write it no longer waits.
+
+    Pings are answered, pongs and Closes noticed and dead peers found whether or not
+    anybody receives, as long as no more than 64 KiB wait unread; beyond that the
+    socket is not read until somebody does. Everything happens in the event loop the
+    connection was made in; from another thread use ``loop.call_soon_threadsafe``.
+
+    Attributes:
+        request: the opening handshake's request.
+        response: the opening handshake's response.
+        subprotocol: the subprotocol agreed on, or None.
+        local_address: the socket's own address, as ``socket.getsockname`` gives it.
+        remote_address: the peer's address, as ``socket.getpeername`` gives it.
+    """
+
+    def __init__(
+        self, pump: Pump, request: Request, response: Response, subprotocol: str | None
+    ) -> None:
+        self._pump = pump
+        self._core: Connection = pump.core
+        self.request = request
+        self.response = response
+        self.subprotocol = subprotocol
+        # A transport that was closed cannot be asked any more.
+        self.local_address: Any = pump.transport.get_extra_info("sockname")
+        self.remote_address: Any = pump.transport.get_extra_info("peername")
+
+    # Receiving
+
+    async def recv(self, timeout: float | None = None) -> str | bytes:
+        """Return the next message, waiting for it if necessary: text as str, binary as bytes.
+
+        Raises:
+            CloseError: the connection is over; see ``code``, ``reason``, ``sent``, ``received``.
+            ProtocolError: the peer broke the protocol; a Close that says so was sent.
+            ErrReadLimit: the message is larger than ``read_limit``; closed with 1009.
+            TimeoutError: nothing arrived within ``timeout`` seconds; nothing is lost.
+            RuntimeError: another task is receiving already.
+        """
+        if timeout is not None:
+            return await _within(timeout, "no message came", self.recv())
+        pump = self._pump
+        while (message := pump.next_message()) is None:
+            await pump.arrival
+        return message
+
+    async def read_message(self, timeout: float | None = None) -> tuple[Kind, str | bytes]:
+        """Return the kind of the next message and the message; waits and raises as ``recv``."""
+        message = await self.recv(timeout)
+        return (Kind.TEXT if type(message) is str else Kind.BINARY), message
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        """Return the next message; an ordinary end of the connection ends the iteration.
+
+        Ordinary is our own ``close`` and a Close with 1000, 1001 or no code; any other
+        end is raised, as by ``recv``.
+        """
+        pump = self._pump
+        try:
+            while (message := pump.next_message()) is None:
+                await pump.arrival
+        except CloseError as error:
+            if error.ordinary:
+                raise StopAsyncIteration from None
+            raise
+        return message
+
+    # Sending
+
+    async def send(self, message: Data, timeout: float | None = None) -> None:
+        """Send one message: str as text, bytes and other buffers as binary.
+
+        Waits while the peer reads too slowly. Returns when the message has been handed
+        to the transport, which does not mean that the peer has it.
+
+        Raises:
+            ErrCloseSent: a Close was sent already; nothing was written.
+            CloseError: the connection is over.
+            TimeoutError: it was not our turn within ``timeout`` seconds; nothing was sent.
+        """
+        kind = Kind.TEXT if type(message) is str else kind_of(message)
+        pump = self._pump
+        if pump.congested:
+            return await self._in_turn(timeout, self._core.send, kind, message)
+        self._core.send(kind, message)
+        pump.sent()
+
+    async def write_message(self, kind: int, data: Data, timeout: float | None = None) -> None:
+        """Send one message of the given kind; bytes given as text are sent as they are.
+
+        Waits and raises as ``send``.
+        """
+        check_kind(kind, data)
+        await self._write(timeout, self._core.send, kind, data)
+
+    async def write_prepared(self, prepared: PreparedMessage, timeout: float | None = None) -> None:
+        """Send a message that is encoded once for many connections; waits as ``send``."""
+        await self._write(timeout, self._core.send_prepared, prepared)
+
+    async def _write(
+        self, timeout: float | None, owe: Callable[..., None], *message: object
+    ) -> None:
+        if self._pump.congested:
+            return await self._in_turn(timeout, owe, *message)
+        owe(*message)
+        self._pump.sent()
+
+    async def _in_turn(
+        self, timeout: float | None, owe: Callable[..., None], *message: object
+    ) -> None:
+        async def wait_and_write() -> None:
+            async with self._pump.turn:
+                await self._pump.writable()
+                owe(*message)
+                self._pump.sent()
+
+        await _within(timeout, TOO_SLOW, wait_and_write())
+
+    @property
+    def write_compression(self) -> bool:
+        """Whether messages are compressed; True, and without effect where none was agreed on."""
+        return self._core.write_compression
+
+    @write_compression.setter
+    def write_compression(self, enabled: bool) -> None:
+        self._core.write_compression = enabled
+
+    @property
+    def compression_level(self) -> int | None:
+        """The deflate level of the next messages, -2 to 9; None where none are compressed."""
+        return self._core.compression_level
+
+    @compression_level.setter
+    def compression_level(self, level: int) -> None:
+        self._core.compression_level = level
+
+    # Control frames
+
+    async def write_control(
+        self, kind: int, data: bytes = b"", deadline: float | None = None
+    ) -> None:
+        """Send a ping, a pong or a Close of at most 125 bytes, ahead of waiting messages.
+
+        A Close sent so is not waited for; see ``close``. ``deadline`` is a time of the
+        loop's clock up to which to wait for a peer that reads too slowly; without one the
+        frame is left to be written when it can be.
+
+        Raises:
+            ValueError: the payload may not stand in such a frame.
+            ErrCloseSent: a Close was sent already.
+            TimeoutError: the deadline passed first; nothing was sent.
+        """
+        if deadline is not None:
+            left = deadline - self._pump.loop.time()
+            if left <= 0:
+                raise TimeoutError("the deadline had passed before the frame was written")
+            await _within(left, TOO_SLOW, self._pump.writable())
+        self._write_control(kind, data)
+
+    async def ping(self, data: bytes | None = None, timeout: float | None = None) -> float:
+        """Send a ping, wait for its pong and return the round trip in seconds.
+
+        ``data`` is the ping's payload, at most 125 bytes; random without it. A pong
+        answers every ping before it as well.
+
+        Raises:
+            CloseError: the connection ended first.
+            TimeoutError: no pong came within ``timeout`` seconds; the connection is unharmed.
+            ValueError: a ping with this payload is still without its pong.
+        """
+        pump = self._pump
+        ping = self._core.start_ping(data, pump.loop.time())
+        ping.on_pong = pump.release_waiters
+        pump.flush()
+        return await _within(timeout, "no pong came", self._pong_of(ping))
+
+    async def _pong_of(self, ping: Ping) -> float:
+        while ping.round_trip is None:
+            if self._core.ending is not None:
+                raise self._core.closed_error()
+            await self._pump.wait_for_change()
+        return ping.round_trip
+
+    async def pong(self, data: bytes = b"") -> None:
+        """Send a pong that answers nothing, as a heartbeat (§5.5.3)."""
+        self._write_control(Kind.PONG, data)
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds the last answered ping took, the keepalive's included; None before the first."""
+        return self._core.latency
+
+    @property
+    def ping_handler(self) -> Handler:
+        """What is called with a ping's payload as it arrives; the default answers it.
+
+        A plain function or a coroutine function; None restores the default. What it
+        raises ends the connection with 1011 and is raised to the receiver.
+        """
+        return self._handler(self._core.on_ping, self._answer_ping)
+
+    @ping_handler.setter
+    def ping_handler(self, handler: Handler | None) -> None:
+        self._core.on_ping = self._handled(handler)
+
+    @property
+    def pong_handler(self) -> Handler:
+        """What is called with a pong's payload as it arrives; the default does nothing."""
+        return self._handler(self._core.on_pong, _ignore)
+
+    @pong_handler.setter
+    def pong_handler(self, handler: Handler | None) -> None:
+        self._core.on_pong = self._handled(handler)
+
+    @property
+    def close_handler(self) -> Handler:
+        """What is called with the code and reason of the peer's Close, before it is answered."""
+        return self._handler(self._core.on_close, _ignore)
+
+    @close_handler.setter
+    def close_handler(self, handler: Handler | None) -> None:
+        self._core.on_close = self._handled(handler)
+
+    def _handled(self, handler: Handler | None) -> Callable[..., object] | None:
+        return None if handler is None else partial(self._call_handler, handler)
+
+    def _handler(self, handled: Callable[..., object] | None, default: Handler) -> Handler:
+        return handled.args[0] if isinstance(handled, partial) else default
+
+    def _call_handler(self, handler: Handler, *args: object) -> None:
+        result = handler(*args)
+        if inspect.isawaitable(result):
+            self._pump.run(result)
+
+    def _answer_ping(self, payload: bytes) -> None:
+        self._write_control(Kind.PONG, payload)
+
+    def _write_control(self, kind: int, payload: bytes) -> None:
+        self._core.write_control(kind, payload, self._pump.loop.time())
+        self._pump.flush()
+        self._pump.part()
+
+    # Ending
+
+    async def close(self, code: int = 1000, reason: str = "", timeout: float | None = None) -> None:
+        """Close the connection: send a Close, await the peer's, end the stream (§7.1.2).
+
+        Takes at most ``timeout`` seconds (default ``close_timeout``), then the socket is
+        dropped. Messages that nobody received by then are lost. A connection that is
+        closing or closed already is only waited for. When cancelled, the closing goes on
+        within its bounds.
+        """
+        core, pump = self._core, self._pump
+        if timeout is None:
+            timeout = core.close_timeout
+        if core.state is State.OPEN:
+            core.close_timeout = timeout
+            core.start_close(code, reason, pump.loop.time())
+        pump.say_goodbye()
+        with suppress(TimeoutError):  # another's Close may have been given more time
+            return await self.wait_closed(timeout)
+        pump.abort(f"no answer within {timeout:g} s")
+        await pump.closed()
+
+    def abort(self) -> None:
+        """Drop the connection at once: no Close is sent, nothing unsent is written."""
+        self._pump.abort("we dropped it")
+
+    async def wait_closed(self, timeout: float | None = None) -> None:
+        """Wait until the connection is over, whoever ends it; ``ending`` says how.
+
+        Raises:
+            TimeoutError: it was not over within ``timeout`` seconds.
+        """
+        await _within(timeout, "the connection was not over", self._pump.closed())
+
+    @property
+    def ending(self) -> BaseException | None:
+        """How it ended, None while it has not: a CloseError, or what a handler raised."""
+        return self._core.ending
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close with 1000; with 1001 when cancelled, with 1011 when the block failed."""
+        if error is None or isinstance(error, CloseError):
+            await self.close()
+        else:
+            await self.close(1011 if isinstance(error, Exception) else 1001)
+
+    # What it stands on
+
+    @property
+    def read_limit(self) -> int | None:
+        """Bytes of one message, on the wire and inflated; a larger one is closed with 1009."""
+        return self._core.read_limit
+
+    @read_limit.setter
+    def read_limit(self, limit: int | None) -> None:
+        self._core.read_limit = limit
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The transport underneath; writing to it breaks the connection."""
+        return self._pump.transport
+
+    def __repr__(self) -> str:
+        return f"<koko.aio.Conn {self._core.state.value} with {self.remote_address}>"
+
+
+async def _within(timeout: float | None, complaint: str, work: Coroutine[Any, Any, T]) -> T:
+    """Await ``work``; a TimeoutError says what did not happen in time."""
+    if timeout is None:
+        return await work
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            return await work
+    except TimeoutError:
+        if limit.expired():
+            raise TimeoutError(f"{complaint} within {timeout:g} s") from None
+        raise
+
+
+def _ignore(*args: object) -> None:
+    pass

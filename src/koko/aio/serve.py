@@ -1,0 +1,275 @@
+"""The server, for asyncio: listens, shakes hands, runs a handler for each connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl as tls
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from koko.aio.admit import Http, Opening
+from koko.aio.conn import Conn
+from koko.aio.pump import Pump
+from koko.aio.upgrade import Upgrader
+from koko.core.connection import Connection
+from koko.core.head import Request
+from koko.core.wire import Role
+from koko.errors import CloseError
+from koko.upgrading import Accepted, UpgraderOptions
+
+Handler = Callable[[Conn], Awaitable[object]]
+
+
+class Server:
+    """Accepts connections and runs ``handler(conn)`` in a task of its own for each.
+
+    A handler that returns closes its connection with 1000; one that raises is logged
+    with its traceback and closes it with 1011; a ``CloseError`` that leaves a handler
+    is an ordinary end. The end of each connection is one line at INFO.
+
+    ``async with`` starts and gracefully closes the server; without it, call ``start``.
+
+    Args:
+        handler: a coroutine function that gets each open ``Conn``.
+        host: the address or name to listen on, a list of them, or None for all interfaces.
+        port: 0 for any free port; ``address`` says which.
+        upgrader: which requests become connections, and with which options.
+        ssl: a context for wss.
+        http: answers the requests that ask for no WebSocket: gets the ``Request``,
+            returns a ``Response``, or None to refuse with 426; may raise ``HandshakeError``
+            to refuse otherwise. May be a coroutine function.
+        sock: a bound socket to listen on instead of host and port.
+        reuse_port: let several processes listen on one port.
+        logger: where to log; the standard library's logger "koko.server" by default.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        host: str | list[str] | None = None,
+        port: int = 0,
+        *,
+        upgrader: Upgrader | None = None,
+        ssl: tls.SSLContext | None = None,
+        http: Http | None = None,
+        sock: socket.socket | None = None,
+        reuse_port: bool | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        self.handler = handler
+        self.upgrader = upgrader or Upgrader()
+        self._http = http
+        self.logger = logger or logging.getLogger("koko.server")
+        self._ssl = ssl
+        self._where = {"sock": sock} if sock else {"host": host, "port": port}
+        self._reuse_port = reuse_port
+        self._listener: asyncio.Server | None = None
+        self._openings: set[Opening] = set()
+        self._empty = asyncio.Event()  # of openings
+        self._empty.set()
+        self._handlers: dict[asyncio.Task[None], Conn] = {}
+        self._closing: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+
+    # Life
+
+    async def start(self) -> None:
+        """Begin to accept connections."""
+        timeouts: dict[str, Any] = {}
+        if self._ssl is not None:
+            timeouts["ssl_handshake_timeout"] = self.upgrader.handshake_timeout
+        self._listener = await asyncio.get_running_loop().create_server(
+            lambda: Opening(self),
+            ssl=self._ssl,
+            reuse_port=self._reuse_port,
+            backlog=1024,
+            **self._where,
+            **timeouts,
+        )
+
+    async def serve_forever(self) -> None:
+        """Serve until ``close`` is called; when cancelled, close gracefully with 1001."""
+        try:
+            await self.wait_closed()
+        except asyncio.CancelledError:
+            await self.close()
+            raise
+
+    async def close(self, code: int = 1001, reason: str = "", timeout: float | None = None) -> None:
+        """Stop accepting, close every connection and wait for the handlers.
+
+        New handshakes get 503, every open connection gets the Close. Whatever is not over
+        after ``timeout`` seconds (default: the upgrader's ``close_timeout``) is dropped:
+        handlers are cancelled, sockets closed. Calling it again waits for the first call;
+        a handler that calls it is not waited for.
+        """
+        await asyncio.shield(self._begin_closing(code, reason, timeout))
+
+    def _begin_closing(
+        self, code: int = 1001, reason: str = "", timeout: float | None = None
+    ) -> asyncio.Task[None]:
+        """Do what ``close`` does without waiting for it; return the task that does it."""
+        if self._closing is None:
+            if timeout is None:
+                timeout = self.upgrader.close_timeout
+            # A handler that closes its server cannot be waited for while it waits for us.
+            caller = asyncio.current_task()
+            self._closing = asyncio.create_task(self._close(code, reason, timeout, caller))
+            self._stop.set()
+        return self._closing
+
+    async def wait_closed(self) -> None:
+        """Wait until the server has been closed and its last handler has ended."""
+        await self._stop.wait()
+        assert self._closing is not None
+        await asyncio.shield(self._closing)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # What there is
+
+    @property
+    def connections(self) -> set[Conn]:
+        """The open connections, as they are now."""
+        return set(self._handlers.values())
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The sockets it listens on."""
+        return tuple(self._listener.sockets) if self._listener else ()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the first socket it listens on."""
+        host, port, *_ = self.sockets[0].getsockname()
+        return host, port
+
+    @property
+    def _is_closing(self) -> bool:
+        return self._closing is not None
+
+    # How it works inside
+
+    def _welcome(self, opening: Opening) -> None:
+        """Take note of somebody whose handshake has begun."""
+        self._openings.add(opening)
+        self._empty.clear()
+
+    def _see_off(self, opening: Opening) -> None:
+        """Take note that his handshake is over."""
+        self._openings.discard(opening)
+        if not self._openings:
+            self._empty.set()
+
+    def _admit(self, transport: asyncio.Transport, request: Request, accepted: Accepted) -> Pump:
+        """Make a connection of an accepted handshake and start its handler."""
+        loop = asyncio.get_running_loop()
+        core = Connection(Role.SERVER, self.upgrader, accepted.agreed, loop.time())
+        pump = Pump(core, transport, loop)
+        conn = Conn(pump, request, accepted.response, accepted.subprotocol)
+        task = loop.create_task(self._run(conn))
+        self._handlers[task] = conn
+        task.add_done_callback(self._handlers.pop)
+        return pump
+
+    async def _run(self, conn: Conn) -> None:
+        try:
+            await conn.close(await self._handle(conn))
+        except asyncio.CancelledError:
+            conn.abort()
+            raise
+        self.logger.info("%s %s: %s", conn.remote_address, conn.request.target, conn.ending)
+
+    async def _handle(self, conn: Conn) -> int:
+        """Run the handler and return the code that its connection is to be closed with."""
+        try:
+            await self.handler(conn)
+        except CloseError:
+            pass
+        except Exception:
+            self.logger.exception("handler of %s failed", conn)
+            return 1011
+        return 1000
+
+    async def _close(
+        self, code: int, reason: str, timeout: float, caller: asyncio.Task[Any] | None
+    ) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        for opening in tuple(self._openings):
+            opening.refuse_as_closing()
+        goings = [
+            asyncio.create_task(self._empty.wait()),
+            *(asyncio.create_task(conn.close(code, reason, timeout)) for conn in self.connections),
+            *(task for task in self._handlers if task is not caller),
+        ]
+        await asyncio.wait(goings, timeout=timeout)
+        for opening in tuple(self._openings):
+            opening.transport.abort()
+        for task in goings:
+            task.cancel()
+        await asyncio.gather(*goings, return_exceptions=True)
+
+
+async def serve(
+    handler: Handler,
+    host: str | list[str] | None = None,
+    port: int = 0,
+    *,
+    upgrader: Upgrader | None = None,
+    ssl: tls.SSLContext | None = None,
+    http: Http | None = None,
+    on_start: Callable[[Server], object] | None = None,
+    **options: Unpack[UpgraderOptions],
+) -> None:
+    """Serve until stopped: by SIGINT, by SIGTERM, or by being cancelled.
+
+    Every connection then gets a Close with 1001, within ``close_timeout``. The signals
+    are watched only in the main thread. ``options`` are those of ``Upgrader``, which may
+    be given whole instead; the rest is as in ``Server``.
+    """
+    if upgrader is not None and options:
+        raise TypeError(f"give upgrader= or its options, not both: {', '.join(options)}")
+    server = Server(
+        handler, host, port, upgrader=upgrader or Upgrader(**options), ssl=ssl, http=http
+    )
+    async with server:
+        if on_start is not None:
+            on_start(server)
+        with _signals(server):
+            await server.wait_closed()
+
+
+@contextmanager
+def _signals(server: Server) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop, watched = asyncio.get_running_loop(), []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, server._begin_closing)
+        except NotImplementedError:  # Windows: Ctrl-C cancels the task, as asyncio.run does
+            break
+        watched.append(number)
+    try:
+        yield
+    finally:
+        for number in watched:
+            loop.remove_signal_handler(number)

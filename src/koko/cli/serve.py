@@ -1,0 +1,76 @@
+"""``koko serve``: an echo or a broadcast server, on either face.
+
+Here is what the faces share: options, TLS, the log and the line that says where it
+listens. The handlers are in ``with_aio`` and ``with_sync``, of which only the one that
+was asked for is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import ssl
+from typing import Any
+
+from koko.cli import Failure
+from koko.upgrading import UpgraderOptions
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal comes and return the exit code."""
+    if args.face == "sync" and args.loop != "auto":
+        raise Failure(f"--loop {args.loop} is for --face aio; threads need no event loop")
+    start_log(args.quiet)
+    context = _tls(args.certfile, args.keyfile)
+
+    def announce(server: Any) -> None:
+        host, port = server.address[:2]
+        print(f"listening on {'wss' if context else 'ws'}://{at(host, port)}", flush=True)
+
+    importlib.import_module(f"koko.cli.with_{args.face}").run(
+        args.what,
+        args.loop,
+        host=args.host,
+        port=args.port,
+        ssl=context,
+        on_start=announce,
+        **_options(args),
+    )
+    return 0
+
+
+def start_log(quiet: bool) -> None:
+    """Log to stderr, a line for the end of each connection; or nothing at all."""
+    logging.basicConfig(
+        level=logging.CRITICAL + 1 if quiet else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+
+
+def at(host: str, port: int) -> str:
+    """Write an address as it stands in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _options(args: argparse.Namespace) -> UpgraderOptions:
+    return {
+        "origins": args.origin,
+        "read_limit": args.read_limit,
+        "compression": args.compression,
+        "handshake_timeout": args.handshake_timeout,
+        "ping_interval": args.ping_interval or None,
+    }
+
+
+def _tls(certfile: str | None, keyfile: str | None) -> ssl.SSLContext | None:
+    if certfile is None:
+        if keyfile is not None:
+            raise Failure(f"--keyfile {keyfile} without --certfile: TLS needs the certificate")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certfile, keyfile)
+    except OSError as error:
+        raise Failure(f"no certificate and key in {certfile}, {keyfile}: {error}") from None
+    return context

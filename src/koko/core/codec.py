@@ -1,0 +1,40 @@
+"""The seam between the twins: chooses the native codec or the pure one.
+
+``KOKO_CODEC=native`` or ``pure`` chooses by hand; without it the native codec is used
+where it was built. ``IMPLEMENTATION`` says which one it is.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from koko.core import _codec
+
+if TYPE_CHECKING:
+    from koko.core._codec import Decoder, Encoder, Item, mask
+else:
+    Item = _codec.Item
+
+    def _choose():
+        wanted = os.environ.get("KOKO_CODEC", "")
+        if wanted not in ("", "native", "pure"):
+            raise ValueError(f"KOKO_CODEC={wanted!r}, expected 'native' or 'pure'")
+        if wanted == "pure":
+            return _codec
+        try:
+            from koko.core import _native
+        except ImportError as error:
+            if wanted == "native":
+                raise ImportError(
+                    "KOKO_CODEC=native, but the native codec was not built"
+                ) from error
+            return _codec
+        return _native
+
+    _chosen = _choose()
+    Decoder, Encoder, mask = _chosen.Decoder, _chosen.Encoder, _chosen.mask
+
+IMPLEMENTATION = "pure" if Decoder is _codec.Decoder else "native"
+
+__all__ = ["IMPLEMENTATION", "Decoder", "Encoder", "Item", "mask"]

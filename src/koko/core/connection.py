@@ -1,0 +1,388 @@
+"""One end of a WebSocket without I/O: bytes and time in, messages and owed bytes out.
+
+Puts the rooms together: codec, lifecycle, deflate, keepalive. A face feeds it what
+the socket gave, writes what it owes, calls ``tick`` when ``due_at`` has come, and
+does to the socket what ``parting`` says. It never waits and never reads a clock.
+Not safe for threads: a face that has several holds a lock round each call.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from types import TracebackType
+
+from koko.core.codec import Decoder
+from koko.core.control import check_payload, close_payload, parse_close, shorten
+from koko.core.deflate import Agreed, check_level
+from koko.core.keepalive import Due, Keepalive
+from koko.core.lifecycle import MAY_SEND, MAY_SEND_CLOSE, Event, Lifecycle, State
+from koko.core.options import ConnectionOptions
+from koko.core.outbox import Outbox
+from koko.core.pings import Ping, Pings
+from koko.core.wire import Control, Opcode, Role
+from koko.errors import Close, CloseError, ErrCloseSent, ProtocolError
+from koko.message import Data, PreparedMessage
+
+__all__ = ["Connection", "Parting", "Ping"]
+
+READ_AHEAD = 1 << 16  # bytes read for nobody before a face should stop reading
+REPLY_TIME = 1.0  # seconds in which a reader may answer the last message before a verdict
+
+
+class Parting(Enum):
+    """What a face should do to the stream once the owed bytes are written."""
+
+    STAY = "stay"
+    DROP = "drop"  # close the stream
+    # End our half, then discard what comes until the peer ends its own or ``due_at``: closing
+    # with unread bytes resets the stream, and the peer would never see why. Or else DROP.
+    HALF = "half"
+
+
+class Connection:
+    """The state of one end of one connection.
+
+    What the peer did to end it, a Close or a violation, is its *verdict*. That waits until
+    the good messages before it have been read and the reader has come back for more, so
+    that they can be answered; where nobody reads, and after our own Close, it does not wait.
+
+    Attributes:
+        inbox: whole messages that nobody has read yet, oldest first.
+        owed: frames that must be written to the peer, in this order.
+        unread: bytes fed since a reader last emptied the inbox.
+        ending: how the connection ended, None while it has not.
+        sent, received: the Close frames exchanged so far.
+        on_ping, on_pong: stand in for the default; called while bytes are fed.
+        on_close: called when the peer's Close takes effect. It is answered after that,
+            unless a Close of ours was sent before or by the handler itself.
+    """
+
+    def __init__(
+        self, role: Role, options: ConnectionOptions, agreed: Agreed | None, now: float
+    ) -> None:
+        self.role = role
+        self.close_timeout = options.close_timeout
+        self.inbox: deque[str | bytes] = deque()
+        self._outbox = Outbox(role, agreed)
+        self.owed = self._outbox.owed
+        self.unread = 0
+        self.ending: BaseException | None = None
+        self.sent: Close | None = None
+        self.received: Close | None = None
+        self.on_ping: Callable[[bytes], object] | None = None
+        self.on_pong: Callable[[bytes], object] | None = None
+        self.on_close: Callable[[int, str], object] | None = None
+        self.keepalive = Keepalive(options.ping_interval, options.ping_timeout, now)
+        self._life = Lifecycle()
+        self._now = now
+        self._deadline: float | None = None  # for the reader to come back, then for the peer
+        self._verdict: Close | ProtocolError | None = None
+        self._by_peer = False  # its Close came before ours
+        self._lost: CloseError | None = None  # set once the stream has ended
+        self._reader_away = False
+        self._traceback: TracebackType | None = None
+        self._pings = Pings()
+        self._decoder = Decoder(
+            role,
+            read_limit=options.read_limit,
+            inflater=agreed.inflater(role) if agreed else None,
+        )
+
+    # What the world tells us
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Take bytes from the peer; what comes after its verdict is dropped."""
+        self._now = now
+        if self._verdict is None and self.ending is None:
+            self.keepalive.heard_at = now
+            self.unread += len(data)
+            self._parse(data)
+
+    def feed_eof(self, now: float, why: str = "the peer's stream ended without a Close") -> None:
+        """Take note that nothing more will come, and that nothing more can be written."""
+        if self._lost is not None:
+            return
+        self._now = now
+        self._lost = CloseError(1006, why, sent=self.sent)
+        self._life.on(Event.GOT_EOF)
+        self._pings.clear()
+        if self.ending is None:
+            self.ending = self._lost
+            self._settle()
+
+    def tick(self, now: float, listening: bool = True) -> None:
+        """Do what time alone makes due: ping, give a silent peer up, end a long farewell.
+
+        ``listening`` is False when the face had stopped reading.
+        """
+        self._now = now
+        if self._life.state is State.CLOSED:
+            return
+        if self._deadline is None:
+            self._keep_alive(now, listening)
+        elif now < self._deadline:
+            return
+        elif self.ending is None and self._verdict is not None:
+            self._settle()  # the reader it waited for never came back
+        else:
+            self.feed_eof(now, f"no answer within {self.close_timeout:g} s")
+
+    @property
+    def due_at(self) -> float | None:
+        """When ``tick`` wants to be called, None for never."""
+        if self._life.state is State.CLOSED:
+            return None
+        return self.keepalive.due_at if self._deadline is None else self._deadline
+
+    @property
+    def state(self) -> State:
+        return self._life.state
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds the last answered ping took, None before the first."""
+        return self._pings.latency
+
+    @property
+    def parting(self) -> Parting:
+        state = self._life.state
+        if state is State.CLOSED or (state is State.DONE and self.role is Role.SERVER):
+            return Parting.DROP  # §7.1.1: the server closes first
+        return Parting.HALF if state is State.FAILED else Parting.STAY
+
+    @property
+    def full(self) -> bool:
+        """True when enough has been read that a face without a reader should stop."""
+        # Without a whole message there is nothing to hold back for: read_limit bounds it.
+        return bool(self.inbox) and (self.unread >= READ_AHEAD or self._decoder.backlog)
+
+    def take_owed(self) -> bytes:
+        """Return the owed frames as one piece and owe them no more."""
+        return self._outbox.take()
+
+    # What a reader does
+
+    def next_message(self) -> str | bytes | None:
+        """Return the next message, None if it has not come yet; raise how it ended."""
+        inbox = self.inbox
+        if inbox:
+            self._reader_away = True
+            message = inbox.popleft()
+            if not inbox:
+                self.unread = 0
+                if self._decoder.backlog:  # a ping or a Close may be in it, and no more bytes come
+                    self._parse(b"")
+            return message
+        self._reader_away = False
+        self.unread = 0
+        if self._verdict is not None:
+            self._settle()
+        if self.ending is not None:
+            raise self.ending.with_traceback(self._traceback)
+        return None
+
+    def fault(self, error: BaseException) -> None:
+        """End the connection with 1011 because a handler raised ``error``, now the ending."""
+        if self.ending is self._lost and self._is_fault(error):
+            self._fail(error, Close(1011, ""))
+
+    def drop_unread(self) -> None:
+        """Forget what nobody will read, so that the peer's Close can come through."""
+        self.inbox.clear()
+        self.unread = 0
+        self._reader_away = False
+        while self._decoder.backlog:
+            self._parse(b"")
+            self.inbox.clear()
+        self._settle()
+
+    @property
+    def read_limit(self) -> int | None:
+        return self._decoder.read_limit
+
+    @read_limit.setter
+    def read_limit(self, limit: int | None) -> None:
+        if limit is not None and limit <= 0:
+            raise ValueError(f"read_limit={limit}: a number of bytes above 0, or None for no limit")
+        self._decoder.read_limit = limit
+
+    # What a writer does
+
+    def send(self, kind: int, payload: Data) -> None:
+        """Owe one whole message."""
+        if self._life.state not in MAY_SEND:
+            raise self.closed_error()
+        self._outbox.add(kind, payload)
+
+    def send_prepared(self, prepared: PreparedMessage) -> None:
+        """Owe a prepared message."""
+        if self._life.state not in MAY_SEND:
+            raise self.closed_error()
+        self._outbox.add_prepared(prepared)
+
+    @property
+    def write_compression(self) -> bool:
+        return self._outbox.compressing
+
+    @write_compression.setter
+    def write_compression(self, enabled: bool) -> None:
+        self._outbox.compressing = enabled
+
+    @property
+    def compression_level(self) -> int | None:
+        deflater = self._outbox.deflater
+        return None if deflater is None else deflater.level
+
+    @compression_level.setter
+    def compression_level(self, level: int) -> None:
+        check_level(level)
+        if self._outbox.deflater is not None:
+            self._outbox.deflater.level = level
+
+    def write_control(self, kind: int, payload: bytes, now: float) -> None:
+        """Owe a ping, a pong or a Close."""
+        if kind not in (Opcode.CLOSE, Opcode.PING, Opcode.PONG):
+            raise ValueError(f"kind {kind!r} is not CLOSE, PING or PONG")
+        payload = check_payload(payload)
+        if kind == Opcode.CLOSE:
+            self.start_close(*parse_close(payload), now)
+        elif self._life.state not in MAY_SEND:
+            raise self.closed_error()
+        else:
+            self._outbox.add_control(kind, payload)
+
+    def start_ping(self, payload: bytes | None, now: float) -> Ping:
+        """Owe a ping and return it; its ``on_pong`` is called when its pong comes."""
+        payload = os.urandom(4) if payload is None else check_payload(payload)
+        if payload in self._pings:
+            raise ValueError(f"a ping with payload {payload!r} is already on its way")
+        self.write_control(Opcode.PING, payload, now)
+        ping = Ping(payload, now)
+        self._pings.add(ping)
+        return ping
+
+    def start_close(self, code: int, reason: str, now: float) -> None:
+        """Owe a Close; 1005 stands for one without a code. A second one is ErrCloseSent."""
+        if self._life.state not in MAY_SEND_CLOSE:
+            raise self.closed_error()
+        self._now = now
+        self._send_close(Close(code, reason))
+        self._settle()
+
+    def closed_error(self) -> BaseException:
+        """Return the error of a write that comes too late."""
+        if self.sent is None:
+            assert self.ending is not None  # with neither, nothing comes too late
+            return self.ending.with_traceback(self._traceback)
+        known = self.received or self.sent
+        return ErrCloseSent(
+            known.code, known.reason, sent=self.sent, received=self.received, by_peer=self._by_peer
+        )
+
+    # How it works inside
+
+    def _parse(self, data: bytes) -> None:
+        decoder = self._decoder
+        for item in decoder.feed(data):
+            if type(item) is Control:
+                self._got_control(item)
+            else:
+                self.inbox.append(item)  # type: ignore[arg-type]
+                self.keepalive.heard_what = "a message"
+        if decoder.failure is not None and self._verdict is None:
+            self._verdict = decoder.failure.with_traceback(None)
+        if self._verdict is None:
+            return
+        if self._life.state is State.OPEN and (self.inbox or self._reader_away):
+            # Who has taken the last message may never come for another: nobody but a peer
+            # that waits for our Close would notice.
+            patience = self.close_timeout if self.inbox else min(self.close_timeout, REPLY_TIME)
+            self._deadline = self._now + patience
+        else:
+            self._settle()
+
+    def _got_control(self, item: Control) -> None:
+        opcode, payload = item
+        self.keepalive.heard_what = f"a {opcode.name.lower()}"
+        try:
+            if opcode is Opcode.CLOSE:
+                self._verdict = parse_close(payload)
+                self._by_peer = self.sent is None
+            elif opcode is Opcode.PING:
+                self._got_ping(payload)
+            else:
+                self._got_pong(payload)
+        except Exception as error:
+            self.fault(error)
+
+    def _got_ping(self, payload: bytes) -> None:
+        if self.on_ping is not None:
+            self.on_ping(payload)
+        elif self._life.state in MAY_SEND:
+            self._outbox.add_control(Opcode.PONG, payload)
+
+    def _got_pong(self, payload: bytes) -> None:
+        self._pings.answer(payload, self._now)
+        if self.on_pong is not None:
+            self.on_pong(payload)
+
+    def _settle(self) -> None:
+        """Let the peer's verdict, if there is one, take effect."""
+        verdict = self._verdict
+        # Nothing but the loss of the stream is outdone by what came before it.
+        if verdict is None or self.ending is not self._lost:
+            return
+        if isinstance(verdict, Close):
+            self._answer(verdict)
+        else:
+            self._fail(verdict, Close(verdict.code, shorten(str(verdict))))
+            verdict.sent = self.sent
+
+    def _answer(self, close: Close) -> None:
+        self.received = close
+        self.ending = ending = CloseError(
+            *close, sent=self.sent, received=close, by_peer=self._by_peer
+        )
+        if self._lost is None:
+            self._life.on(Event.GOT_CLOSE)
+        answer = Close(close.code, "")  # §5.5.1: typically echoes the code received
+        try:
+            if self.on_close is not None:
+                self.on_close(*close)
+        except Exception as error:
+            if self._is_fault(error):
+                self._end(error)
+                answer = Close(1011, "")
+        if self._life.state is State.ANSWERING:
+            self._send_close(answer)
+        ending.sent = self.sent
+
+    def _is_fault(self, error: BaseException) -> bool:
+        # What a handler writes after a Close fails; the handler is not to blame for that.
+        return self._life.state is State.OPEN or not isinstance(error, CloseError)
+
+    def _end(self, error: BaseException) -> None:
+        self.ending = error
+        self._traceback = error.__traceback__
+
+    def _fail(self, error: BaseException, close: Close) -> None:
+        self._end(error)
+        if self._lost is None and self._life.on(Event.VIOLATION) is State.FAILING:
+            self._send_close(close)
+
+    def _send_close(self, close: Close) -> None:
+        payload = close_payload(close)  # misuse is told before anything has changed
+        self._life.on(Event.SENT_CLOSE)
+        self.sent = close
+        self._outbox.add_control(Opcode.CLOSE, payload)
+        self._deadline = self._now + self.close_timeout
+
+    def _keep_alive(self, now: float, listening: bool) -> None:
+        due = self.keepalive.check(now, listening)
+        if due is Due.PING:
+            self.start_ping(None, now)
+        elif due is Due.GIVE_UP:
+            self.feed_eof(now, self.keepalive.silence(now))

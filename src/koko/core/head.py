@@ -1,0 +1,398 @@
+"""An HTTP/1.1 request or response head: read by httptools within limits, written by us.
+
+Every byte read here is hostile, so the end of a head is found by us and httptools
+never sees what lies behind it; a head that is too large or not HTTP is refused as
+soon as that is known. Every head written here is checked against splitting. What
+the fields mean is not known here; ``handshake`` knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from http import HTTPStatus
+from urllib.parse import unquote
+
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+    HttpResponseParser,
+)
+from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
+
+from koko.errors import HandshakeError
+
+MAX_BYTES = 16384
+MAX_FIELDS = 128
+MAX_REFUSAL_BODY = 1024  # what is read of the body of an answer that is not 101
+
+Headers = Mapping[str, str] | Iterable[tuple[str, str]]
+
+REASONS = {status.value: status.phrase for status in HTTPStatus}
+BODILESS = frozenset({*range(100, 200), 204, 304})  # RFC 9110 §6.4.1
+
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
+_TARGET = re.compile(r"[!-~]+")
+_UNSAFE = re.compile(r"[^\t -~\x80-\xff]")  # RFC 9110 §5.5: no CR, LF, NUL, no other control
+_ABSOLUTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The head of a request; ``headers`` ignores case and keeps repeated fields."""
+
+    method: str
+    target: str
+    headers: MultiMapping[str]
+    version: str = "1.1"
+
+    @property
+    def path(self) -> str:
+        """The path, percent-decoded as UTF-8, without the query."""
+        return unquote(self._relative.partition("?")[0]) or "/"
+
+    @property
+    def query(self) -> str:
+        """What follows the first ``?``, as sent."""
+        return self._relative.partition("?")[2]
+
+    @property
+    def _relative(self) -> str:  # RFC 9112 §3.2.2: a server must understand http://host/path, too
+        return _ABSOLUTE.sub("", self.target, count=1)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Response:
+    """A response: head and, when it is not the answer 101, a small body.
+
+    A ``str`` body is sent as UTF-8 and declared ``text/plain`` unless ``headers``
+    say otherwise.
+    """
+
+    status: int
+    body: bytes
+    headers: MultiMapping[str]
+    reason: str
+
+    def __init__(
+        self,
+        status: int,
+        body: str | bytes = b"",
+        headers: Headers | None = None,
+        reason: str | None = None,
+    ) -> None:
+        if not 100 <= status <= 999:
+            raise ValueError(f"status {status!r} is not an HTTP status, which has three digits")
+        fields = CIMultiDict(headers or ())
+        if isinstance(body, str):
+            body = body.encode()
+            fields.setdefault("Content-Type", "text/plain; charset=utf-8")
+        keep = object.__setattr__  # frozen: this is the one moment it may be set
+        keep(self, "status", status)
+        keep(self, "body", body)
+        keep(self, "headers", CIMultiDictProxy(fields))
+        keep(self, "reason", REASONS.get(status, "") if reason is None else reason)
+
+
+class _Lines:
+    """What httptools saw. Not the parser itself: that would be a reference cycle a head."""
+
+    __slots__ = ("body", "complete", "ended", "fields", "max_fields", "start")
+
+    def __init__(self, max_fields: int) -> None:
+        self.max_fields = max_fields
+        self.start: list[bytes] = []  # the target, or the reason phrase, in pieces
+        self.fields: list[tuple[str, str]] = []
+        self.complete = False
+        self.body = bytearray()
+        self.ended = False
+
+    def on_url(self, piece: bytes) -> None:
+        self.start.append(piece)
+
+    on_status = on_url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.fields) == self.max_fields:
+            raise OverflowError
+        self.fields.append((name.decode(), value.rstrip().decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+    def on_body(self, piece: bytes) -> None:
+        if not self.ended:  # what follows the response is nobody's
+            self.body += piece[: MAX_REFUSAL_BODY - len(self.body)]
+
+    def on_message_complete(self) -> None:
+        self.ended = True
+
+    def text(self) -> str:
+        return b"".join(self.start).decode("latin-1")
+
+
+class _HeadParser:
+    """Cuts one head out of the bytes that arrive and shows it to httptools."""
+
+    _httptools: type[HttpRequestParser] | type[HttpResponseParser]
+    _parser: HttpRequestParser | HttpResponseParser
+    # How what is not ours begins, the status that answers it, and what to say.
+    _strangers: tuple[tuple[bytes, int, str], ...]
+
+    def __init__(self, max_bytes: int = MAX_BYTES, max_fields: int = MAX_FIELDS) -> None:
+        self.rest = b""
+        self._max_bytes = max_bytes
+        self._max_fields = max_fields
+        self._room = max_bytes
+        self._begin()
+
+    def _begin(self) -> None:
+        self._head = bytearray()
+        self._shown = 0
+        self._first_line = True
+        self._lines = _Lines(self._max_fields)
+        self._parser = self._httptools(self._lines)
+
+    def _advance(self, data: bytes) -> bool:
+        """Take what belongs to the head; tell whether the head is whole."""
+        head, have = self._head, len(self._head)
+        head += data[: self._room + 1]
+        end = head.find(b"\r\n\r\n", max(have - 3, 0))
+        whole = end >= 0
+        if whole:
+            del head[end + 4 :]
+            self.rest = data[len(head) - have :]
+        self._room -= len(head) - have
+        self._show(have, whole)
+        if self._room < 0:
+            raise self._error(431, f"head is larger than the limit of {self._max_bytes} bytes")
+        return whole
+
+    def _show(self, have: int, whole: bool) -> None:
+        # The first line goes to httptools as it arrives, so that what is not HTTP is
+        # refused at its first byte. The fields go by whole lines: httptools joins the
+        # pieces of a field by copying, which one byte at a time would be quadratic.
+        newline = self._head.rfind(b"\n", have) + 1
+        if newline:
+            self._first_line = False
+        until = len(self._head) if whole or self._first_line else newline
+        if until > self._shown:
+            self._parse(bytes(self._head[self._shown : until]))
+            self._shown = until
+        # RFC 9112 §2.2 skips empty lines left over from an earlier request; there is none.
+        if whole and (not self._lines.complete or self._head[0] in b"\r\n"):
+            raise self._explain("expected a start line")
+
+    def _parse(self, piece: bytes) -> None:
+        try:
+            self._parser.feed_data(piece)
+        except HttpParserUpgrade:  # the end of every good handshake
+            pass
+        except HttpParserCallbackError:
+            raise self._error(431, f"head has more than {self._max_fields} fields") from None
+        except HttpParserError as error:
+            if not self._lines.complete:  # else: a 101 without its tokens, which is a whole head
+                raise self._explain(str(error)) from None
+
+    def _explain(self, complaint: str) -> HandshakeError:
+        for pattern, status, sentence in self._strangers:
+            if found := re.match(pattern, self._head):
+                value = found[found.lastindex or 0].decode("latin-1")
+                return self._error(status, sentence.format(value))
+        return self._error(400, f"{complaint.lower()} at {self._culprit()!r} (RFC 9112 §2.2, §5)")
+
+    def _culprit(self) -> str:
+        """Find the line httptools stumbled over; of a field only its name, it may be secret."""
+        parser = self._httptools(object())
+        for line in bytes(self._head).split(b"\n"):
+            try:
+                parser.feed_data(line + b"\n")
+            except (HttpParserError, HttpParserUpgrade):
+                break
+        return line.partition(b":")[0][:60].decode("latin-1")
+
+    def _error(self, status: int, sentence: str) -> HandshakeError:
+        return HandshakeError(status, sentence)
+
+
+class RequestParser(_HeadParser):
+    """Reads the head of one request; what came behind it is in ``rest``."""
+
+    _httptools = HttpRequestParser
+    _parser: HttpRequestParser
+    _strangers = (
+        (rb"\x16", 400, "peer speaks TLS (wss://), this port plain HTTP (ws://)"),
+        (rb".* (HTTP/(?!1\.[01])\d\S{0,3})", 505, "peer speaks {!r}, expected 'HTTP/1.1'"),
+    )
+
+    def feed(self, data: bytes) -> Request | None:
+        """Take what arrived and return the request, None while its head is not whole.
+
+        Raises:
+            HandshakeError: the peer sent what is not a request we read; ``status``
+                is the answer it deserves. Nothing may be fed after that.
+        """
+        if not self._advance(data):
+            return None
+        version = self._version()
+        headers = CIMultiDictProxy(CIMultiDict(self._lines.fields))
+        self._check(headers, version)
+        return Request(self._parser.get_method().decode(), self._lines.text(), headers, version)
+
+    def _version(self) -> str:
+        # httptools also reads RTSP and ICE and reports their versions as HTTP's.
+        end = self._head.find(b"\r\n")
+        name = self._head[max(end - 9, 0) : end].decode("latin-1")
+        if name not in (" HTTP/1.1", " HTTP/1.0"):
+            raise self._error(505, f"request line ends with {name!r}, expected ' HTTP/1.1'")
+        return name[6:]
+
+    def _check(self, headers: MultiMapping[str], version: str) -> None:
+        # RFC 9112 §3.2: exactly one Host; only HTTP/1.0 may do without.
+        hosts = len(headers.getall("Host", ()))
+        if hosts != 1 and (hosts or version == "1.1"):
+            raise self._error(400, f"header 'Host' came {hosts} times, not once (RFC 9112 §3.2)")
+        if length := headers.get("Content-Length", "").lstrip("0"):
+            raise self._error(413, f"request has a body of {length} bytes; none is read here")
+        if "Transfer-Encoding" in headers:
+            raise self._error(413, "request has a body of unknown length; none is read here")
+
+
+class ResponseParser(_HeadParser):
+    """Reads one response and, when it is a refusal, the beginning of its body.
+
+    Interim answers (100, 103) are skipped; they count towards ``max_bytes``. What
+    came behind the head of a 101 is in ``rest``. Errors have status 0: nobody is answered.
+    """
+
+    _httptools = HttpResponseParser
+    _parser: HttpResponseParser
+    _strangers = (
+        (rb"[\x15\x16]", 0, "server speaks TLS on this port; use wss://"),
+        (rb"\0|HTTP/2", 0, "server speaks HTTP/2; offer only 'http/1.1' in ALPN (RFC 6455 §4.1)"),
+    )
+
+    def __init__(self, max_bytes: int = MAX_BYTES, max_fields: int = MAX_FIELDS) -> None:
+        super().__init__(max_bytes, max_fields)
+        self._response: Response | None = None  # without its body
+
+    def feed(self, data: bytes) -> Response | None:
+        """Take what arrived and return the response, None while more is needed.
+
+        A 101 is whole with its head; any other answer when its body has ended or 1 KiB is here.
+
+        Raises:
+            HandshakeError: the server sent what is not an HTTP/1.1 response.
+        """
+        while self._response is None:
+            if not self._advance(data):
+                return None
+            data, self.rest = self.rest, b""
+            self._take_head()
+        if self._response.status == 101:
+            self.rest = data
+            return self._response
+        return self._take_body(data)
+
+    def feed_eof(self) -> Response:
+        """Return the response when the server said no more: a body may end like that.
+
+        Raises:
+            HandshakeError: the head was not whole.
+        """
+        if self._response is None:
+            came = self._max_bytes - self._room
+            raise self._error(0, f"server closed the connection after {came} bytes of its answer")
+        return replace(self._response, body=bytes(self._lines.body))
+
+    def _take_head(self) -> None:
+        status = self._parser.get_status_code()
+        name = self._head[:8].decode("latin-1")
+        if not name.startswith("HTTP/1."):  # httptools also reads RTSP and ICE
+            raise self._error(0, f"server speaks {name!r}, expected 'HTTP/1.1'")
+        if status >= 200 or status == 101:
+            self._response = Response(status, b"", self._lines.fields, self._lines.text())
+        else:
+            self._begin()
+
+    def _take_body(self, data: bytes) -> Response | None:
+        seen = self._lines
+        if not seen.ended:
+            try:
+                self._parser.feed_data(data)
+            except HttpParserError:  # of a refusal we show what we could read
+                seen.ended = True
+        return self.feed_eof() if seen.ended or len(seen.body) == MAX_REFUSAL_BODY else None
+
+    def _error(self, status: int, sentence: str) -> HandshakeError:
+        return HandshakeError(0, f"bad answer from the server: {sentence}")
+
+
+def write_request(request: Request) -> bytes:
+    """Return the bytes of a request.
+
+    Raises:
+        ValueError: a name, a value or the target could split the head.
+    """
+    if not TOKEN.fullmatch(request.method):
+        raise ValueError(f"method {request.method!r} is not a token (RFC 9110 §9.1)")
+    if not _TARGET.fullmatch(request.target):
+        raise ValueError(f"target {request.target!r} is not visible ASCII (RFC 9112 §3.2)")
+    return _write(f"{request.method} {request.target} HTTP/{request.version}", request.headers)
+
+
+def write_response(response: Response) -> bytes:
+    """Return the bytes of a response; one that is no 101 gets the headers that end it.
+
+    These are ``Content-Length``, ``Content-Type`` and ``Connection: close``, unless given.
+
+    Raises:
+        ValueError: a name, a value or the reason could split the head.
+    """
+    headers = response.headers
+    if response.body and response.status in BODILESS:
+        raise ValueError(f"a response with status {response.status} has no body (RFC 9110 §6.4.1)")
+    if response.status != 101:
+        headers = _complete(response)
+    return _write(f"HTTP/1.1 {response.status} {response.reason}", headers) + response.body
+
+
+def _complete(response: Response) -> CIMultiDict[str]:
+    headers = CIMultiDict(response.headers)
+    headers.setdefault("Connection", "close")
+    if response.body:
+        headers.setdefault("Content-Type", "application/octet-stream")
+    if response.status not in BODILESS:
+        headers.setdefault("Content-Length", str(len(response.body)))
+    return headers
+
+
+def _write(first: str, headers: MultiMapping[str]) -> bytes:
+    lines = [first]
+    for name, value in headers.items():
+        check_name(name)
+        lines.append(f"{name}: {value}")
+    # One look at everything is enough for almost every head; the exact rule costs
+    # a search a line and is asked only when there is something unusual in it.
+    everything = "".join(lines)
+    if not (everything.isascii() and everything.isprintable()):
+        for line in lines:
+            _check_line(line)
+    lines.append("\r\n")
+    return "\r\n".join(lines).encode("latin-1")
+
+
+@lru_cache(maxsize=256)
+def check_name(name: str) -> None:
+    """Raise ``ValueError`` unless ``name`` may be the name of a header."""
+    if not TOKEN.fullmatch(name):
+        raise ValueError(f"header name {name!r} is not a token (RFC 9110 §5.1)")
+
+
+def _check_line(line: str) -> None:
+    if found := _UNSAFE.search(line):
+        raise ValueError(f"{line!r} has {found[0]!r}, which no header may have (RFC 9110 §5.5)")

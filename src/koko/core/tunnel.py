@@ -1,0 +1,99 @@
+"""Through a proxy: what its URL says, and CONNECT as request and answer (RFC 9110 §9.3.6).
+
+Functions of heads; the faces carry them. SOCKS is spoken by python-socks, which gets
+its arguments from here.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from koko.core.head import Request, Response, ResponseParser
+from koko.errors import ErrBadHandshake
+
+_PORTS = {"http": 80, "https": 443}
+_SOCKS_PORT = 1080
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy, as its URL tells of it.
+
+    Attributes:
+        scheme: ``http``, ``https`` (TLS to the proxy itself) or a ``socks`` one.
+        host, port: where it listens.
+        user, password: empty when the URL has none.
+        name: the URL without user and password, for messages.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    user: bytes = field(repr=False)
+    password: bytes = field(repr=False)
+    name: str
+
+    @classmethod
+    def of(cls, url: str) -> Proxy:
+        """Read a proxy's URL."""
+        parts = urlsplit(url)
+        return cls(
+            parts.scheme,
+            parts.hostname or "",
+            parts.port or _PORTS.get(parts.scheme, _SOCKS_PORT),
+            unquote_to_bytes(parts.username or ""),
+            unquote_to_bytes(parts.password or ""),
+            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+        )
+
+    @property
+    def is_socks(self) -> bool:
+        return self.scheme.startswith("socks")
+
+    @property
+    def is_secure(self) -> bool:
+        return self.scheme == "https"
+
+    @property
+    def resolves(self) -> bool:
+        """Whether a SOCKS proxy is given the name and looks it up itself, as curl reads it."""
+        return self.scheme in ("socks4a", "socks5h")
+
+    def connect_request(self, host: str, port: int) -> Request:
+        """Return the request for a tunnel to ``host`` and ``port``."""
+        # With the port, be it the default of its scheme.
+        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        headers = CIMultiDict({"Host": authority})
+        if self.user:
+            pair = self.user + b":" + self.password
+            headers["Proxy-Authorization"] = f"Basic {b64encode(pair).decode()}"
+        return Request("CONNECT", authority, CIMultiDictProxy(headers))
+
+    def check(self, response: Response, rest: bytes) -> None:
+        """Raise unless the tunnel is open; ``rest`` came behind the answer.
+
+        Raises:
+            ErrBadHandshake: the proxy refused, or spoke on in the place of the target.
+        """
+        if not 200 <= response.status < 300:
+            reason = f"the proxy {self.name} answered {response.reason!r}, expected a 2xx"
+        elif rest:
+            reason = f"the proxy {self.name} sent {rest[:40]!r} before the target was asked"
+        else:
+            return
+        raise ErrBadHandshake(reason, response)
+
+
+class TunnelParser(ResponseParser):
+    """Reads the answer to a CONNECT: with a 2xx the tunnel begins, there is no body."""
+
+    def _take_body(self, data: bytes) -> Response | None:
+        assert self._response is not None
+        if 200 <= self._response.status < 300:
+            self.rest = data
+            return self._response
+        return super()._take_body(data)

@@ -1,0 +1,295 @@
+"""One end of an open WebSocket, for threads: the verbs.
+
+Only waiting is done here. What the bytes mean is ``koko.core``'s, which thread moves
+them is ``pump``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from socket import socket as Socket  # noqa: N812 - "socket" is a word of Conn's own
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+from koko.core.head import Request, Response
+from koko.errors import CloseError
+from koko.message import Data, Kind, PreparedMessage, check_kind, kind_of
+from koko.sync.pump import Pump
+from koko.sync.transport import peer_name
+
+Handler = Callable[..., object]
+
+_TEXT, _BINARY = Kind.TEXT, Kind.BINARY
+
+
+class Conn:
+    """One end of an open WebSocket.
+
+    Any number of threads may send; messages are never interleaved. One thread receives.
+    No thread is started for a connection: the one that waits in ``recv``, ``ping`` or
+    ``close`` does the reading, answers pings and notices Closes. While none of them is
+    running one thread for all connections of the process does so, without delay for
+    nobody, within half a second, and as long as no more than 64 KiB wait unread. That
+    thread also sends the pings of the keepalive and drops dead peers, which ends every
+    wait on the connection.
+
+    A wait that ends in ``TimeoutError`` has lost nothing: the next ``recv`` goes on where
+    it stopped, and what ``send`` could not begin to write was not sent.
+
+    The handlers for pings, pongs and Closes are called in whichever thread reads. They may
+    send, but not wait for the peer: ``recv`` and ``ping`` are a ``RuntimeError`` there.
+
+    Attributes:
+        request: the opening handshake's request.
+        response: the opening handshake's response.
+        subprotocol: the subprotocol agreed on, or None.
+        local_address: the socket's own address, as ``socket.getsockname`` gives it.
+        remote_address: the peer's address, as ``socket.getpeername`` gives it.
+    """
+
+    def __init__(
+        self, pump: Pump, request: Request, response: Response, subprotocol: str | None
+    ) -> None:
+        self._pump = pump
+        self._core = pump.core
+        self.request = request
+        self.response = response
+        self.subprotocol = subprotocol
+        self.local_address: Any = self.socket.getsockname()
+        self.remote_address: Any = peer_name(self.socket)
+
+    # Receiving
+
+    def recv(self, timeout: float | None = None) -> str | bytes:
+        """Return the next message, waiting for it if necessary: text as str, binary as bytes.
+
+        Raises:
+            CloseError: the connection is over; see ``code``, ``reason``, ``sent``, ``received``.
+            ProtocolError: the peer broke the protocol; a Close that says so was sent.
+            ErrReadLimit: the message is larger than ``read_limit``; closed with 1009.
+            TimeoutError: nothing arrived within ``timeout`` seconds; nothing is lost.
+            RuntimeError: another thread is receiving already.
+        """
+        return self._pump.receive(timeout)
+
+    def read_message(self, timeout: float | None = None) -> tuple[Kind, str | bytes]:
+        """Return the kind of the next message and the message; waits and raises as ``recv``."""
+        message = self._pump.receive(timeout)
+        return (_TEXT if type(message) is str else _BINARY), message
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        """Yield messages until an ordinary end of the connection.
+
+        Ordinary is our own ``close`` and a Close with 1000, 1001 or no code; any other
+        end is raised, as by ``recv``.
+        """
+        receive = self._pump.receive
+        try:
+            while True:
+                yield receive(None)
+        except CloseError as error:
+            if not error.ordinary:
+                raise
+
+    # Sending
+
+    def send(self, message: Data, timeout: float | None = None) -> None:
+        """Send one message: str as text, bytes and other buffers as binary.
+
+        Waits while the peer reads too slowly or another thread is writing. Returns when
+        the message has been handed to the system, which does not mean that the peer has it.
+
+        Raises:
+            ErrCloseSent: a Close was sent already; nothing was written.
+            CloseError: the connection is over, or the timeout cut this message off in the
+                middle and so ended it.
+            TimeoutError: it could not begin within ``timeout`` seconds; nothing was sent.
+        """
+        if type(message) is str:
+            kind = _TEXT
+        else:
+            kind = _BINARY if type(message) is bytes else kind_of(message)
+        self._pump.write(timeout, self._core.send, kind, message)
+
+    def write_message(self, kind: int, data: Data, timeout: float | None = None) -> None:
+        """Send one message of the given kind; bytes given as text are sent as they are.
+
+        Waits and raises as ``send``.
+        """
+        check_kind(kind, data)
+        self._pump.write(timeout, self._core.send, kind, data)
+
+    def write_prepared(self, prepared: PreparedMessage, timeout: float | None = None) -> None:
+        """Send a message that is encoded once for many connections; waits as ``send``."""
+        self._pump.write(timeout, self._core.send_prepared, prepared)
+
+    @property
+    def write_compression(self) -> bool:
+        """Whether messages are compressed; True, and without effect where none was agreed on."""
+        return self._core.write_compression
+
+    @write_compression.setter
+    def write_compression(self, enabled: bool) -> None:
+        self._core.write_compression = enabled
+
+    @property
+    def compression_level(self) -> int | None:
+        """The deflate level of the next messages, -2 to 9; None where nothing is compressed."""
+        return self._core.compression_level
+
+    @compression_level.setter
+    def compression_level(self, level: int) -> None:
+        with self._pump.lock:
+            self._core.compression_level = level
+
+    # Control frames
+
+    def write_control(self, kind: int, data: bytes = b"", deadline: float | None = None) -> None:
+        """Send a ping, a pong or a Close of at most 125 bytes.
+
+        A Close sent so is not waited for; see ``close``. ``deadline`` is a time of
+        ``time.monotonic`` up to which to wait for a peer that reads too slowly; without
+        one the frame is left to be written when it can be.
+
+        Raises:
+            ValueError: the payload may not stand in such a frame.
+            ErrCloseSent: a Close was sent already.
+            TimeoutError: the deadline passed first; nothing was sent.
+        """
+        core, pump = self._core, self._pump
+        if deadline is None:
+            pump.owe(core.write_control, kind, data, monotonic())
+            return
+        now = monotonic()
+        if deadline <= now:
+            raise TimeoutError("the deadline had passed before the frame was written")
+        pump.write(deadline - now, core.write_control, kind, data, now)
+
+    def ping(self, data: bytes | None = None, timeout: float | None = None) -> float:
+        """Send a ping, wait for its pong and return the round trip in seconds.
+
+        ``data`` is the ping's payload, at most 125 bytes; random without it. A pong
+        answers every ping before it as well. Messages that arrive meanwhile are kept for
+        ``recv``; once more than 64 KiB of them wait, the pong behind them cannot be seen
+        until somebody receives.
+
+        Raises:
+            CloseError: the connection ended first.
+            TimeoutError: no pong came within ``timeout`` seconds; the connection is unharmed.
+        """
+        return self._pump.ping(data, timeout)
+
+    def pong(self, data: bytes = b"") -> None:
+        """Send a pong that answers nothing, as a heartbeat (§5.5.3)."""
+        self.write_control(Kind.PONG, data)
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds the last answered ping took, the keepalive's included; None before the first."""
+        return self._core.latency
+
+    @property
+    def ping_handler(self) -> Handler:
+        """What is called with a ping's payload as it arrives; the default answers it.
+
+        None restores the default. What a handler raises ends the connection with 1011 and
+        is raised to the receiver.
+        """
+        return self._handler(self._core.on_ping, self.pong)
+
+    @ping_handler.setter
+    def ping_handler(self, handler: Handler | None) -> None:
+        self._core.on_ping = self._handled(handler)
+
+    @property
+    def pong_handler(self) -> Handler:
+        """What is called with a pong's payload as it arrives; the default does nothing."""
+        return self._handler(self._core.on_pong, _ignore)
+
+    @pong_handler.setter
+    def pong_handler(self, handler: Handler | None) -> None:
+        self._core.on_pong = self._handled(handler)
+
+    @property
+    def close_handler(self) -> Handler:
+        """What is called with the code and reason of the peer's Close, before it is answered."""
+        return self._handler(self._core.on_close, _ignore)
+
+    @close_handler.setter
+    def close_handler(self, handler: Handler | None) -> None:
+        self._core.on_close = self._handled(handler)
+
+    def _handled(self, handler: Handler | None) -> Handler | None:
+        return None if handler is None else partial(self._pump.call_handler, handler)
+
+    def _handler(self, handled: Handler | None, default: Handler) -> Handler:
+        return handled.args[0] if isinstance(handled, partial) else default
+
+    # Ending
+
+    def close(self, code: int = 1000, reason: str = "", timeout: float | None = None) -> None:
+        """Close the connection: send a Close, await the peer's, end the stream (§7.1.2).
+
+        Takes at most ``timeout`` seconds (default ``close_timeout``), then the socket is
+        dropped. Threads that wait in ``recv`` or ``send`` are woken. A connection that is
+        closing or closed already is only waited for. In a handler it waits for nothing.
+        """
+        self._pump.start_close(code, reason)
+        self._pump.finish(self._core.close_timeout if timeout is None else timeout)
+
+    def abort(self) -> None:
+        """Drop the connection at once: no Close is sent, nothing unsent is written."""
+        self._pump.abort("we dropped it")
+
+    def wait_closed(self, timeout: float | None = None) -> None:
+        """Wait until the connection is over, whoever ends it; ``ending`` says how.
+
+        Raises:
+            TimeoutError: it was not over within ``timeout`` seconds.
+        """
+        self._pump.wait_closed(timeout)
+
+    @property
+    def ending(self) -> BaseException | None:
+        """How it ended, None while it has not: a CloseError, or what a handler raised."""
+        return self._core.ending
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close with 1000; with 1001 when interrupted, with 1011 when the block failed."""
+        if error is None or isinstance(error, CloseError):
+            self.close()
+        else:
+            self.close(1011 if isinstance(error, Exception) else 1001)
+
+    # What it stands on
+
+    @property
+    def read_limit(self) -> int | None:
+        """Bytes of one message, on the wire and inflated; a larger one is closed with 1009."""
+        return self._core.read_limit
+
+    @read_limit.setter
+    def read_limit(self, limit: int | None) -> None:
+        self._core.read_limit = limit
+
+    @property
+    def socket(self) -> Socket:
+        """The socket underneath; reading or writing it breaks the connection."""
+        return self._pump.stream.socket
+
+    def __repr__(self) -> str:
+        return f"<koko.sync.Conn {self._core.state.value} with {self.remote_address}>"
+
+
+def _ignore(*args: object) -> None:
+    pass

@@ -1,0 +1,378 @@
+"""Moves bytes between a socket and the core, and lets threads take turns at it.
+
+One lock guards the core; no thread ever waits for the peer while holding it. Two
+roles are held meanwhile: at most one thread reads the socket and at most one waits
+for room in it. Whoever wants something from the peer - a message, a pong, a Close -
+becomes the reader if there is none and else waits for what the reader finds, so
+that no connection needs a thread of its own. A reader that owes something writes
+what leaves at once and never waits behind a writer: two peers whose pipes are full
+would wait for each other for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from threading import get_ident
+from time import monotonic
+
+from koko.core.connection import Connection, Parting, Ping
+from koko.core.lifecycle import State
+from koko.sync.keeper import keeper
+from koko.sync.transport import READ, WRITE, Stream, deadline_in, time_left
+
+_STAY = 1.0  # seconds that a thread woken by the end of the socket may take to leave it
+
+
+class Pump:
+    """The private half of a ``Conn``: its lock, its roles, its socket."""
+
+    def __init__(self, core: Connection, stream: Stream, early: bytes = b"") -> None:
+        self.core = core
+        self.stream = stream
+        self.lock = threading.RLock()  # a handler may send: it is called with the lock held
+        self.closed = False
+        self._news = threading.Condition(self.lock)
+        self._turn = threading.Condition(self.lock)
+        self._followers = 0
+        self._queued = 0
+        self._receiver = 0
+        self._reading = False
+        self._writing = False
+        self._handling = False
+        self._mute = False
+        self._half_closed = False
+        self._why = "the peer's stream ended without a Close"
+        if early:  # what the peer said right behind its handshake
+            core.feed(early, monotonic())
+        keeper.keep(self)
+
+    # What a Conn calls
+
+    def receive(self, timeout: float | None) -> str | bytes:
+        """Return the next message, or raise how the connection ended."""
+        core = self.core
+        with self.lock:
+            if self._receiver or self._handling:
+                raise self._not_now("recv")
+            self._receiver = get_ident()
+            try:
+                deadline = None if timeout is None else deadline_in(timeout)
+                while (message := core.next_message()) is None:
+                    if not self.await_news(deadline):
+                        raise TimeoutError(f"no message came within {timeout:g} s")
+                return message
+            finally:
+                self._receiver = 0
+                if core.owed:
+                    self.flush()
+                if core.ending is not None:
+                    self.part()
+
+    def write(self, timeout: float | None, owe: Callable[..., object], *what: object) -> None:
+        """Owe something and write it, whole, when it is our turn.
+
+        What does not get its turn in time was never owed. What is cut off in the middle
+        ends the connection: nothing can be sent behind half a frame.
+        """
+        core = self.core
+        with self.lock:
+            if self._handling:  # the reader that called the handler writes it
+                owe(*what)
+                return
+            deadline = None
+            try:
+                if self._writing or timeout is not None:
+                    deadline = deadline_in(timeout)
+                    self._await_turn(deadline)
+                owe(*what)
+                try:
+                    if not self.stream.write(core.take_owed()):
+                        self._drain(deadline)
+                except OSError as error:
+                    self._break(error)
+                    raise self._settled_error() from error
+            finally:
+                if core.ending is not None:
+                    self.part()
+                if self._queued:
+                    self._turn.notify()
+
+    def owe(self, owe: Callable[..., object], *what: object) -> None:
+        """Owe something and write what of it leaves at once."""
+        with self.lock:
+            owe(*what)
+            if not self._handling:
+                self.flush()
+                if self.core.ending is not None:
+                    self.part()
+
+    def ping(self, payload: bytes | None, timeout: float | None) -> float:
+        """Send a ping, wait for its pong and return the seconds between."""
+        core = self.core
+        deadline = deadline_in(timeout)
+        sent: list[Ping] = []
+        with self.lock:
+            if self._handling:
+                raise self._not_now("ping")
+        self.write(timeout, lambda: sent.append(core.start_ping(payload, monotonic())))
+        with self.lock:
+            while (round_trip := sent[0].round_trip) is None:
+                if core.ending is not None:
+                    raise core.closed_error()
+                if not self.await_news(deadline):
+                    raise TimeoutError(f"no pong came within {timeout:g} s")
+            return round_trip
+
+    def wait_closed(self, timeout: float | None) -> None:
+        """Wait until the socket has been given back."""
+        with self.lock:
+            if self._handling:
+                raise self._not_now("wait_closed")
+            deadline = deadline_in(timeout)
+            while not self.closed:
+                if not self.await_news(deadline):
+                    raise TimeoutError(f"the connection was not over within {timeout:g} s")
+
+    def start_close(self, code: int, reason: str) -> None:
+        """Send a Close unless it is too late for one; wait for nothing."""
+        with self.lock:
+            if self.core.state is State.OPEN:
+                self.core.start_close(code, reason, monotonic())
+            self.part()
+
+    def finish(self, timeout: float) -> None:
+        """Wait for the peer's end of the closing handshake, at most so long, and let go."""
+        core = self.core
+        with self.lock:
+            if self._handling:
+                return
+            deadline = monotonic() + timeout
+            while not self.closed and core.state is not State.CLOSED:
+                if core.full:
+                    core.drop_unread()  # the peer's Close is behind it
+                if not self.await_news(deadline):
+                    self.abort(f"no answer within {timeout:g} s")
+                self.part()
+            while not self.closed and self._wait(self._news, monotonic() + _STAY):
+                pass
+
+    def abort(self, why: str) -> None:
+        """Drop the socket at once."""
+        with self.lock:
+            self.core.feed_eof(monotonic(), why)
+            self.part()
+
+    def call_handler(self, handler: Callable[..., object], *args: object) -> None:
+        """Call what the application put in a default's place."""
+        self._handling = True
+        try:
+            handler(*args)
+        finally:
+            self._handling = False
+
+    # What the keeper calls
+
+    def look_after(self, now: float) -> None:
+        """Do what time makes due; read in the place of an application that does not."""
+        if not self.lock.acquire(blocking=False):
+            return  # busy, and so in no need of care
+        try:
+            core = self.core
+            listening = self._reading or not self._has_enough
+            if not self._reading:
+                self._read_what_is_there()
+            due_at = core.due_at
+            if due_at is not None and now >= due_at:
+                core.tick(now, listening)
+            if core.owed or self.stream.pending:
+                self.flush()
+            if core.ending is not None:
+                self.part()
+            if self._followers:
+                self._news.notify_all()
+        finally:
+            self.lock.release()
+
+    # How it works inside; the lock is held on entry and on exit
+
+    def await_news(self, deadline: float | None) -> bool:
+        """Read once, or wait until another thread has; False when the deadline has passed."""
+        core = self.core
+        if self._reading or (core.unread and self._has_enough):
+            return self._wait(self._news, deadline)
+        self._reading = True
+        octets = None
+        self.lock.release()
+        try:
+            octets = self._read(None if deadline is None else time_left(deadline))
+        finally:
+            self.lock.acquire()
+            self._reading = False
+            if self._followers:
+                self._news.notify_all()
+        self._take(octets)
+        return octets is not None or deadline is None or monotonic() < deadline
+
+    def _wait(self, condition: threading.Condition, deadline: float | None) -> bool:
+        self._followers += 1
+        try:
+            return condition.wait(time_left(deadline))
+        finally:
+            self._followers -= 1
+
+    def _read(self, timeout: float | None) -> bytes | None:
+        """Return what the socket has, b"" at the end, None for nothing. Needs no lock."""
+        stream = self.stream
+        try:
+            # What a reader could not write at once it writes when there is room.
+            if stream.pending and not stream.wait(READ | WRITE, timeout) & READ:
+                return None
+            return stream.recv(timeout)
+        except OSError as error:
+            self._why = _say(error)
+            return b""
+
+    def _take(self, octets: bytes | None) -> None:
+        core = self.core
+        if octets:
+            core.feed(octets, monotonic())
+        elif octets is not None:
+            core.feed_eof(monotonic(), self._why)
+        if core.owed or self.stream.pending:
+            self.flush()
+        if core.ending is not None:
+            self.part()
+
+    @property
+    def _has_enough(self) -> bool:
+        """True when no more should be read until somebody receives; what nobody will is dropped."""
+        return self.core.full and self.core.ending is None
+
+    def _read_what_is_there(self) -> None:
+        while not self.closed and not self._has_enough:
+            octets = self._read(0)
+            self._take(octets)
+            if not octets:
+                return
+
+    def flush(self) -> None:
+        """Write what is owed as far as it leaves at once; a waiting writer does the rest."""
+        if self._writing or self._mute:
+            return
+        try:
+            if self.core.owed:
+                self.stream.write(self.core.take_owed())
+            elif self.stream.pending:
+                self.stream.flush()
+        except OSError as error:
+            self._break(error)
+
+    def _await_turn(self, deadline: float | None) -> None:
+        while not self._mute:
+            if self._writing:
+                self._queued += 1
+                try:
+                    in_time = self._turn.wait(time_left(deadline))
+                finally:
+                    self._queued -= 1
+            elif deadline is None:
+                return
+            else:
+                in_time = self._await_room(deadline)
+                if in_time and not self.stream.pending:
+                    return
+            if not in_time:
+                self.flush()  # what a reader left to us, because we seemed to be writing
+                raise TimeoutError("the peer reads too slowly; nothing was sent")
+
+    def _drain(self, deadline: float | None) -> None:
+        while self.stream.pending and not self._mute:
+            if not self._await_room(deadline):
+                self.abort("a message was cut off in the middle by the timeout of its write")
+                raise self.core.closed_error()
+            if self.core.owed and not self._mute:
+                self.stream.write(self.core.take_owed())
+        if self._mute:
+            raise self._settled_error()
+
+    def _await_room(self, deadline: float | None) -> bool:
+        """Wait, as the one who writes, until the socket takes more, and pass on what is pending."""
+        self._writing = True
+        self.lock.release()
+        try:
+            ready = self.stream.wait(WRITE, time_left(deadline))
+        finally:
+            self.lock.acquire()
+            self._writing = False
+        if ready and self.stream.pending and not self._mute:
+            try:
+                self.stream.flush()
+            except OSError as error:
+                self._break(error)
+        return bool(ready)
+
+    def _break(self, error: OSError) -> None:
+        """Give up writing: what the peer said before is still read, then it is over."""
+        self._mute = True
+        self._why = _say(error)
+        self.stream.shutdown()  # a thread that reads finds what is left, then the end
+        if not self._reading:
+            self._read_what_is_there()
+            self.core.feed_eof(monotonic(), self._why)
+
+    def _settled_error(self) -> BaseException:
+        """Return how it ended, once the reader has seen the end."""
+        core = self.core
+        while self._reading and core.state is not State.CLOSED:
+            if not self._wait(self._news, monotonic() + _STAY):
+                break
+        core.feed_eof(monotonic(), self._why)
+        return core.closed_error()
+
+    def part(self) -> None:
+        """Do to the socket what the state of the connection asks for; wait for nothing."""
+        self.flush()
+        core = self.core
+        parting = core.parting
+        over = core.state is State.CLOSED
+        if not over and (core.owed or self.stream.pending or self._writing):
+            return
+        if parting is Parting.DROP:
+            self._drop()
+        elif parting is Parting.HALF and not self._half_closed:
+            self._half_closed = True
+            self.stream.end()
+
+    def _drop(self) -> None:
+        if not self._mute:
+            if self.core.state is not State.CLOSED:
+                self.stream.end()
+                self.core.feed_eof(monotonic())
+            self._mute = True
+            self.stream.shutdown()  # and whoever is inside comes out
+            self._news.notify_all()
+        # A number given back while a thread is inside might already be another's socket.
+        if not self.closed and not self._reading and not self._writing:
+            self.closed = True
+            self.stream.close()
+            keeper.forget(self)
+            self._news.notify_all()
+            self._turn.notify_all()
+
+    def _not_now(self, verb: str) -> RuntimeError:
+        if self._handling:
+            return RuntimeError(
+                f"{verb}() called from a handler would wait for the thread that it runs in; "
+                "do it in another thread"
+            )
+        threads = threading.enumerate()
+        name = next((thread.name for thread in threads if thread.ident == self._receiver), "?")
+        return RuntimeError(
+            f"recv() is already running in thread {name!r}; "
+            "one receiver per connection (share messages through a queue)"
+        )
+
+
+def _say(error: OSError) -> str:
+    return f"the connection broke: {error.strerror or error}"

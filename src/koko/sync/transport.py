@@ -1,0 +1,185 @@
+"""A TCP socket that one thread reads while others write.
+
+The socket stays blocking and its timeout untouched, because a timeout belongs to
+the whole socket and not to one thread: whoever wants to wait with a bound polls
+first. Nothing here writes more than the system takes at once; what is left over is
+kept and ``pending``. No lock: who reads and who writes is ``pump``'s to decide.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import time
+from contextlib import suppress
+from typing import Any, Protocol
+
+READ = getattr(select, "POLLIN", 1)
+WRITE = getattr(select, "POLLOUT", 4)
+
+_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
+_LITTLE, _MUCH = 4096, 1 << 16  # bytes asked of the system at once
+
+
+class Stream(Protocol):
+    """What TCP and TLS have in common: bytes in, bytes out, an end."""
+
+    @property
+    def socket(self) -> socket.socket:
+        """The socket at the bottom."""
+
+    @property
+    def pending(self) -> bool:
+        """True while bytes that were taken by ``write`` have not left."""
+
+    def recv(self, timeout: float | None) -> bytes | None:
+        """Return what has arrived, b"" at the end, None when nothing came in time."""
+
+    def write(self, octets: bytes) -> bool:
+        """Take all of ``octets``, pass on what leaves without waiting; tell if all of it left."""
+
+    def flush(self) -> bool:
+        """Pass on more of what is pending, without waiting; tell if all of it left."""
+
+    def wait(self, events: int, timeout: float | None) -> int:
+        """Wait until reading or writing would do something; return which, 0 for neither."""
+
+    def end(self) -> None:
+        """Tell the peer that nothing more will be written, without waiting."""
+
+    def shutdown(self) -> None:
+        """End both halves; wakes every thread that waits in here."""
+
+    def close(self) -> None:
+        """Give the socket back. Nobody may be inside."""
+
+
+class PlainStream:
+    """A connected TCP socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.settimeout(None)
+        with suppress(OSError):  # a Unix socket has no such delay to turn off
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = sock
+        self.pending = False
+        self._rest = memoryview(b"")
+        self._size = _LITTLE
+        # gevent's socket waits in spite of the flag; Windows has no such flag.
+        self._obeys = bool(_DONTWAIT) and isinstance(sock, socket.SocketType)
+
+    def recv(self, timeout: float | None) -> bytes | None:
+        if timeout is not None and not self.wait(READ, timeout):
+            return None
+        # A thread that is blocked here holds a buffer of this size: an idle
+        # connection should not pay for what only a busy one needs.
+        octets = self.socket.recv(self._size)
+        self._size = _MUCH if len(octets) >= _LITTLE else _LITTLE
+        return octets
+
+    def write(self, octets: bytes) -> bool:
+        if self.pending:
+            self._rest = memoryview(b"".join((self._rest, octets)))
+            return self.flush()
+        sent = self._send(octets)
+        if sent < len(octets):
+            self._rest = memoryview(octets)[sent:]
+            self.pending = True
+            return False
+        return True
+
+    def flush(self) -> bool:
+        self._rest = self._rest[self._send(self._rest) :]
+        self.pending = bool(self._rest)
+        return not self.pending
+
+    def _send(self, octets: bytes | memoryview) -> int:
+        if not self._obeys:
+            if not self.wait(WRITE, 0):
+                return 0
+            octets = octets[:_MUCH]
+        try:
+            return self.socket.send(octets, _DONTWAIT)
+        except BlockingIOError:
+            return 0
+
+    def wait(self, events: int, timeout: float | None) -> int:
+        if not hasattr(select, "poll"):
+            return self._select(events, timeout)
+        poller = select.poll()  # looked up now: gevent replaces it
+        poller.register(self.socket, events)
+        ready = poller.poll(None if timeout is None else max(0, math.ceil(timeout * 1000)))
+        if not ready:
+            return 0
+        # An error or a hang-up shows itself in the read or the write that follows.
+        found: int = ready[0][1]
+        return events if found & ~events else found
+
+    def _select(self, events: int, timeout: float | None) -> int:
+        reading = [self.socket] if events & READ else []
+        writing = [self.socket] if events & WRITE else []
+        timeout = None if timeout is None else max(0.0, timeout)
+        readable, writable, failed = select.select(reading, writing, [self.socket], timeout)
+        if failed:
+            return events
+        return (READ if readable else 0) | (WRITE if writable else 0)
+
+    def end(self) -> None:
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def hush(self) -> None:
+        """Hear no more; what waits for the peer finds the end."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RD)
+
+    def shutdown(self) -> None:
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def peer_name(sock: socket.socket) -> Any:
+    """Return the peer's address, None when it is gone already."""
+    with suppress(OSError):
+        return sock.getpeername()
+    return None
+
+
+def deadline_in(timeout: float | None) -> float | None:
+    """Return when ``timeout`` seconds will have passed."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def time_left(deadline: float | None) -> float | None:
+    """Return the seconds until ``deadline``, never less than 0."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def recv_by(stream: Stream, deadline: float | None) -> bytes:
+    """Return what arrives before the deadline.
+
+    Raises:
+        TimeoutError: nothing did.
+    """
+    octets = stream.recv(time_left(deadline))
+    if octets is None:
+        raise TimeoutError("the peer sent nothing in time")
+    return octets
+
+
+def write_by(stream: Stream, octets: bytes, deadline: float | None) -> None:
+    """Write all of ``octets`` before the deadline.
+
+    Raises:
+        TimeoutError: not everything could be written.
+    """
+    if octets:
+        stream.write(octets)
+    while stream.pending:
+        if not stream.wait(WRITE, time_left(deadline)):
+            raise TimeoutError("the peer did not take what we wrote in time")
+        stream.flush()

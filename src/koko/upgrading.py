@@ -1,0 +1,245 @@
+"""Whom a server lets in: the policy of an opening handshake, as an ``Upgrader``.
+
+A request comes in, ``Accepted`` or ``Refused`` comes out, each with the response to
+send. Nothing here knows a socket or a framework; whatever is in the way of a
+handshake is told to the client in one sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, TypedDict
+
+from multidict import CIMultiDict
+
+from koko.core import deflate
+from koko.core.deflate import Agreed, Compression
+from koko.core.handshake import (
+    accept_response,
+    check_request,
+    check_subprotocols,
+    refusal,
+    subprotocols,
+)
+from koko.core.head import Headers, Request, Response
+from koko.core.options import ConnectionOptions
+from koko.errors import HandshakeError
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The client is let in: the 101 to send and what was agreed."""
+
+    response: Response
+    subprotocol: str | None
+    agreed: Agreed | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The client is turned away: the response to send and why."""
+
+    response: Response
+    error: HandshakeError
+
+
+class UpgraderOptions(TypedDict, total=False):
+    """The options of ``Upgrader``, for ``**options: Unpack[UpgraderOptions]``."""
+
+    read_limit: int | None
+    handshake_timeout: float | None
+    close_timeout: float
+    ping_interval: float | None
+    ping_timeout: float | None
+    compression: bool | Compression
+    write_buffer_size: int
+    origins: Sequence[str | re.Pattern[str]] | None
+    check_origin: Callable[[Request], bool] | None
+    subprotocols: Sequence[str] | None
+    select_subprotocol: Callable[[Request, list[str]], str | None] | None
+    error: Callable[[Request, HandshakeError], Response] | None
+
+
+@dataclass(kw_only=True)
+class Upgrader(ConnectionOptions):
+    """The options of a server, and its decision on each request.
+
+    May be shared by any number of threads and tasks.
+
+    Attributes:
+        origins: the pages that may connect, as ``scheme://host[:port]`` with ``*`` for
+            any part of a host or for any port, or as a compiled pattern for the whole
+            origin. ``"*"`` lets every page in. None: the page's host and port must be
+            those of the ``Host`` header. A request without ``Origin`` is always let
+            in: no browser sends it, and everybody else may write what he likes there.
+        check_origin: decides instead of ``origins``.
+        subprotocols: the ones we speak; the first that the client offers is chosen, in
+            the client's order. None: whatever ``headers`` of ``decide`` say.
+        select_subprotocol: chooses instead of ``subprotocols`` from the client's offers,
+            None for none; may raise ``HandshakeError`` to refuse.
+        error: writes the response to a refused client instead of a line of plain text.
+    """
+
+    origins: Sequence[str | re.Pattern[str]] | None = None
+    check_origin: Callable[[Request], bool] | None = None
+    subprotocols: Sequence[str] | None = None
+    select_subprotocol: Callable[[Request, list[str]], str | None] | None = None
+    error: Callable[[Request, HandshakeError], Response] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("check_origin", "select_subprotocol", "error"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise TypeError(f"{name} is a function, not {value!r}")
+        if self.origins is not None:
+            _check_origins(self.origins)
+            if self.check_origin:
+                raise ValueError("origins= and check_origin= both decide; give one of them")
+        if self.subprotocols is not None:
+            check_subprotocols(self.subprotocols)
+            if self.select_subprotocol:
+                raise ValueError("subprotocols= and select_subprotocol= both choose; give one")
+
+    def decide(
+        self, request: Request, headers: Headers | None = None, *, secure: bool = False
+    ) -> Accepted | Refused:
+        """Accept or refuse an opening handshake.
+
+        Args:
+            request: its head.
+            headers: what to add to the 101, ``Set-Cookie`` for one.
+            secure: the client is known to have come over TLS: a page that did not is
+                then foreign, as its port is another.
+
+        Raises:
+            ValueError: ``headers`` has a name that only the handshake may write, or
+                ``select_subprotocol`` chose what was not offered.
+        """
+        extra = CIMultiDict(headers or ())
+        try:
+            check_request(request)
+            self._check_origin(request, secure)
+            subprotocol = self._choose_subprotocol(request, extra)
+            extensions, agreed = self._agree(request)
+        except HandshakeError as refused:
+            return self._refuse(request, refused)
+        key = request.headers["Sec-WebSocket-Key"]
+        return Accepted(accept_response(key, subprotocol, extensions, extra), subprotocol, agreed)
+
+    def _refuse(self, request: Request, error: HandshakeError) -> Refused:
+        if self.error is None:
+            return Refused(refusal(error), error)
+        response = self.error(request, error)
+        if not isinstance(response, Response):
+            raise TypeError(f"error= returned {response!r}, expected a Response")
+        if response.status == 101:
+            raise ValueError("error= returned a 101, which would tell the client it is let in")
+        return Refused(response, error)
+
+    def _check_origin(self, request: Request, secure: bool) -> None:
+        given = request.headers.getall("Origin", ())
+        if len(given) > 1:  # two could be read differently by a proxy and by us
+            raise HandshakeError(403, f"header 'Origin' came {len(given)} times (RFC 6454 §7.3)")
+        origin = given[0] if given else None
+        if self.check_origin is not None:
+            welcome, rule = self.check_origin(request), "was refused by check_origin="
+        elif origin is None:
+            return
+        elif self.origins is not None:
+            welcome = any(_matches(origin, pattern) for pattern in self.origins)
+            rule = f"is not in origins={list(self.origins)!r}"
+        else:
+            host = request.headers.get("Host", "")
+            welcome, rule = _is_same(origin, host, secure), f"is not the host {host!r}"
+        if not welcome:
+            raise HandshakeError(403, f"origin {origin!r} {rule}")
+
+    def _choose_subprotocol(self, request: Request, extra: CIMultiDict[str]) -> str | None:
+        if self.select_subprotocol is not None:
+            offered = subprotocols(request)
+            chosen = self.select_subprotocol(request, offered)
+            if chosen is not None and chosen not in offered:
+                raise ValueError(f"select_subprotocol= chose {chosen!r}, offered were {offered!r}")
+            return chosen
+        if self.subprotocols is not None:
+            spoken = self.subprotocols
+            return next((name for name in subprotocols(request) if name in spoken), None)
+        # §4.2.2: what the client did not offer must not be answered, whoever asks for it.
+        chosen = extra.popall("Sec-WebSocket-Protocol", [None])[0]
+        return chosen if chosen in subprotocols(request) else None
+
+    def _agree(self, request: Request) -> tuple[str | None, Agreed | None]:
+        offers = request.headers.getall("Sec-WebSocket-Extensions", ())
+        if self.deflate is None or not offers:
+            return None, None
+        try:
+            return deflate.answer(self.deflate, offers) or (None, None)
+        except ValueError as malformed:
+            raise HandshakeError(400, str(malformed)) from None
+
+
+# Origins (RFC 6454): scheme, host and port; the port of a scheme may be left out
+
+_PORTS = {"http": "80", "https": "443"}
+_SCHEME = r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
+_BRACKETS = r"\[[0-9a-f:.]+\]"  # an IPv6 address
+_ORIGIN = re.compile(rf"{_SCHEME}(?P<host>[a-z0-9._-]{{1,255}}|{_BRACKETS})(:(?P<port>[0-9]+))?")
+_PATTERN = re.compile(rf"{_SCHEME}(?P<host>[a-z0-9._*-]+|{_BRACKETS})(:(?P<port>[0-9]+|\*))?")
+_HOST = re.compile(rf"(?P<host>[a-z0-9._-]+|{_BRACKETS})(:(?P<port>[0-9]*))?")
+
+
+def _check_origins(origins: Sequence[str | re.Pattern[str]]) -> None:
+    if isinstance(origins, str) and origins != "*":
+        raise TypeError(f"origins={origins!r}: a list, as in [{origins!r}]")
+    for pattern in origins:
+        if isinstance(pattern, str):
+            _compiled(pattern)
+        elif not isinstance(pattern, re.Pattern):
+            raise TypeError(f"origins: {pattern!r} is neither a str nor a compiled pattern")
+
+
+def _matches(origin: str, pattern: str | re.Pattern[str]) -> bool:
+    if isinstance(pattern, re.Pattern):
+        return pattern.fullmatch(origin) is not None
+    if pattern in ("*", origin):
+        return True
+    rule, page = _compiled(pattern), _ORIGIN.fullmatch(origin.lower())
+    if rule is None or page is None or page["scheme"] != rule.scheme:
+        return False
+    port = page["port"] or _PORTS.get(rule.scheme)
+    return rule.port in ("*", port) and rule.host.fullmatch(page["host"]) is not None
+
+
+class _Rule(NamedTuple):
+    scheme: str
+    host: re.Pattern[str]
+    port: str | None
+
+
+@lru_cache
+def _compiled(pattern: str) -> _Rule | None:
+    """Return the rule that a string in ``origins`` stands for, None for ``*`` and ``null``."""
+    if pattern in ("*", "null"):
+        return None
+    parts = _PATTERN.fullmatch(pattern.lower())
+    if parts is None:
+        raise ValueError(
+            f"origins: {pattern!r} is not '*' or scheme://host[:port], as in 'https://app.example'"
+        )
+    host = re.compile(".*".join(map(re.escape, parts["host"].split("*"))))
+    return _Rule(parts["scheme"], host, parts["port"] or _PORTS.get(parts["scheme"]))
+
+
+def _is_same(origin: str, host: str, secure: bool) -> bool:
+    page, here = _ORIGIN.fullmatch(origin.lower()), _HOST.fullmatch(host.lower())
+    if page is None or here is None or page["scheme"] not in _PORTS:
+        return False
+    # A proxy may have ended TLS before us: a Host without a port has the page's default
+    # port, unless we know which one it is.
+    default = _PORTS[page["scheme"]]
+    port = here["port"] or (_PORTS["https"] if secure else default)
+    return page["host"] == here["host"] and (page["port"] or default) == port

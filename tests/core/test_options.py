@@ -1,0 +1,76 @@
+"""The options that every connection shares: their defaults, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from koko.core.deflate import Compression
+from koko.core.options import ConnectionOptions
+
+TIMES = ["handshake_timeout", "close_timeout", "ping_interval", "ping_timeout"]
+SIZES = ["read_limit", "write_buffer_size"]
+
+
+def test_the_defaults_are_those_that_are_promised():
+    options = ConnectionOptions()
+    assert options.read_limit == 1024 * 1024
+    assert options.handshake_timeout == options.close_timeout == 10
+    assert options.ping_interval == options.ping_timeout == 20
+    assert options.compression is False
+    assert options.write_buffer_size == 4096
+
+
+@pytest.mark.parametrize(
+    "name", ["read_limit", "handshake_timeout", "ping_interval", "ping_timeout"]
+)
+def test_none_takes_a_limit_away(name):
+    assert getattr(ConnectionOptions(**{name: None}), name) is None
+
+
+@pytest.mark.parametrize("name", ["close_timeout", "write_buffer_size"])
+def test_every_close_and_every_fragment_is_bounded(name):
+    with pytest.raises(TypeError, match=rf"^{name}=None: a [a-z ]+ above 0$"):
+        ConnectionOptions(**{name: None})
+
+
+@pytest.mark.parametrize("name", TIMES + SIZES)
+@pytest.mark.parametrize("value", [0, -1])
+def test_numbers_are_above_zero(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value}: a .* above 0"):
+        ConnectionOptions(**{name: value})
+
+
+@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_timeout_is_a_time_that_comes(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value}: a number of seconds"):
+        ConnectionOptions(**{name: value})
+
+
+@pytest.mark.parametrize("name", TIMES + SIZES)
+@pytest.mark.parametrize("value", ["10", True])
+def test_what_is_no_number_is_refused(name, value):
+    with pytest.raises(TypeError, match=f"{name}={value!r}: a "):
+        ConnectionOptions(**{name: value})
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_whole(name):
+    with pytest.raises(TypeError, match=f"{name}=1.5: a whole number of bytes above 0"):
+        ConnectionOptions(**{name: 1.5})
+
+
+def test_times_may_be_fractions():
+    assert ConnectionOptions(ping_interval=0.5).ping_interval == 0.5
+
+
+def test_compression_is_a_word_or_a_setting():
+    assert ConnectionOptions().deflate is None
+    assert ConnectionOptions(compression=True).deflate == Compression()
+    assert ConnectionOptions(compression=Compression(level=9)).deflate == Compression(level=9)
+
+
+@pytest.mark.parametrize("value", [None, 9, "deflate"])
+def test_compression_is_nothing_else(value):
+    with pytest.raises(TypeError, match=f"compression is a bool or a Compression, not {value!r}"):
+        ConnectionOptions(compression=value)

@@ -1,0 +1,167 @@
+"""What happens on a connection while nobody waits on it; the clock is turned by hand."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import weakref
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from koko.errors import CloseError
+from koko.sync.keeper import Keeper
+from koko.sync.pump import Pump
+from tests.sync.conftest import PATIENCE, Link, in_thread, until
+from tests.wire import wire
+
+PING = wire("1 000 1001  1 0000001", b"?")
+PONG = wire("1 000 1010  0 0000001", b"?")
+HI = wire("1 000 0001  1 0000010", b"hi")
+
+
+def looked_after(pump: Pump, done: Any, now: float | None = None) -> None:
+    """Look after a connection until what the peer sent has come through."""
+
+    def look() -> Any:
+        pump.look_after(monotonic() if now is None else now)
+        return done()
+
+    until(look)
+
+
+def test_pings_are_answered_while_nobody_receives(link: Link) -> None:
+    _conn, peer = link()
+    peer.sends(PING)
+    peer.reads(PONG)  # by the one thread there is
+
+
+def test_a_close_is_noticed_while_nobody_receives(link: Link) -> None:
+    conn, peer = link()
+    peer.sends(wire("1 000 1000  1 0000010", b"\x03\xe8"))
+    looked_after(conn._pump, lambda: conn.ending)
+    peer.reads(wire("1 000 1000  0 0000010", b"\x03\xe8"))
+    peer.reads_end()
+    assert conn.socket.fileno() == -1
+
+
+def test_no_more_than_64_kib_are_read_for_nobody(link: Link) -> None:
+    conn, peer = link()
+    flood = in_thread(peer.sends, wire("1 000 0010  1 len", bytes(1000)) * 20_000)
+    looked_after(conn._pump, lambda: conn._core.full)
+    for _ in range(10):
+        conn._pump.look_after(monotonic())
+    assert conn._core.unread < 1 << 18
+    received = [conn.recv() for _ in range(20_000)]
+    assert received == [bytes(1000)] * 20_000
+    flood.result(PATIENCE)
+
+
+def test_a_silent_peer_is_pinged_and_then_given_up(link: Link) -> None:
+    conn, peer = link(ping_interval=20, ping_timeout=10)
+    start = monotonic()
+    receiver = in_thread(conn.recv)
+    until(lambda: conn._pump._reading)
+    conn._pump.look_after(start + 20.1)
+    assert peer.sock.recv(2) == b"\x89\x04"  # a ping with four random bytes
+    conn._pump.look_after(start + 30.2)
+    with pytest.raises(CloseError, match="no answer to a ping within 10 s, last heard the opening"):
+        receiver.result(PATIENCE)
+
+
+def test_a_writer_that_is_stuck_behind_a_dead_peer_is_freed(link: Link) -> None:
+    conn, _ = link(ping_interval=20, ping_timeout=10)
+    start = monotonic()
+    sender = in_thread(conn.send, bytes(1 << 25))
+    until(lambda: conn._pump._writing)
+    conn._pump.look_after(start + 20.1)
+    conn._pump.look_after(start + 30.2)
+    with pytest.raises(CloseError, match="no answer to a ping"):
+        sender.result(PATIENCE)
+    assert conn.socket.fileno() == -1
+
+
+def test_a_peer_that_never_answers_our_close_is_dropped(link: Link) -> None:
+    conn, peer = link(close_timeout=10)
+    conn._pump.start_close(1000, "")
+    conn._pump.look_after(monotonic() + 10.1)
+    peer.reads(wire("1 000 1000  0 0000010", b"\x03\xe8"))
+    peer.reads_end()
+    with pytest.raises(CloseError, match="no answer within 10 s"):
+        conn.recv()
+
+
+def test_a_connection_that_is_busy_is_left_alone(link: Link) -> None:
+    conn, peer = link()
+    peer.sends(PING)
+    with conn._pump.lock:
+        in_thread(conn._pump.look_after, monotonic()).result(PATIENCE)
+
+
+def test_a_connection_that_nobody_knows_any_more_is_not_kept_alive(link: Link) -> None:
+    class Thing:
+        def look_after(self, now: float) -> None: ...
+
+    keeper, thing = Keeper(period=0.001), Thing()
+    keeper.keep(thing)
+    gone = weakref.ref(thing)
+    del thing
+    gc.collect()
+    assert gone() is None
+    until(lambda: keeper._thread is None)
+
+
+def test_one_that_fails_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    class Bad:
+        def look_after(self, now: float) -> None:
+            raise LookupError("lost")
+
+    class Good:
+        times = 0
+
+        def look_after(self, now: float) -> None:
+            self.times += 1
+
+    keeper, bad, good = Keeper(period=0.001), Bad(), Good()
+    keeper.keep(bad)
+    keeper.keep(good)
+    until(lambda: good.times and "lost" in caplog.text)
+    keeper.forget(bad)
+    keeper.forget(good)
+    until(lambda: keeper._thread is None)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_of_fork_looks_after_its_own_connections() -> None:
+    script = """
+import os, sys, socket, warnings
+from time import monotonic
+from koko.sync.keeper import keeper
+
+class Kept:
+    def __init__(self): self.pipe = os.pipe()
+    def look_after(self, now): os.write(self.pipe[1], b"!")
+
+ours = Kept()
+keeper.keep(ours)
+warnings.simplefilter("ignore")  # Python warns of forks among threads, which is the point
+child = os.fork()
+if not child:
+    os.close(ours.pipe[1])  # a look after the parent's would fail
+    own = Kept()
+    keeper.keep(own)
+    assert os.read(own.pipe[0], 1) == b"!"
+    assert list(keeper._kept) == [own]
+    os._exit(0)
+assert os.read(ours.pipe[0], 1) == b"!"
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE)
+
+
+def test_koko_sync_never_loads_asyncio() -> None:
+    script = "import sys, koko.sync; sys.exit('asyncio' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE)
