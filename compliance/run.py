@@ -30,6 +30,7 @@ from typing import IO, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "build" / "compliance"
 TABLE = ROOT / "docs" / "compliance.md"
+SPEC, LOG = "spec.json", "wstest.log"
 
 ROLES, FACES, CODECS = ("server", "client"), ("aio", "sync"), ("native", "pure")
 VERDICTS = ("OK", "INFORMATIONAL", "NON-STRICT", "FAILED", "UNIMPLEMENTED")
@@ -78,12 +79,12 @@ class Run(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What Autobahn said of one run: a verdict for each case it announced."""
+    """What Autobahn said of one run: a verdict for each case; was that the whole suite?"""
 
     run: Run
     verdicts: dict[str, str]
     announced: int
-    seconds: float
+    whole: bool
 
     @property
     def passed(self) -> bool:
@@ -94,25 +95,16 @@ class Outcome(NamedTuple):
 # One run
 
 
-def examine(run: Run, args: argparse.Namespace) -> Outcome:
+def examine(run: Run, args: argparse.Namespace) -> None:
     shutil.rmtree(run.folder, ignore_errors=True)
     run.folder.mkdir(parents=True)
     start = time.monotonic()
-    with (run.folder / "wstest.log").open("w+") as log:
+    with (run.folder / LOG).open("w") as log:
         try:
             (examine_server if run.role == "server" else examine_client)(run, args, log)
         except (subprocess.SubprocessError, RuntimeError) as error:
             print(f"{run}: {error}", flush=True)  # the other runs go on; this one has failed
-        log.seek(0)
-        announced = re.search(r"will run (\d+) test cases", log.read())
-    outcome = Outcome(
-        run,
-        read_verdicts(run.folder / "index.json"),
-        int(announced[1]) if announced else 0,
-        time.monotonic() - start,
-    )
-    print(f"{run}: {len(outcome.verdicts)} cases in {outcome.seconds:.0f} s", flush=True)
-    return outcome
+    print(f"{run}: {time.monotonic() - start:.0f} s", flush=True)
 
 
 def examine_server(run: Run, args: argparse.Namespace, log: IO[str]) -> None:
@@ -202,9 +194,19 @@ def free_port() -> int:
 
 def write_spec(run: Run, cases: list[str], **peer: object) -> str:
     spec = {"outdir": str(run.folder), "cases": cases, "exclude-cases": [], **peer}
-    path = run.folder / "spec.json"
+    path = run.folder / SPEC
     path.write_text(json.dumps(spec | {"exclude-agent-cases": {}}, indent=1))
     return str(path)
+
+
+# What came of it
+
+
+def read_outcome(run: Run) -> Outcome:
+    announced = re.search(r"will run (\d+) test cases", (run.folder / LOG).read_text())
+    whole = json.loads((run.folder / SPEC).read_text())["cases"] == ALL
+    verdicts = read_verdicts(run.folder / "index.json")
+    return Outcome(run, verdicts, int(announced[1]) if announced else 0, whole)
 
 
 def read_verdicts(index: Path) -> dict[str, str]:
@@ -218,9 +220,6 @@ def read_verdicts(index: Path) -> dict[str, str]:
 def judge(behavior: str, behaviorClose: str, **_: object) -> str:  # noqa: N803
     """Return the verdict on what was said, unless only the closing went wrong."""
     return "FAILED" if behavior in GOOD and behaviorClose not in GOOD else behavior
-
-
-# All runs
 
 
 def render(outcomes: list[Outcome]) -> str:
@@ -269,6 +268,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--face", nargs="+", choices=FACES, default=FACES)
     parser.add_argument("--codec", nargs="+", choices=CODECS, default=CODECS)
     parser.add_argument("--loop", choices=["auto", "asyncio", "uvloop"], default="auto")
+    parser.add_argument("--report", action="store_true", help="only read what earlier runs left")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for one run")
     return parser.parse_args(argv)
@@ -277,11 +277,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     args = parse()
     runs = [Run(*which) for which in itertools.product(args.role, args.face, args.codec)]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        outcomes = list(pool.map(lambda run: examine(run, args), runs))
+    if not args.report:
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(lambda run: examine(run, args), runs))
+    outcomes = [read_outcome(run) for run in runs]
     table = render(outcomes)
     print(f"\n{table}")
-    if args.cases == ALL and len(outcomes) == len(ROLES) * len(FACES) * len(CODECS):
+    if len(runs) == len(ROLES) * len(FACES) * len(CODECS) and all(done.whole for done in outcomes):
         TABLE.write_text(HEADER + table + describe(args.wstest))
         print(f"written to {TABLE.relative_to(ROOT)}")
     return 0 if all(outcome.passed for outcome in outcomes) else 1

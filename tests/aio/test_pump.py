@@ -145,6 +145,23 @@ def test_second_receiver_is_told_the_name_of_the_first(talk: AioTalk) -> None:
         us.recv()
 
 
+def test_what_is_sent_in_a_cork_leaves_together(talk: AioTalk) -> None:
+    us, peer = talk.open()
+    left: list[bytes] = []
+
+    async def send_two() -> None:
+        with us.conn.cork():
+            await us.conn.send("a")
+            await us.conn.send("b")
+            left.append(bytes(peer.line.written))
+
+    talk.clock.create_task(send_two())
+    talk.clock.settle()
+    assert left == [b""]
+    peer.hears("1 000 0001", b"a")
+    peer.hears("1 000 0001", b"b")
+
+
 def test_reply_is_written_before_data_received_returns(talk: AioTalk) -> None:
     us, peer = talk.open()
     talk.clock.create_task(echo(us.conn))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
@@ -45,6 +46,10 @@ class Peer:
             assert piece, f"the stream ended after {received!r}"
             received += piece
         assert received == expected
+
+    def has_nothing(self) -> bool:
+        """Tell whether there is nothing to read."""
+        return not select.select([self.sock], [], [], 0)[0]
 
     def reads_end(self) -> None:
         assert self.sock.recv(1) == b""

@@ -95,6 +95,45 @@ def test_a_peer_that_vanishes_is_the_end(link: Link) -> None:
     assert conn.socket.fileno() == -1
 
 
+# Gathering
+
+
+def test_what_is_sent_in_a_cork_leaves_together_at_its_end(link: Link) -> None:
+    conn, peer = link()
+    with conn.cork():
+        conn.send("a")
+        conn.send("b")
+        assert peer.has_nothing()
+    peer.reads(wire("1 000 0001  0 0000001", b"a") + wire("1 000 0001  0 0000001", b"b"))
+
+
+def test_what_a_cork_gathered_leaves_before_its_thread_waits(link: Link) -> None:
+    conn, peer = link()
+    with conn.cork():
+        peer.sends(HI + HI)
+        for _ in range(2):
+            conn.send(conn.recv())
+        assert peer.has_nothing()
+        with pytest.raises(TimeoutError):
+            conn.recv(timeout=0.01)
+        peer.reads(wire("1 000 0001  0 0000010", b"hi") * 2)
+
+
+def test_a_full_cork_overflows(link: Link) -> None:
+    conn, peer = link()
+    with conn.cork():
+        conn.send(bytes(65536))
+        peer.reads(b"\x82\x7f" + (65536).to_bytes(8, "big") + bytes(65536))
+
+
+def test_another_thread_is_not_held_up_by_a_cork(link: Link) -> None:
+    conn, peer = link()
+    with conn.cork():
+        conn.send("a")
+        in_thread(conn.send, "b").result(PATIENCE)
+        peer.reads(wire("1 000 0001  0 0000001", b"a") + wire("1 000 0001  0 0000001", b"b"))
+
+
 # Sending
 
 

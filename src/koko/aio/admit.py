@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
+from koko.aio.pump import end_half
 from koko.core.handshake import is_websocket_upgrade, refusal
 from koko.core.head import Request, RequestParser, Response, write_response
 from koko.errors import HandshakeError
@@ -128,10 +129,7 @@ class Opening(asyncio.Protocol):
         # and could destroy the answer on its way. A timer bounds the wait for the peer's.
         if self._timer is None:
             self._bound(self._server.upgrader.close_timeout)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
-            self.transport.close()
+        end_half(self.transport)
 
     def _log(self, request: Request | None, error: HandshakeError) -> None:
         peer = self.transport.get_extra_info("peername")

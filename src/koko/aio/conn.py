@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -153,6 +153,20 @@ class Conn:
                 self._pump.sent()
 
         await _within(timeout, TOO_SLOW, wait_and_write())
+
+    @contextmanager
+    def cork(self) -> Iterator[None]:
+        """Gather what is sent in this ``with`` block and write it together.
+
+        It leaves when 64 KiB are full, at the end of the loop's turn or of the block,
+        whichever is first. Replies to messages that arrived together are gathered anyway.
+        """
+        self._pump.corked += 1
+        try:
+            yield
+        finally:
+            self._pump.corked -= 1
+            self._pump.flush()
 
     @property
     def write_compression(self) -> bool:

@@ -125,6 +125,7 @@ class Pump(asyncio.Protocol):
         self.loop = loop
         self.arrival = Arrival(loop)
         self.lost = False
+        self.corked = 0  # how many blocks gather what is sent
         self._turn: asyncio.Lock | None = None
         self._write_paused = False
         self._read_paused = False
@@ -245,9 +246,12 @@ class Pump(asyncio.Protocol):
         return message
 
     def sent(self) -> None:
-        """Write what was just owed: at once, or with the next replies while messages wait."""
+        """Write what was just owed: at once, or with the next replies while messages wait.
+
+        What is gathered leaves at the end of the loop's turn at the latest.
+        """
         core = self.core
-        if core.inbox:
+        if core.inbox or self.corked:
             self._gathered += len(core.owed[-1])
             if self._gathered < GATHER:
                 if not self._feeding and not self._flush_due:
@@ -297,12 +301,11 @@ class Pump(asyncio.Protocol):
         parting = self.core.parting
         if parting is Parting.STAY or (self.core.owed and not self.lost):
             return
-        if parting is Parting.HALF and self.transport.can_write_eof():
-            if not self._half_closed:
-                self._half_closed = True
-                self.transport.write_eof()
-        else:
+        if parting is Parting.DROP:
             self.transport.close()
+        elif not self._half_closed:
+            self._half_closed = True
+            end_half(self.transport)
 
     def rearm(self) -> None:
         """Set the one timer to when the core wants to be told the time."""
@@ -361,3 +364,14 @@ class Pump(asyncio.Protocol):
         elif not isinstance(error, CloseError):  # too late for any reader: it is still told
             complaint = f"a handler failed after the connection had ended: {self.core.ending}"
             self.loop.call_exception_handler({"message": complaint, "exception": error})
+
+
+def end_half(transport: asyncio.Transport) -> None:
+    """End our half of the stream; the whole of it where there are no halves."""
+    try:
+        if transport.can_write_eof():
+            transport.write_eof()
+            return
+    except OSError:  # the peer has reset it
+        pass
+    transport.close()

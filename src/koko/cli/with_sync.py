@@ -18,8 +18,9 @@ def run(what: str, loop: str, **serving: Any) -> None:
 
 def echo(conn: Conn) -> None:
     """Send every message back."""
-    for message in conn:
-        conn.send(message)
+    with conn.cork():
+        for message in conn:
+            conn.send(message)
 
 
 class Audience:

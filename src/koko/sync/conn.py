@@ -7,8 +7,10 @@ them is ``pump``'s.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from socket import socket as Socket  # noqa: N812 - "socket" is a word of Conn's own
+from threading import get_ident
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -29,11 +31,10 @@ class Conn:
 
     Any number of threads may send; messages are never interleaved. One thread receives.
     No thread is started for a connection: the one that waits in ``recv``, ``ping`` or
-    ``close`` does the reading, answers pings and notices Closes. While none of them is
-    running one thread for all connections of the process does so, without delay for
-    nobody, within half a second, and as long as no more than 64 KiB wait unread. That
-    thread also sends the pings of the keepalive and drops dead peers, which ends every
-    wait on the connection.
+    ``close`` does the reading, answers pings and notices Closes. While none of them runs,
+    one thread for all connections of the process does so, twice a second and as long as
+    no more than 64 KiB wait unread. That thread also sends the pings of the keepalive and
+    drops dead peers, which ends every wait on the connection.
 
     A wait that ends in ``TimeoutError`` has lost nothing: the next ``recv`` goes on where
     it stopped, and what ``send`` could not begin to write was not sent.
@@ -124,6 +125,23 @@ class Conn:
     def write_prepared(self, prepared: PreparedMessage, timeout: float | None = None) -> None:
         """Send a message that is encoded once for many connections; waits as ``send``."""
         self._pump.write(timeout, self._core.send_prepared, prepared)
+
+    @contextmanager
+    def cork(self) -> Iterator[None]:
+        """Gather what this thread sends in the ``with`` block and write it together.
+
+        It leaves when the thread waits for a message, when 64 KiB are full, or at the end
+        of the block, whichever is first. A send with a timeout is not gathered. Round an
+        echo loop it is one write for all the messages that arrived together.
+        """
+        pump = self._pump
+        before, pump.corked_by = pump.corked_by, get_ident()
+        try:
+            yield
+        finally:
+            pump.corked_by = before
+            with pump.lock:
+                pump.write_gathered()
 
     @property
     def write_compression(self) -> bool:

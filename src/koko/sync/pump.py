@@ -21,6 +21,7 @@ from koko.core.lifecycle import State
 from koko.sync.keeper import keeper
 from koko.sync.transport import READ, WRITE, Stream, deadline_in, time_left
 
+GATHER = 1 << 16  # bytes of replies gathered at most by a thread that asked for it
 _STAY = 1.0  # seconds that a thread woken by the end of the socket may take to leave it
 
 
@@ -40,6 +41,8 @@ class Pump:
         self._reading = False
         self._writing = False
         self._handling = False
+        self.corked_by = 0  # the thread whose messages are gathered
+        self._gathered = 0  # bytes of it
         self._mute = False
         self._half_closed = False
         self._why = "the peer's stream ended without a Close"
@@ -59,12 +62,14 @@ class Pump:
             try:
                 deadline = None if timeout is None else deadline_in(timeout)
                 while (message := core.next_message()) is None:
-                    if not self.await_news(deadline):
+                    if self._gathered:
+                        self.write_gathered()
+                    elif not self.await_news(deadline):
                         raise TimeoutError(f"no message came within {timeout:g} s")
                 return message
             finally:
                 self._receiver = 0
-                if core.owed:
+                if core.owed and not self._gathered:
                     self.flush()
                 if core.ending is not None:
                     self.part()
@@ -82,21 +87,30 @@ class Pump:
                 return
             deadline = None
             try:
+                if self.corked_by == get_ident() and timeout is None:
+                    owe(*what)
+                    self._gathered += len(core.owed[-1])
+                    if self._gathered >= GATHER:
+                        self.write_gathered()
+                    return
                 if self._writing or timeout is not None:
                     deadline = deadline_in(timeout)
                     self._await_turn(deadline)
                 owe(*what)
-                try:
-                    if not self.stream.write(core.take_owed()):
-                        self._drain(deadline)
-                except OSError as error:
-                    self._break(error)
-                    raise self._settled_error() from error
+                self._write_owed(deadline)
             finally:
                 if core.ending is not None:
                     self.part()
                 if self._queued:
                     self._turn.notify()
+
+    def write_gathered(self) -> None:
+        """Write, whole, what was gathered. The lock is held, once."""
+        self._gathered = 0
+        if self._writing:
+            self._await_turn(None)
+        if self.core.owed and self.core.ending is None:
+            self._write_owed(None)
 
     def owe(self, owe: Callable[..., object], *what: object) -> None:
         """Owe something and write what of it leaves at once."""
@@ -267,6 +281,14 @@ class Pump:
                 self.stream.flush()
         except OSError as error:
             self._break(error)
+
+    def _write_owed(self, deadline: float | None) -> None:
+        try:
+            if not self.stream.write(self.core.take_owed()):
+                self._drain(deadline)
+        except OSError as error:
+            self._break(error)
+            raise self._settled_error() from error
 
     def _await_turn(self, deadline: float | None) -> None:
         while not self._mute:
