@@ -67,8 +67,8 @@ def kind_of(message: object) -> Kind:
         memoryview(message)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
-            f"a message is str or bytes, not {type(message).__name__}; make it one, "
-            "with json.dumps for example"
+            f"a message is str or bytes, not {type(message).__name__}; "
+            "write_json() sends other values"
         ) from None
     return Kind.BINARY
 

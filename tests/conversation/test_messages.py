@@ -202,3 +202,39 @@ def test_iteration_ends_after_our_own_close(talk: Talk) -> None:
     peer.closes(3001)
     closing.result()
     assert reading.result() == []
+
+
+def test_json_goes_as_text_and_comes_from_text_and_binary(talk: Talk) -> None:
+    us, peer = talk.open()
+    us.write_json({"ä": [1, None]})
+    peer.hears("1 000 0001", b'{"\\u00e4": [1, null]}')
+    peer.says("1 000 0001", b"[1, 2]")
+    peer.says("1 000 0010", b'{"a": true}')
+    assert us.read_json() == [1, 2]
+    assert us.read_json() == {"a": True}
+
+
+def test_what_json_cannot_encode_sends_nothing(talk: Talk) -> None:
+    us, peer = talk.open()
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        us.write_json({1, 2})
+    us.send("next")
+    peer.hears("1 000 0001", b"next")
+
+
+def test_bad_json_leaves_the_connection_unharmed(talk: Talk) -> None:
+    us, peer = talk.open()
+    for broken in (b"", b"  ", b'{"a": ', b"nonsense"):
+        peer.says("1 000 0001", broken)
+        with pytest.raises(ValueError, match="Expecting"):
+            us.read_json()
+    peer.says("1 000 0001", b"1")
+    assert us.read_json() == 1
+
+
+def test_another_json_library_can_be_given(talk: Talk) -> None:
+    us, peer = talk.open()
+    us.write_json([1], encoder=lambda value: bytes(value))
+    peer.hears("1 000 0001", b"\x01")
+    peer.says("1 000 0001", b"[1]")
+    assert us.read_json(decoder=str.upper) == "[1]"

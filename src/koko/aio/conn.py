@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+import json
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from koko.aio.pump import Pump
+from koko.aio.waiting import within
 from koko.core.connection import Connection, Ping
 from koko.core.head import Request, Response
 from koko.core.lifecycle import State
@@ -22,7 +24,6 @@ from koko.errors import CloseError
 from koko.message import Data, Kind, PreparedMessage, check_kind, kind_of
 
 Handler = Callable[..., Awaitable[object] | object]
-T = TypeVar("T")
 
 TOO_SLOW = "the peer reads too slowly; nothing was sent"
 
@@ -73,7 +74,7 @@ class Conn:
             RuntimeError: another task is receiving already.
         """
         if timeout is not None:
-            return await _within(timeout, "no message came", self.recv())
+            return await within(timeout, "no message came", self.recv())
         pump = self._pump
         while (message := pump.next_message()) is None:
             await pump.arrival
@@ -83,6 +84,16 @@ class Conn:
         """Return the kind of the next message and the message; waits and raises as ``recv``."""
         message = await self.recv(timeout)
         return (Kind.TEXT if type(message) is str else Kind.BINARY), message
+
+    async def read_json(
+        self, timeout: float | None = None, *, decoder: Callable[[str | bytes], Any] = json.loads
+    ) -> Any:
+        """Return the next message, text or binary, decoded; waits and raises as ``recv``.
+
+        ``decoder`` may be another library's, such as ``orjson.loads``. What it raises leaves
+        the connection unharmed; the message has been read then.
+        """
+        return decoder(await self.recv(timeout))
 
     def __aiter__(self) -> Self:
         return self
@@ -131,6 +142,20 @@ class Conn:
         check_kind(kind, data)
         await self._write(timeout, self._core.send, kind, data)
 
+    async def write_json(
+        self,
+        value: Any,
+        timeout: float | None = None,
+        *,
+        encoder: Callable[[Any], str | bytes] = json.dumps,
+    ) -> None:
+        """Send ``value`` encoded as a text message; waits and raises as ``send``.
+
+        ``encoder`` may be another library's, such as ``orjson.dumps``; where it fails,
+        nothing is sent.
+        """
+        await self._write(timeout, self._core.send, Kind.TEXT, encoder(value))
+
     async def write_prepared(self, prepared: PreparedMessage, timeout: float | None = None) -> None:
         """Send a message that is encoded once for many connections; waits as ``send``."""
         await self._write(timeout, self._core.send_prepared, prepared)
@@ -152,7 +177,7 @@ class Conn:
                 owe(*message)
                 self._pump.sent()
 
-        await _within(timeout, TOO_SLOW, wait_and_write())
+        await within(timeout, TOO_SLOW, wait_and_write())
 
     @contextmanager
     def cork(self) -> Iterator[None]:
@@ -206,7 +231,7 @@ class Conn:
             left = deadline - self._pump.loop.time()
             if left <= 0:
                 raise TimeoutError("the deadline had passed before the frame was written")
-            await _within(left, TOO_SLOW, self._pump.writable())
+            await within(left, TOO_SLOW, self._pump.writable())
         self._write_control(kind, data)
 
     async def ping(self, data: bytes | None = None, timeout: float | None = None) -> float:
@@ -224,7 +249,7 @@ class Conn:
         ping = self._core.start_ping(data, pump.loop.time())
         ping.on_pong = pump.release_waiters
         pump.flush()
-        return await _within(timeout, "no pong came", self._pong_of(ping))
+        return await within(timeout, "no pong came", self._pong_of(ping))
 
     async def _pong_of(self, ping: Ping) -> float:
         while ping.round_trip is None:
@@ -324,7 +349,7 @@ class Conn:
         Raises:
             TimeoutError: it was not over within ``timeout`` seconds.
         """
-        await _within(timeout, "the connection was not over", self._pump.closed())
+        await within(timeout, "the connection was not over", self._pump.closed())
 
     @property
     def ending(self) -> BaseException | None:
@@ -364,19 +389,6 @@ class Conn:
 
     def __repr__(self) -> str:
         return f"<koko.aio.Conn {self._core.state.value} with {self.remote_address}>"
-
-
-async def _within(timeout: float | None, complaint: str, work: Coroutine[Any, Any, T]) -> T:
-    """Await ``work``; a TimeoutError says what did not happen in time."""
-    if timeout is None:
-        return await work
-    try:
-        async with asyncio.timeout(timeout) as limit:
-            return await work
-    except TimeoutError:
-        if limit.expired():
-            raise TimeoutError(f"{complaint} within {timeout:g} s") from None
-        raise
 
 
 def _ignore(*args: object) -> None:

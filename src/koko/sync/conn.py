@@ -6,6 +6,7 @@ them is ``pump``'s.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -80,6 +81,16 @@ class Conn:
         message = self._pump.receive(timeout)
         return (_TEXT if type(message) is str else _BINARY), message
 
+    def read_json(
+        self, timeout: float | None = None, *, decoder: Callable[[str | bytes], Any] = json.loads
+    ) -> Any:
+        """Return the next message, text or binary, decoded; waits and raises as ``recv``.
+
+        ``decoder`` may be another library's, such as ``orjson.loads``. What it raises leaves
+        the connection unharmed; the message has been read then.
+        """
+        return decoder(self._pump.receive(timeout))
+
     def __iter__(self) -> Iterator[str | bytes]:
         """Yield messages until an ordinary end of the connection.
 
@@ -121,6 +132,20 @@ class Conn:
         """
         check_kind(kind, data)
         self._pump.write(timeout, self._core.send, kind, data)
+
+    def write_json(
+        self,
+        value: Any,
+        timeout: float | None = None,
+        *,
+        encoder: Callable[[Any], str | bytes] = json.dumps,
+    ) -> None:
+        """Send ``value`` encoded as a text message; waits and raises as ``send``.
+
+        ``encoder`` may be another library's, such as ``orjson.dumps``; where it fails,
+        nothing is sent.
+        """
+        self._pump.write(timeout, self._core.send, _TEXT, encoder(value))
 
     def write_prepared(self, prepared: PreparedMessage, timeout: float | None = None) -> None:
         """Send a message that is encoded once for many connections; waits as ``send``."""

@@ -1,0 +1,22 @@
+"""Waiting that ends in time and says in a sentence what did not happen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def within(timeout: float | None, complaint: str, work: Coroutine[Any, Any, T]) -> T:
+    """Await ``work``; a TimeoutError says what did not happen in time."""
+    if timeout is None:
+        return await work
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            return await work
+    except TimeoutError:
+        if limit.expired():
+            raise TimeoutError(f"{complaint} within {timeout:g} s") from None
+        raise
