@@ -1,0 +1,60 @@
+"""Which of the twins is used, and who says so."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pytest
+
+import koko.core
+from koko.core import _codec, codec
+
+
+@pytest.fixture
+def native(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Put a module in the native codec's place, built or not."""
+    module = ModuleType("koko.core._native")
+    monkeypatch.delattr(koko.core, "_native", raising=False)
+    monkeypatch.setitem(sys.modules, "koko.core._native", module)
+    return module
+
+
+@pytest.fixture
+def no_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(koko.core, "_native", raising=False)
+    monkeypatch.setitem(sys.modules, "koko.core._native", None)
+
+
+@pytest.mark.parametrize("wanted", ["", "native"])
+def test_native_codec_is_used_where_it_was_built(
+    native: ModuleType, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    monkeypatch.setenv("KOKO_CODEC", wanted)
+    assert codec._choose() is native
+
+
+def test_pure_codec_can_be_asked_for(native: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KOKO_CODEC", "pure")
+    assert codec._choose() is _codec
+
+
+def test_pure_codec_stands_in_where_the_native_one_was_not_built(
+    no_native: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KOKO_CODEC", raising=False)
+    assert codec._choose() is _codec
+
+
+def test_native_codec_asked_for_and_not_built_is_an_error(
+    no_native: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KOKO_CODEC", "native")
+    with pytest.raises(ImportError, match="the native codec was not built"):
+        codec._choose()
+
+
+def test_any_other_codec_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KOKO_CODEC", "fast")
+    with pytest.raises(ValueError, match="KOKO_CODEC='fast', expected 'native' or 'pure'"):
+        codec._choose()
