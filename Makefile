@@ -34,15 +34,17 @@ demo: $(INSTALLED)
 
 # Where everything must run (KOKO_REQUIRE_ALL), a missing native codec is an error too.
 test: $(EQUIPPED)
-	@if ls src/koko/core/_native*.so >/dev/null 2>&1; then \
+	@failed=0; \
+	if ls src/koko/core/_native*.so >/dev/null 2>&1; then \
 		echo '==> tests on the native codec'; \
-		KOKO_CODEC=native $(BIN)/pytest $(ARGS); \
+		KOKO_CODEC=native $(BIN)/pytest $(ARGS) || failed=1; \
 	else \
 		echo '==> no native codec was built here (no C compiler?): tests on the pure codec only'; \
-		test -z "$(KOKO_REQUIRE_ALL)"; \
-	fi
-	@echo '==> tests on the pure codec'
-	@KOKO_CODEC=pure $(BIN)/pytest $(ARGS)
+		test -z "$(KOKO_REQUIRE_ALL)" || failed=1; \
+	fi; \
+	echo '==> tests on the pure codec'; \
+	KOKO_CODEC=pure $(BIN)/pytest $(ARGS) || failed=1; \
+	exit $$failed
 
 coverage: $(EQUIPPED)
 	@echo '==> coverage of koko.core on the pure codec'

@@ -141,7 +141,7 @@ def test_page_has_its_type_and_a_policy_that_trusts_only_itself(site: str) -> No
 
 def test_health_is_ok(site: str) -> None:
     with OPENER.open(f"{site}/health") as answer:
-        assert (answer.status, answer.read()) == (200, b"ok")
+        assert (answer.status, answer.read()) == (200, b"ok\n")
 
 
 @pytest.mark.parametrize(

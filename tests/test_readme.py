@@ -36,9 +36,12 @@ def test_server_and_client_of_the_readme_talk_to_each_other(port: int) -> None:
 
 
 def test_commands_of_the_readme_say_what_it_says(port: int) -> None:
-    (block,) = blocks("console")
-    parts = block.replace("8765", str(port)).split("$ ")[1:]
-    (serve, listening), (dial, answer) = (part.split("\n", 1) for part in parts)
+    in_one_terminal, in_another = (
+        block.replace("8765", str(port)).removeprefix("$ ") for block in blocks("console")
+    )
+    serve, listening = in_one_terminal.split("\n", 1)
+    dial, shown = in_another.split("\n", 1)
+    answer = "".join(line for line in shown.splitlines(True) if not line.startswith("koko: "))
     with running([*koko(serve), "--port", str(port)], port) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == listening

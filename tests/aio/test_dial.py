@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from http.cookiejar import CookieJar
+from time import perf_counter
 
 import aiohttp.web
 import pytest
@@ -29,7 +30,8 @@ async def talk(conn: Conn) -> None:
     for message in SAID:
         await conn.send(message)
         assert await conn.recv() == message
-    assert await conn.ping() >= 0
+    began = perf_counter()
+    assert 0 < await conn.ping() <= perf_counter() - began
 
 
 # Other people's servers

@@ -128,6 +128,25 @@ async def test_close_error_that_leaves_a_handler_is_an_ordinary_end(
     assert "Traceback" not in caplog.text
 
 
+async def test_close_error_that_leaves_a_task_group_is_one_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ended = asyncio.Event()
+
+    async def recv_in_group(conn: Conn) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(conn.recv())
+        finally:
+            ended.set()
+
+    async with Server(recv_in_group, HERE) as server:
+        async with dial(url(server), proxy=None) as client:
+            client.abort()
+        await ended.wait()
+    assert "Traceback" not in caplog.text
+
+
 # Stopping
 
 

@@ -76,3 +76,9 @@ def test_refusal_is_read_with_its_body():
 def test_redirect_of_a_proxy_is_a_refusal():
     with pytest.raises(ErrBadHandshake):
         Proxy.of("http://p").check(Response(302), b"")
+
+
+def test_proxy_that_cannot_be_read_keeps_its_password_secret():
+    with pytest.raises(ValueError, match="a host or a port that cannot be read") as raised:
+        Proxy.of("http://me:s3cret/x@proxy.example:3128")
+    assert "s3cret" not in str(raised.value)

@@ -12,6 +12,7 @@ import pytest
 from koko.core.wire import Control, Opcode
 from koko.errors import CloseError, ErrCloseSent, ProtocolError
 from koko.message import Kind, PreparedMessage
+from koko.sync.transport import READ
 from tests.sync.conftest import PATIENCE, Link, in_thread, until
 from tests.wire import wire
 
@@ -132,6 +133,83 @@ def test_another_thread_is_not_held_up_by_a_cork(link: Link) -> None:
         conn.send("a")
         in_thread(conn.send, "b").result(PATIENCE)
         peer.reads(wire("1 000 0001  0 0000001", b"a") + wire("1 000 0001  0 0000001", b"b"))
+
+
+def test_a_cork_never_falls_back_to_a_thread_that_is_out_of_its_own(link: Link) -> None:
+    conn, peer = link()
+    with conn.cork():
+        inside, leave = threading.Event(), threading.Event()
+
+        def cork_too() -> None:
+            with conn.cork():
+                inside.set()
+                leave.wait(PATIENCE)
+
+        other = in_thread(cork_too)
+        inside.wait(PATIENCE)
+    leave.set()
+    other.result(PATIENCE)
+    conn.send("a")
+    assert not conn._core.owed
+    peer.reads(wire("1 000 0001  0 0000001", b"a"))
+
+
+def test_a_cork_passes_the_turn_on(link: Link) -> None:
+    conn, peer = link()
+    senders = [in_thread(conn.send, bytes(MUCH))]
+    until(lambda: conn._pump._writing)
+
+    def corked() -> None:
+        with conn.cork():
+            conn.send("b")
+
+    for count, work in enumerate((corked, lambda: conn.send("c")), 1):
+        senders.append(in_thread(work))
+        until(lambda count=count: conn._pump._queued == count)
+    peer.reads_messages(3)
+    for sender in senders:
+        sender.result(PATIENCE)
+
+
+def test_a_handler_may_cork_and_never_waits(link: Link) -> None:
+    conn, peer = link()
+
+    def answer(payload: bytes) -> None:
+        with conn.cork():
+            conn.send(bytes(MUCH))
+
+    conn.ping_handler = answer
+    peer.sends(wire("1 000 1001  1 0000000", b""))
+    received = in_thread(conn.recv)
+    until(lambda: conn._pump.stream.pending)
+    in_thread(conn.pong).result(PATIENCE)  # the lock is free though the peer reads nothing
+    conn.abort()
+    with pytest.raises(CloseError):
+        received.result(PATIENCE)
+
+
+# A peer that floods
+
+
+def test_pongs_behind_what_is_stuck_are_bounded(link: Link) -> None:
+    conn, peer = link()
+    conn.ping_handler = lambda payload: conn.send(bytes(MUCH))
+    peer.sends(wire("1 000 1001  1 0000000", b""))
+    until(lambda: conn._pump.look_after(monotonic()) or conn._pump.stream.pending)
+    conn.ping_handler = None
+    stuck = len(conn._pump.stream._rest)
+    for _ in range(5):
+        peer.sends(wire("1 000 1001  1 0000001", b"a") * 600)
+        conn._pump.look_after(monotonic())
+    assert len(conn._pump.stream._rest) <= stuck
+    assert len(conn._core.owed) <= 64
+
+
+def test_a_flood_is_left_to_the_next_round_of_the_keeper(link: Link) -> None:
+    conn, peer = link()
+    peer.sends(wire("1 000 1001  1 0000000", b"") * 60_000)
+    conn._pump.look_after(monotonic())
+    assert conn._pump.stream.wait(READ, 0) == READ
 
 
 # Sending

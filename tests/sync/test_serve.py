@@ -310,6 +310,14 @@ def test_a_closed_server_listens_no_more() -> None:
     server.wait_closed()
 
 
+def test_closing_with_a_code_that_may_not_be_sent_leaves_nobody_waiting() -> None:
+    with running(linger) as server, dial(url(server)):
+        until(lambda: server.connections)
+        with pytest.raises(ValueError, match="close code 42"):
+            server.close(42)
+        in_thread(server.wait_closed).result(PATIENCE)
+
+
 def test_a_handler_may_close_its_server() -> None:
     holder: list[Server] = []
 

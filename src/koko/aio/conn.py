@@ -228,7 +228,7 @@ class Conn:
             TimeoutError: the deadline passed first; nothing was sent.
         """
         if deadline is not None:
-            left = deadline - self._pump.loop.time()
+            left = deadline - self._pump.now()
             if left <= 0:
                 raise TimeoutError("the deadline had passed before the frame was written")
             await within(left, TOO_SLOW, self._pump.writable())
@@ -246,7 +246,7 @@ class Conn:
             ValueError: a ping with this payload is still without its pong.
         """
         pump = self._pump
-        ping = self._core.start_ping(data, pump.loop.time())
+        ping = self._core.start_ping(data, pump.now())
         ping.on_pong = pump.release_waiters
         pump.flush()
         return await within(timeout, "no pong came", self._pong_of(ping))
@@ -313,7 +313,7 @@ class Conn:
         self._write_control(Kind.PONG, payload)
 
     def _write_control(self, kind: int, payload: bytes) -> None:
-        self._core.write_control(kind, payload, self._pump.loop.time())
+        self._core.write_control(kind, payload, self._pump.now())
         self._pump.flush()
         self._pump.part()
 
@@ -332,7 +332,7 @@ class Conn:
             timeout = core.close_timeout
         if core.state is State.OPEN:
             core.close_timeout = timeout
-            core.start_close(code, reason, pump.loop.time())
+            core.start_close(code, reason, pump.now())
         pump.say_goodbye()
         with suppress(TimeoutError):  # another's Close may have been given more time
             return await self.wait_closed(timeout)

@@ -12,7 +12,7 @@ from koko import dialing
 from koko.aio.asking import Asking
 from koko.aio.conn import Conn
 from koko.aio.proxy import open_tunnel, through_socks
-from koko.aio.pump import Pump
+from koko.aio.pump import Pump, clock_of
 from koko.core.connection import Connection
 from koko.core.head import Headers, ResponseParser
 from koko.core.tunnel import Proxy
@@ -94,7 +94,7 @@ class Dialing:
             asking.transport.abort()
             return outcome
         loop = asyncio.get_running_loop()
-        core = Connection(Role.CLIENT, dialer, outcome.agreed, loop.time())
+        core = Connection(Role.CLIENT, dialer, outcome.agreed, clock_of(loop)())
         pump = Pump(core, asking.transport, loop)
         asking.hand_over(pump)
         return Conn(pump, request, response, outcome.subprotocol)

@@ -8,6 +8,7 @@ Nothing about WebSocket is decided here: that is ``koko.core``.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
@@ -123,6 +124,7 @@ class Pump(asyncio.Protocol):
         self.core = core
         self.transport = transport
         self.loop = loop
+        self.now = clock_of(loop)
         self.arrival = Arrival(loop)
         self.lost = False
         self.corked = 0  # how many blocks gather what is sent
@@ -146,7 +148,7 @@ class Pump(asyncio.Protocol):
         core, arrival = self.core, self.arrival
         self._feeding = True
         try:
-            core.feed(data, self.loop.time())
+            core.feed(data, self.now())
             if arrival.waiting and (core.inbox or core.ending is not None):
                 arrival.wake()
         finally:
@@ -324,7 +326,7 @@ class Pump(asyncio.Protocol):
     def _tick(self) -> None:
         self._timer = self._due_at = None
         core = self.core
-        core.tick(self.loop.time(), listening=not self._read_paused)
+        core.tick(self.now(), listening=not self._read_paused)
         self.flush()
         if core.ending is not None:
             self.arrival.wake()
@@ -333,7 +335,7 @@ class Pump(asyncio.Protocol):
         self.part()
 
     def _end(self, why: str) -> None:
-        self.core.feed_eof(self.loop.time(), why)
+        self.core.feed_eof(self.now(), why)
         self.rearm()
         self.arrival.wake()
         self.release_waiters()
@@ -364,6 +366,15 @@ class Pump(asyncio.Protocol):
         elif not isinstance(error, CloseError):  # too late for any reader: it is still told
             complaint = f"a handler failed after the connection had ended: {self.core.ending}"
             self.loop.call_exception_handler({"message": complaint, "exception": error})
+
+
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """Return the clock of ``loop``, or one that runs with it and does not stand still.
+
+    uvloop's is read once in a turn of the loop and counts milliseconds: a round trip would
+    be none or one of them.
+    """
+    return time.monotonic if type(loop).__module__.startswith("uvloop") else loop.time
 
 
 def end_half(transport: asyncio.Transport) -> None:

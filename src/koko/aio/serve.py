@@ -15,7 +15,7 @@ from typing import Any, Self, Unpack
 
 from koko.aio.admit import Http, Opening
 from koko.aio.conn import Conn
-from koko.aio.pump import Pump
+from koko.aio.pump import Pump, clock_of
 from koko.aio.upgrade import Upgrader
 from koko.core.connection import Connection
 from koko.core.head import Request
@@ -180,7 +180,7 @@ class Server:
     def _admit(self, transport: asyncio.Transport, request: Request, accepted: Accepted) -> Pump:
         """Make a connection of an accepted handshake and start its handler."""
         loop = asyncio.get_running_loop()
-        core = Connection(Role.SERVER, self.upgrader, accepted.agreed, loop.time())
+        core = Connection(Role.SERVER, self.upgrader, accepted.agreed, clock_of(loop)())
         pump = Pump(core, transport, loop)
         conn = Conn(pump, request, accepted.response, accepted.subprotocol)
         task = loop.create_task(self._run(conn))
@@ -200,11 +200,10 @@ class Server:
         """Run the handler and return the code that its connection is to be closed with."""
         try:
             await self.handler(conn)
-        except CloseError:
-            pass
-        except Exception:
-            self.logger.exception("handler of %s failed", conn)
-            return 1011
+        except Exception as error:
+            if not _is_parting(error):
+                self.logger.exception("handler of %s failed", conn)
+                return 1011
         return 1000
 
     async def _close(
@@ -225,6 +224,13 @@ class Server:
         for task in goings:
             task.cancel()
         await asyncio.gather(*goings, return_exceptions=True)
+
+
+def _is_parting(error: Exception) -> bool:
+    """Tell whether nothing but CloseErrors left a handler, or the task groups in it."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(CloseError)[1] is None
+    return isinstance(error, CloseError)
 
 
 async def serve(

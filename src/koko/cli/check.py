@@ -42,7 +42,7 @@ def _check_pages(site: str) -> None:
     _expect("default-src 'none'" in policy, f"the page has the policy {policy!r}, not a strict one")
     _say(f"the page: {status}, {len(body)} bytes, a strict Content-Security-Policy")
     status, body, _ = _fetch(f"{site}/health")
-    _expect((status, body) == (200, b"ok"), f"GET /health gave {status} {body!r}, not 200 b'ok'")
+    _expect((status, body) == (200, b"ok\n"), f"GET /health gave {status} {body!r}, not 200")
     status, _, _ = _fetch(f"{site}/elsewhere")
     _expect(status == 404, f"GET /elsewhere gave {status}, not 404")
     _say("/health is ok, any other path 404")

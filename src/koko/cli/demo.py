@@ -73,7 +73,7 @@ def http() -> Callable[[Request], Response]:
         if request.path == "/":
             return Response(200, page, headers)
         if request.path == "/health":
-            return Response(200, "ok")
+            return Response(200, "ok\n")
         return Response(404, "here are /, /health and the WebSockets /chat and /echo\n")
 
     return answer

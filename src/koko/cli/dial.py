@@ -193,7 +193,9 @@ class _PromptLines:
     def screen(self) -> Iterator[None]:
         from prompt_toolkit.patch_stdout import patch_stdout
 
-        # Raw between two prompts, too: what is typed ahead there must not be lost.
+        # Raw between two prompts and while a message is printed, too: what is typed there
+        # must not be lost, least of all a Ctrl-D.
+        self._session.input.cooked_mode = nullcontext  # type: ignore[method-assign]
         with self._session.input.raw_mode(), patch_stdout():
             yield
 

@@ -40,11 +40,15 @@ class Proxy:
     @classmethod
     def of(cls, url: str) -> Proxy:
         """Read a proxy's URL."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:  # it would quote what may be half a password
+            raise ValueError("proxy has a host or a port that cannot be read") from None
         return cls(
             parts.scheme,
             parts.hostname or "",
-            parts.port or _PORTS.get(parts.scheme, _SOCKS_PORT),
+            port or _PORTS.get(parts.scheme, _SOCKS_PORT),
             unquote_to_bytes(parts.username or ""),
             unquote_to_bytes(parts.password or ""),
             f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",

@@ -159,14 +159,17 @@ class Conn:
         of the block, whichever is first. A send with a timeout is not gathered. Round an
         echo loop it is one write for all the messages that arrived together.
         """
-        pump = self._pump
-        before, pump.corked_by = pump.corked_by, get_ident()
+        pump, thread = self._pump, get_ident()
+        within_another = pump.corked_by == thread
+        pump.corked_by = thread
         try:
             yield
         finally:
-            pump.corked_by = before
+            # Never back to another thread, whose own block may be over by now.
+            pump.corked_by = thread if within_another else 0
             with pump.lock:
-                pump.write_gathered()
+                if not pump.handling:  # the reader that called the handler writes it
+                    pump.write_gathered()
 
     @property
     def write_compression(self) -> bool:

@@ -19,9 +19,10 @@ from time import monotonic
 from koko.core.connection import Connection, Parting, Ping
 from koko.core.lifecycle import State
 from koko.sync.keeper import keeper
-from koko.sync.transport import READ, WRITE, Stream, deadline_in, time_left
+from koko.sync.transport import READ, WRITE, Stream, broken_by, deadline_in, time_left
 
 GATHER = 1 << 16  # bytes of replies gathered at most by a thread that asked for it
+_GLANCE = 4  # reads of the keeper's in one round: a peer that floods is not its only one
 _STAY = 1.0  # seconds that a thread woken by the end of the socket may take to leave it
 
 
@@ -40,7 +41,7 @@ class Pump:
         self._receiver = 0
         self._reading = False
         self._writing = False
-        self._handling = False
+        self.handling = False
         self.corked_by = 0  # the thread whose messages are gathered
         self._gathered = 0  # bytes of it
         self._mute = False
@@ -56,7 +57,7 @@ class Pump:
         """Return the next message, or raise how the connection ended."""
         core = self.core
         with self.lock:
-            if self._receiver or self._handling:
+            if self._receiver or self.handling:
                 raise self._not_now("recv")
             self._receiver = get_ident()
             try:
@@ -82,7 +83,7 @@ class Pump:
         """
         core = self.core
         with self.lock:
-            if self._handling:  # the reader that called the handler writes it
+            if self.handling:  # the reader that called the handler writes it
                 owe(*what)
                 return
             deadline = None
@@ -107,16 +108,20 @@ class Pump:
     def write_gathered(self) -> None:
         """Write, whole, what was gathered. The lock is held, once."""
         self._gathered = 0
-        if self._writing:
-            self._await_turn(None)
-        if self.core.owed and self.core.ending is None:
-            self._write_owed(None)
+        try:
+            if self._writing:
+                self._await_turn(None)
+            if self.core.owed and self.core.ending is None:
+                self._write_owed(None)
+        finally:
+            if self._queued:
+                self._turn.notify()
 
     def owe(self, owe: Callable[..., object], *what: object) -> None:
         """Owe something and write what of it leaves at once."""
         with self.lock:
             owe(*what)
-            if not self._handling:
+            if not self.handling:
                 self.flush()
                 if self.core.ending is not None:
                     self.part()
@@ -127,7 +132,7 @@ class Pump:
         deadline = deadline_in(timeout)
         sent: list[Ping] = []
         with self.lock:
-            if self._handling:
+            if self.handling:
                 raise self._not_now("ping")
         self.write(timeout, lambda: sent.append(core.start_ping(payload, monotonic())))
         with self.lock:
@@ -141,7 +146,7 @@ class Pump:
     def wait_closed(self, timeout: float | None) -> None:
         """Wait until the socket has been given back."""
         with self.lock:
-            if self._handling:
+            if self.handling:
                 raise self._not_now("wait_closed")
             deadline = deadline_in(timeout)
             while not self.closed:
@@ -159,7 +164,7 @@ class Pump:
         """Wait for the peer's end of the closing handshake, at most so long, and let go."""
         core = self.core
         with self.lock:
-            if self._handling:
+            if self.handling:
                 return
             deadline = monotonic() + timeout
             while not self.closed and core.state is not State.CLOSED:
@@ -179,11 +184,11 @@ class Pump:
 
     def call_handler(self, handler: Callable[..., object], *args: object) -> None:
         """Call what the application put in a default's place."""
-        self._handling = True
+        self.handling = True
         try:
             handler(*args)
         finally:
-            self._handling = False
+            self.handling = False
 
     # What the keeper calls
 
@@ -195,7 +200,7 @@ class Pump:
             core = self.core
             listening = self._reading or not self._has_enough
             if not self._reading:
-                self._read_what_is_there()
+                self._read_what_is_there(_GLANCE)
             due_at = core.due_at
             if due_at is not None and now >= due_at:
                 core.tick(now, listening)
@@ -226,7 +231,9 @@ class Pump:
             if self._followers:
                 self._news.notify_all()
         self._take(octets)
-        return octets is not None or deadline is None or monotonic() < deadline
+        # What is there is read though no time is left, but not as long as a flood goes on.
+        grace = 0.0 if octets is None else _STAY
+        return deadline is None or monotonic() < deadline + grace
 
     def _wait(self, condition: threading.Condition, deadline: float | None) -> bool:
         self._followers += 1
@@ -244,7 +251,7 @@ class Pump:
                 return None
             return stream.recv(timeout)
         except OSError as error:
-            self._why = _say(error)
+            self._why = broken_by(error)
             return b""
 
     def _take(self, octets: bytes | None) -> None:
@@ -263,22 +270,20 @@ class Pump:
         """True when no more should be read until somebody receives; what nobody will is dropped."""
         return self.core.full and self.core.ending is None
 
-    def _read_what_is_there(self) -> None:
-        while not self.closed and not self._has_enough:
+    def _read_what_is_there(self, reads: int) -> None:
+        while reads and not self.closed and not self._has_enough:
             octets = self._read(0)
             self._take(octets)
-            if not octets:
-                return
+            reads = reads - 1 if octets else 0
 
     def flush(self) -> None:
         """Write what is owed as far as it leaves at once; a waiting writer does the rest."""
         if self._writing or self._mute:
             return
         try:
-            if self.core.owed:
+            # Behind what is stuck nothing is added: the core bounds the pongs that it owes.
+            if (not self.stream.pending or self.stream.flush()) and self.core.owed:
                 self.stream.write(self.core.take_owed())
-            elif self.stream.pending:
-                self.stream.flush()
         except OSError as error:
             self._break(error)
 
@@ -313,8 +318,8 @@ class Pump:
             if not self._await_room(deadline):
                 self.abort("a message was cut off in the middle by the timeout of its write")
                 raise self.core.closed_error()
-            if self.core.owed and not self._mute:
-                self.stream.write(self.core.take_owed())
+            if self.core.owed:
+                self.flush()
         if self._mute:
             raise self._settled_error()
 
@@ -337,10 +342,10 @@ class Pump:
     def _break(self, error: OSError) -> None:
         """Give up writing: what the peer said before is still read, then it is over."""
         self._mute = True
-        self._why = _say(error)
+        self._why = broken_by(error)
         self.stream.shutdown()  # a thread that reads finds what is left, then the end
         if not self._reading:
-            self._read_what_is_there()
+            self._read_what_is_there(1 << 8)
             self.core.feed_eof(monotonic(), self._why)
 
     def _settled_error(self) -> BaseException:
@@ -357,8 +362,7 @@ class Pump:
         self.flush()
         core = self.core
         parting = core.parting
-        over = core.state is State.CLOSED
-        if not over and (core.owed or self.stream.pending or self._writing):
+        if core.state is not State.CLOSED and (core.owed or self.stream.pending or self._writing):
             return
         if parting is Parting.DROP:
             self._drop()
@@ -383,7 +387,7 @@ class Pump:
             self._turn.notify_all()
 
     def _not_now(self, verb: str) -> RuntimeError:
-        if self._handling:
+        if self.handling:
             return RuntimeError(
                 f"{verb}() called from a handler would wait for the thread that it runs in; "
                 "do it in another thread"
@@ -394,7 +398,3 @@ class Pump:
             f"recv() is already running in thread {name!r}; "
             "one receiver per connection (share messages through a queue)"
         )
-
-
-def _say(error: OSError) -> str:
-    return f"the connection broke: {error.strerror or error}"

@@ -132,12 +132,14 @@ class Server:
         for thread, guest in guests.items():
             if thread not in conns:
                 guest.hush()  # a request that is not whole yet gets its 503
-        for conn in conns.values():
-            conn._pump.start_close(code, reason)
-        self._wait_for_guests(deadline)
-        self._drop_guests()
-        self._closed.set()
-        self._on_closed()
+        try:
+            for conn in conns.values():
+                conn._pump.start_close(code, reason)
+            self._wait_for_guests(deadline)
+        finally:  # a bad code, or Ctrl-C: who waits for the end is not left waiting
+            self._drop_guests()
+            self._closed.set()
+            self._on_closed()
 
     def wait_closed(self) -> None:
         """Wait until the server has been closed and its last handler has ended."""

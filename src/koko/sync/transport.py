@@ -149,6 +149,11 @@ def peer_name(sock: socket.socket) -> Any:
     return None
 
 
+def broken_by(error: OSError) -> str:
+    """Say what became of a connection."""
+    return f"the connection broke: {error.strerror or error}"
+
+
 def deadline_in(timeout: float | None) -> float | None:
     """Return when ``timeout`` seconds will have passed."""
     return None if timeout is None else time.monotonic() + timeout
@@ -165,7 +170,8 @@ def recv_by(stream: Stream, deadline: float | None) -> bytes:
     Raises:
         TimeoutError: nothing did.
     """
-    octets = stream.recv(time_left(deadline))
+    left = time_left(deadline)
+    octets = None if left == 0 else stream.recv(left)  # not as long as a flood goes on
     if octets is None:
         raise TimeoutError("the peer sent nothing in time")
     return octets
