@@ -266,7 +266,9 @@ class Pump(asyncio.Protocol):
         """Write everything owed, unless the transport asked us to wait."""
         self._flush_due = False
         self._gathered = 0
-        if self.core.owed and not self._write_paused and not self.lost:
+        if not self.core.owed or self._write_paused:
+            return
+        if not self.transport.is_closing():  # or asyncio logs a line for each
             self.transport.write(self.core.take_owed())
 
     def say_goodbye(self) -> None:
