@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from contextlib import suppress
 from time import monotonic
 
 import pytest
@@ -50,6 +51,27 @@ def test_a_second_receiver_is_told_who_is_the_first(link: Link) -> None:
         conn.recv()
     peer.sends(HI)
     assert first.result(PATIENCE) == "hi"
+
+
+def test_a_flood_of_pings_does_not_keep_recv_from_its_timeout(link: Link) -> None:
+    conn, peer = link()
+    stop = threading.Event()
+    pings = wire("1 000 1001  1 0000000", b"") * 20_000
+
+    def flood() -> None:
+        peer.sock.settimeout(0.05)
+        while not stop.is_set():
+            with suppress(TimeoutError):  # the pongs nobody reads have filled the pipe
+                peer.sock.send(pings)
+
+    flooding = in_thread(flood)
+    try:
+        with pytest.raises(TimeoutError, match=r"no message came within 0\.05 s"):
+            in_thread(conn.recv, 0.05).result(PATIENCE)
+    finally:
+        stop.set()
+        flooding.result(PATIENCE)
+        conn.abort()
 
 
 def test_pings_are_answered_while_a_thread_receives(link: Link) -> None:

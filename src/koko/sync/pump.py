@@ -63,7 +63,7 @@ class Pump:
             try:
                 deadline = None if timeout is None else deadline_in(timeout)
                 while (message := core.next_message()) is None:
-                    if self._gathered:
+                    if self._gathered and self.corked_by == self._receiver:
                         self.write_gathered()
                     elif not self.await_news(deadline):
                         raise TimeoutError(f"no message came within {timeout:g} s")
