@@ -8,6 +8,8 @@ import logging
 import os
 import signal
 import ssl
+import sys
+from contextlib import suppress
 
 import aiohttp
 import pytest
@@ -215,6 +217,27 @@ async def test_handler_that_does_not_come_out_is_cancelled_after_the_timeout() -
         await server.close(timeout=0.02)
         assert cancelled.is_set()
         assert server.connections == set()
+
+
+async def test_handler_that_does_not_let_itself_be_cancelled_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.modules["koko.aio.serve"], "LEAVE", 0.02)
+    begun, enough = asyncio.Event(), asyncio.Event()
+
+    async def stubborn(conn: Conn) -> None:
+        begun.set()
+        while not enough.is_set():
+            with suppress(asyncio.CancelledError):
+                await enough.wait()
+
+    async with Server(stubborn, HERE) as server, raw(server) as client:
+        client.says(handshake())
+        await begun.wait()
+        await server.close(timeout=0.02)
+        (left_behind,) = server._handlers
+        enough.set()
+        await asyncio.wait([left_behind])
 
 
 async def test_client_that_ignores_our_close_is_dropped_after_the_timeout() -> None:

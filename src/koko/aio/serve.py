@@ -23,6 +23,8 @@ from koko.core.wire import Role
 from koko.errors import CloseError
 from koko.upgrading import Accepted, UpgraderOptions
 
+LEAVE = 1.0  # seconds that cancelled handlers may take to come out
+
 Handler = Callable[[Conn], Awaitable[object]]
 
 
@@ -223,7 +225,8 @@ class Server:
             opening.transport.abort()
         for task in goings:
             task.cancel()
-        await asyncio.gather(*goings, return_exceptions=True)
+        # A handler that does not let itself be cancelled is left behind: nobody can end it.
+        await asyncio.wait(goings, timeout=LEAVE)
 
 
 def _is_parting(error: Exception) -> bool:
