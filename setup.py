@@ -14,12 +14,17 @@ from setuptools.errors import BaseError, CCompilerError
 
 CODEC = os.environ.get("KOKO_CODEC", "")
 
-native = Extension(
-    "koko.core._native",
-    ["src/koko/core/_native.pyx"],
-    extra_compile_args=[] if sys.platform == "win32" else ["-O3"],
-    optional=CODEC != "native",
-)
+NATIVE = ("koko.core._native", "koko.core._native_inbox", "koko.aio._native_reflex")
+
+native = [
+    Extension(
+        name,
+        [f"src/{name.replace('.', '/')}.pyx"],
+        extra_compile_args=[] if sys.platform == "win32" else ["-O3"],
+        optional=CODEC != "native",
+    )
+    for name in NATIVE
+]
 
 
 class BuildNative(build_ext):
@@ -35,6 +40,6 @@ class BuildNative(build_ext):
 
 
 setup(
-    ext_modules=[] if CODEC == "pure" else [native],
+    ext_modules=[] if CODEC == "pure" else native,
     cmdclass={"build_ext": BuildNative},
 )

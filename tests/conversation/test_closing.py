@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from koko import CloseError, ErrCloseSent
@@ -247,14 +249,17 @@ def test_close_with_1005_sends_no_code(talk: Talk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(ValueError("ours"), 1011), (CloseError(1001, "of another"), 1000)]
+    ("kind", "args", "code"), [(ValueError, ("ours",), 1011), (CloseError, (1001, "another"), 1000)]
 )
-def test_block_that_fails_closes_and_raises(talk: Talk, error: Exception, code: int) -> None:
+def test_block_that_fails_closes_and_raises(
+    talk: Talk, kind: type[Exception], args: tuple[Any, ...], code: int
+) -> None:
     us, peer = talk.open(Role.SERVER)
+    error = kind(*args)
     call = us.start_leave(error)
     peer.hears_close(code)
     peer.closes(code)
-    with pytest.raises(type(error)) as raised:
+    with pytest.raises(kind) as raised:
         call.result()
     assert raised.value is error
 

@@ -13,17 +13,19 @@ from koko.core import _codec, codec
 
 @pytest.fixture
 def native(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Put a module in the native codec's place, built or not."""
-    module = ModuleType("koko.core._native")
-    monkeypatch.delattr(koko.core, "_native", raising=False)
-    monkeypatch.setitem(sys.modules, "koko.core._native", module)
+    """Put modules in the native codec's place, built or not."""
+    for name in ("_native_inbox", "_native"):
+        module = ModuleType(f"koko.core.{name}")
+        monkeypatch.delattr(koko.core, name, raising=False)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
 
 
-@pytest.fixture
-def no_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(koko.core, "_native", raising=False)
-    monkeypatch.setitem(sys.modules, "koko.core._native", None)
+@pytest.fixture(params=["_native", "_native_inbox"])
+def no_native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take one of the native modules away: all of them are used or none is."""
+    monkeypatch.delattr(koko.core, request.param, raising=False)
+    monkeypatch.setitem(sys.modules, f"koko.core.{request.param}", None)
 
 
 @pytest.mark.parametrize("wanted", ["", "native"])

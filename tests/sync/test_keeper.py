@@ -54,7 +54,7 @@ def test_no_more_than_64_kib_are_read_for_nobody(link: Link) -> None:
     looked_after(conn._pump, lambda: conn._core.full)
     for _ in range(10):
         conn._pump.look_after(monotonic())
-    assert conn._core.unread < 1 << 18
+    assert conn._core.inbox.unread < 1 << 18
     received = [conn.recv() for _ in range(20_000)]
     assert received == [bytes(1000)] * 20_000
     flood.result(PATIENCE)

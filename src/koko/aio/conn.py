@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from koko.aio.pump import Pump
+from koko.aio.reflex import iterate, receive, send
 from koko.aio.waiting import within
 from koko.core.connection import Connection, Ping
 from koko.core.head import Request, Response
@@ -24,6 +25,8 @@ from koko.errors import CloseError
 from koko.message import Data, Kind, PreparedMessage, check_kind, kind_of
 
 Handler = Callable[..., Awaitable[object] | object]
+
+_TEXT, _BINARY = Kind.TEXT, Kind.BINARY
 
 TOO_SLOW = "the peer reads too slowly; nothing was sent"
 
@@ -63,7 +66,7 @@ class Conn:
 
     # Receiving
 
-    async def recv(self, timeout: float | None = None) -> str | bytes:
+    def recv(self, timeout: float | None = None) -> Coroutine[Any, Any, str | bytes]:
         """Return the next message, waiting for it if necessary: text as str, binary as bytes.
 
         Raises:
@@ -73,12 +76,8 @@ class Conn:
             TimeoutError: nothing arrived within ``timeout`` seconds; nothing is lost.
             RuntimeError: another task is receiving already.
         """
-        if timeout is not None:
-            return await within(timeout, "no message came", self.recv())
-        pump = self._pump
-        while (message := pump.next_message()) is None:
-            await pump.arrival
-        return message
+        receiving = receive(self._pump)
+        return receiving if timeout is None else within(timeout, "no message came", receiving)
 
     async def read_message(self, timeout: float | None = None) -> tuple[Kind, str | bytes]:
         """Return the kind of the next message and the message; waits and raises as ``recv``."""
@@ -98,25 +97,17 @@ class Conn:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> str | bytes:
+    def __anext__(self) -> Coroutine[Any, Any, str | bytes]:
         """Return the next message; an ordinary end of the connection ends the iteration.
 
         Ordinary is our own ``close`` and a Close with 1000, 1001 or no code; any other
         end is raised, as by ``recv``.
         """
-        pump = self._pump
-        try:
-            while (message := pump.next_message()) is None:
-                await pump.arrival
-        except CloseError as error:
-            if error.ordinary:
-                raise StopAsyncIteration from None
-            raise
-        return message
+        return iterate(self._pump)
 
     # Sending
 
-    async def send(self, message: Data, timeout: float | None = None) -> None:
+    def send(self, message: Data, timeout: float | None = None) -> Coroutine[Any, Any, None]:
         """Send one message: str as text, bytes and other buffers as binary.
 
         Waits while the peer reads too slowly. Returns when the message has been handed
@@ -127,12 +118,12 @@ class Conn:
             CloseError: the connection is over.
             TimeoutError: it was not our turn within ``timeout`` seconds; nothing was sent.
         """
-        kind = Kind.TEXT if type(message) is str else kind_of(message)
-        pump = self._pump
-        if pump.congested:
-            return await self._in_turn(timeout, self._core.send, kind, message)
-        self._core.send(kind, message)
-        pump.sent()
+        if type(message) is str:
+            kind = _TEXT
+        else:
+            kind = _BINARY if type(message) is bytes else kind_of(message)
+        sending = send(self._pump, kind, message)
+        return sending if timeout is None else within(timeout, TOO_SLOW, sending)
 
     async def write_message(self, kind: int, data: Data, timeout: float | None = None) -> None:
         """Send one message of the given kind; bytes given as text are sent as they are.
@@ -164,20 +155,10 @@ class Conn:
         self, timeout: float | None, owe: Callable[..., None], *message: object
     ) -> None:
         if self._pump.congested:
-            return await self._in_turn(timeout, owe, *message)
-        owe(*message)
-        self._pump.sent()
-
-    async def _in_turn(
-        self, timeout: float | None, owe: Callable[..., None], *message: object
-    ) -> None:
-        async def wait_and_write() -> None:
-            async with self._pump.turn:
-                await self._pump.writable()
-                owe(*message)
-                self._pump.sent()
-
-        await within(timeout, TOO_SLOW, wait_and_write())
+            await within(timeout, TOO_SLOW, self._pump.write_in_turn(owe, *message))
+        else:
+            owe(*message)
+            self._pump.sent()
 
     @contextmanager
     def cork(self) -> Iterator[None]:

@@ -12,7 +12,8 @@ from koko import dialing
 from koko.aio.asking import Asking
 from koko.aio.conn import Conn
 from koko.aio.proxy import open_tunnel, through_socks
-from koko.aio.pump import Pump, clock_of
+from koko.aio.pump import Pump
+from koko.aio.reflex import clock_of
 from koko.core.connection import Connection
 from koko.core.head import Headers, ResponseParser
 from koko.core.tunnel import Proxy

@@ -15,7 +15,8 @@ from typing import Any, Self, Unpack
 
 from koko.aio.admit import Http, Opening
 from koko.aio.conn import Conn
-from koko.aio.pump import Pump, clock_of
+from koko.aio.pump import Pump
+from koko.aio.reflex import clock_of
 from koko.aio.upgrade import Upgrader
 from koko.core.connection import Connection
 from koko.core.head import Request

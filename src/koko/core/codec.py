@@ -1,4 +1,4 @@
-"""The seam between the twins: chooses the native codec or the pure one.
+"""The seam between the twins: chooses the native codec or the pure one, whole.
 
 ``KOKO_CODEC=native`` or ``pure`` chooses by hand; without it the native codec is used
 where it was built. ``IMPLEMENTATION`` says which one it is.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from koko.core import _codec
+from koko.core import _codec, _inbox
 
 if TYPE_CHECKING:
     from koko.core._codec import Decoder, Encoder, Item, mask
+    from koko.core._inbox import Inbox
 else:
     Item = _codec.Item
 
@@ -23,7 +24,7 @@ else:
         if wanted == "pure":
             return _codec
         try:
-            from koko.core import _native
+            from koko.core import _native, _native_inbox  # noqa: F401 - both or neither
         except ImportError as error:
             if wanted == "native":
                 raise ImportError(
@@ -34,7 +35,11 @@ else:
 
     _chosen = _choose()
     Decoder, Encoder, mask = _chosen.Decoder, _chosen.Encoder, _chosen.mask
+    if _chosen is _codec:
+        Inbox = _inbox.Inbox
+    else:
+        from koko.core._native_inbox import Inbox
 
 IMPLEMENTATION = "pure" if Decoder is _codec.Decoder else "native"
 
-__all__ = ["IMPLEMENTATION", "Decoder", "Encoder", "Item", "mask"]
+__all__ = ["IMPLEMENTATION", "Decoder", "Encoder", "Inbox", "Item", "mask"]

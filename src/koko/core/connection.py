@@ -9,12 +9,11 @@ Not safe for threads: a face that has several holds a lock round each call.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from types import TracebackType
 
-from koko.core.codec import Decoder
+from koko.core.codec import Decoder, Inbox, Item
 from koko.core.control import check_payload, close_payload, parse_close, shorten
 from koko.core.deflate import Agreed, check_level
 from koko.core.keepalive import Due, Keepalive
@@ -50,9 +49,8 @@ class Connection:
     that they can be answered; where nobody reads, and after our own Close, it does not wait.
 
     Attributes:
-        inbox: whole messages that nobody has read yet, oldest first.
+        inbox: whole messages that nobody has read yet.
         owed: frames that must be written to the peer, in this order.
-        unread: bytes fed since a reader last emptied the inbox.
         ending: how the connection ended, None while it has not.
         sent, received: the Close frames exchanged so far.
         on_ping, on_pong: stand in for the default; called while bytes are fed.
@@ -65,10 +63,9 @@ class Connection:
     ) -> None:
         self.role = role
         self.close_timeout = options.close_timeout
-        self.inbox: deque[str | bytes] = deque()
         self._outbox = Outbox(role, agreed)
         self.owed = self._outbox.owed
-        self.unread = 0
+        self.take_owed = self._outbox.take
         self.ending: BaseException | None = None
         self.sent: Close | None = None
         self.received: Close | None = None
@@ -76,13 +73,12 @@ class Connection:
         self.on_pong: Callable[[bytes], object] | None = None
         self.on_close: Callable[[int, str], object] | None = None
         self.keepalive = Keepalive(options.ping_interval, options.ping_timeout, now)
-        self._life = Lifecycle()
+        self.life = Lifecycle()
         self._now = now
         self._deadline: float | None = None  # for the reader to come back, then for the peer
         self._verdict: Close | ProtocolError | None = None
         self._by_peer = False  # its Close came before ours
         self._lost: CloseError | None = None  # set once the stream has ended
-        self._reader_away = False
         self._traceback: TracebackType | None = None
         self._pings = Pings()
         self._decoder = Decoder(
@@ -90,16 +86,33 @@ class Connection:
             read_limit=options.read_limit,
             inflater=agreed.inflater(role) if agreed else None,
         )
+        self.inbox = Inbox(self._decoder, now)
 
     # What the world tells us
 
     def feed(self, data: bytes, now: float) -> None:
         """Take bytes from the peer; what comes after its verdict is dropped."""
-        self._now = now
         if self._verdict is None and self.ending is None:
-            self.keepalive.heard_at = now
-            self.unread += len(data)
-            self._parse(data)
+            others = self.inbox.feed(data, now)
+            if others is not None:
+                self.handle(others, now)
+
+    def handle(self, others: list[Item], now: float) -> None:
+        """Act on what the inbox found beside messages."""
+        self._now = now
+        for item in others:
+            self._got_control(item)  # type: ignore[arg-type]
+        if self._decoder.failure is not None and self._verdict is None:
+            self._judge(self._decoder.failure.with_traceback(None))
+        if self._verdict is None:
+            return
+        if self.life.state is State.OPEN and (self.inbox or self.inbox.reader_away):
+            # Who has taken the last message may never come for another: nobody but a peer
+            # that waits for our Close would notice.
+            patience = self.close_timeout if self.inbox else min(self.close_timeout, REPLY_TIME)
+            self._deadline = self._now + patience
+        else:
+            self._settle()
 
     def feed_eof(self, now: float, why: str = "the peer's stream ended without a Close") -> None:
         """Take note that nothing more will come, and that nothing more can be written."""
@@ -107,10 +120,10 @@ class Connection:
             return
         self._now = now
         self._lost = CloseError(1006, why, sent=self.sent)
-        self._life.on(Event.GOT_EOF)
+        self.life.on(Event.GOT_EOF)
         self._pings.clear()
         if self.ending is None:
-            self.ending = self._lost
+            self._end(self._lost)
             self._settle()
 
     def tick(self, now: float, listening: bool = True) -> None:
@@ -119,7 +132,7 @@ class Connection:
         ``listening`` is False when the face had stopped reading.
         """
         self._now = now
-        if self._life.state is State.CLOSED:
+        if self.life.state is State.CLOSED:
             return
         if self._deadline is None:
             self._keep_alive(now, listening)
@@ -133,13 +146,13 @@ class Connection:
     @property
     def due_at(self) -> float | None:
         """When ``tick`` wants to be called, None for never."""
-        if self._life.state is State.CLOSED:
+        if self.life.state is State.CLOSED:
             return None
         return self.keepalive.due_at if self._deadline is None else self._deadline
 
     @property
     def state(self) -> State:
-        return self._life.state
+        return self.life.state
 
     @property
     def latency(self) -> float | None:
@@ -148,7 +161,7 @@ class Connection:
 
     @property
     def parting(self) -> Parting:
-        state = self._life.state
+        state = self.life.state
         if state is State.CLOSED or (state is State.DONE and self.role is Role.SERVER):
             return Parting.DROP  # §7.1.1: the server closes first
         return Parting.HALF if state is State.FAILED else Parting.STAY
@@ -157,32 +170,28 @@ class Connection:
     def full(self) -> bool:
         """True when enough has been read that a face without a reader should stop."""
         # Without a whole message there is nothing to hold back for: read_limit bounds it.
-        return bool(self.inbox) and (self.unread >= READ_AHEAD or self._decoder.backlog)
-
-    def take_owed(self) -> bytes:
-        """Return the owed frames as one piece and owe them no more."""
-        return self._outbox.take()
+        return bool(self.inbox) and (self.inbox.unread >= READ_AHEAD or self._decoder.backlog)
 
     # What a reader does
 
     def next_message(self) -> str | bytes | None:
         """Return the next message, None if it has not come yet; raise how it ended."""
-        inbox = self.inbox
-        if inbox:
-            self._reader_away = True
-            message = inbox.popleft()
-            if not inbox:
-                self.unread = 0
-                if self._decoder.backlog:  # a ping or a Close may be in it, and no more bytes come
-                    self._parse(b"")
+        message = self.inbox.take()
+        if message is not None:
+            if self.inbox.backlog:
+                self.catch_up()
             return message
-        self._reader_away = False
-        self.unread = 0
         if self._verdict is not None:
             self._settle()
         if self.ending is not None:
             raise self.ending.with_traceback(self._traceback)
         return None
+
+    def catch_up(self) -> None:
+        """Parse on where the decoder stopped: no more bytes may come, and a Close be behind."""
+        others = self.inbox.parse(b"")
+        if others is not None:
+            self.handle(others, self._now)
 
     def fault(self, error: BaseException) -> None:
         """End the connection with 1011 because a handler raised ``error``, now the ending."""
@@ -191,12 +200,12 @@ class Connection:
 
     def drop_unread(self) -> None:
         """Forget what nobody will read, so that the peer's Close can come through."""
-        self.inbox.clear()
-        self.unread = 0
-        self._reader_away = False
+        inbox = self.inbox
+        inbox.clear()
+        inbox.reader_away = False
         while self._decoder.backlog:
-            self._parse(b"")
-            self.inbox.clear()
+            self.catch_up()
+            inbox.clear()
         self._settle()
 
     @property
@@ -213,13 +222,13 @@ class Connection:
 
     def send(self, kind: int, payload: Data) -> None:
         """Owe one whole message."""
-        if self._life.state not in MAY_SEND:
+        if self.life.state not in MAY_SEND:
             raise self.closed_error()
         self._outbox.add(kind, payload)
 
     def send_prepared(self, prepared: PreparedMessage) -> None:
         """Owe a prepared message."""
-        if self._life.state not in MAY_SEND:
+        if self.life.state not in MAY_SEND:
             raise self.closed_error()
         self._outbox.add_prepared(prepared)
 
@@ -249,7 +258,7 @@ class Connection:
         payload = check_payload(payload)
         if kind == Opcode.CLOSE:
             self.start_close(*parse_close(payload), now)
-        elif self._life.state not in MAY_SEND:
+        elif self.life.state not in MAY_SEND:
             raise self.closed_error()
         else:
             self._outbox.add_control(kind, payload)
@@ -266,7 +275,7 @@ class Connection:
 
     def start_close(self, code: int, reason: str, now: float) -> None:
         """Owe a Close; 1005 stands for one without a code. A second one is ErrCloseSent."""
-        if self._life.state not in MAY_SEND_CLOSE:
+        if self.life.state not in MAY_SEND_CLOSE:
             raise self.closed_error()
         self._now = now
         self._send_close(Close(code, reason))
@@ -284,32 +293,12 @@ class Connection:
 
     # How it works inside
 
-    def _parse(self, data: bytes) -> None:
-        decoder = self._decoder
-        for item in decoder.feed(data):
-            if type(item) is Control:
-                self._got_control(item)
-            else:
-                self.inbox.append(item)  # type: ignore[arg-type]
-                self.keepalive.heard_what = "a message"
-        if decoder.failure is not None and self._verdict is None:
-            self._verdict = decoder.failure.with_traceback(None)
-        if self._verdict is None:
-            return
-        if self._life.state is State.OPEN and (self.inbox or self._reader_away):
-            # Who has taken the last message may never come for another: nobody but a peer
-            # that waits for our Close would notice.
-            patience = self.close_timeout if self.inbox else min(self.close_timeout, REPLY_TIME)
-            self._deadline = self._now + patience
-        else:
-            self._settle()
-
     def _got_control(self, item: Control) -> None:
         opcode, payload = item
-        self.keepalive.heard_what = f"a {opcode.name.lower()}"
+        self.inbox.heard_what = f"a {opcode.name.lower()}"
         try:
             if opcode is Opcode.CLOSE:
-                self._verdict = parse_close(payload)
+                self._judge(parse_close(payload))
                 self._by_peer = self.sent is None
             elif opcode is Opcode.PING:
                 self._got_ping(payload)
@@ -321,13 +310,17 @@ class Connection:
     def _got_ping(self, payload: bytes) -> None:
         if self.on_ping is not None:
             self.on_ping(payload)
-        elif self._life.state in MAY_SEND:
+        elif self.life.state in MAY_SEND:
             self._outbox.add_control(Opcode.PONG, payload)
 
     def _got_pong(self, payload: bytes) -> None:
         self._pings.answer(payload, self._now)
         if self.on_pong is not None:
             self.on_pong(payload)
+
+    def _judge(self, verdict: Close | ProtocolError) -> None:
+        self._verdict = verdict
+        self.inbox.plain = False
 
     def _settle(self) -> None:
         """Let the peer's verdict, if there is one, take effect."""
@@ -343,11 +336,10 @@ class Connection:
 
     def _answer(self, close: Close) -> None:
         self.received = close
-        self.ending = ending = CloseError(
-            *close, sent=self.sent, received=close, by_peer=self._by_peer
-        )
+        ending = CloseError(*close, sent=self.sent, received=close, by_peer=self._by_peer)
+        self._end(ending)
         if self._lost is None:
-            self._life.on(Event.GOT_CLOSE)
+            self.life.on(Event.GOT_CLOSE)
         answer = Close(close.code, "")  # §5.5.1: typically echoes the code received
         try:
             if self.on_close is not None:
@@ -356,31 +348,34 @@ class Connection:
             if self._is_fault(error):
                 self._end(error)
                 answer = Close(1011, "")
-        if self._life.state is State.ANSWERING:
+        if self.life.state is State.ANSWERING:
             self._send_close(answer)
         ending.sent = self.sent
 
     def _is_fault(self, error: BaseException) -> bool:
         # What a handler writes after a Close fails; the handler is not to blame for that.
-        return self._life.state is State.OPEN or not isinstance(error, CloseError)
+        return self.life.state is State.OPEN or not isinstance(error, CloseError)
 
     def _end(self, error: BaseException) -> None:
         self.ending = error
+        self.inbox.plain = False
         self._traceback = error.__traceback__
 
     def _fail(self, error: BaseException, close: Close) -> None:
         self._end(error)
-        if self._lost is None and self._life.on(Event.VIOLATION) is State.FAILING:
+        if self._lost is None and self.life.on(Event.VIOLATION) is State.FAILING:
             self._send_close(close)
 
     def _send_close(self, close: Close) -> None:
         payload = close_payload(close)  # misuse is told before anything has changed
-        self._life.on(Event.SENT_CLOSE)
+        self.life.on(Event.SENT_CLOSE)
         self.sent = close
         self._outbox.add_control(Opcode.CLOSE, payload)
         self._deadline = self._now + self.close_timeout
 
     def _keep_alive(self, now: float, listening: bool) -> None:
+        self.keepalive.heard_at = self.inbox.heard_at
+        self.keepalive.heard_what = self.inbox.heard_what
         due = self.keepalive.check(now, listening)
         if due is Due.PING:
             self.start_ping(None, now)

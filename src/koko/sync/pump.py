@@ -218,7 +218,7 @@ class Pump:
     def await_news(self, deadline: float | None) -> bool:
         """Read once, or wait until another thread has; False when the deadline has passed."""
         core = self.core
-        if self._reading or (core.unread and self._has_enough):
+        if self._reading or (core.inbox.unread and self._has_enough):
             return self._wait(self._news, deadline)
         self._reading = True
         octets = None

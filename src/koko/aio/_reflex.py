@@ -1,0 +1,244 @@
+"""The short way of a message, in plain Python: in from the transport to the task, and out.
+
+What runs for every message on asyncio, and nothing else: waking the receiver where the
+bytes arrive, the awaitables of ``recv`` and ``send``, the gathering of replies. What
+happens seldom is ``pump``'s, what a message means is ``koko.core``'s. ``_native.pyx`` is
+the twin of this file: the same names in the same order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Generator
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from koko.core.connection import Connection
+from koko.core.lifecycle import State
+from koko.errors import CloseError
+from koko.message import Data
+
+GATHER = 1 << 16  # bytes of replies gathered while more messages wait to be read
+
+OPEN = State.OPEN
+
+
+class Cancelled:
+    """What a cancelled receiver finds in the place of an arrival."""
+
+    @staticmethod
+    def result() -> None:
+        raise asyncio.CancelledError
+
+
+class Arrival:
+    """The wait of one receiver for what comes next; made once, waited on many times.
+
+    Speaks the protocol that ``asyncio.Task`` expects of a future, so that ``wake``
+    can enter the task at once: a Future costs a ``call_soon`` and another turn of
+    the loop. Cancelling goes through ``call_soon``, as with any future.
+    """
+
+    __slots__ = (
+        "_asyncio_future_blocking",
+        "_callback",
+        "_context",
+        "_loop",
+        "_yielded",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._asyncio_future_blocking = False
+        self._loop = loop
+        self._callback: Callable[[Any], object] | None = None
+        self._context: Context | None = None
+        self._yielded = False
+
+    @property
+    def waiting(self) -> bool:
+        return self._callback is not None
+
+    @property
+    def receiver(self) -> str:
+        """The name of the task that waits, for the error of a second one."""
+        task = getattr(self._callback, "__self__", None)
+        return task.get_name() if isinstance(task, asyncio.Task) else "another task"
+
+    def wake(self) -> None:
+        """Let the receiver go on: at once, or soon when some task is running already.
+
+        A task cannot be entered from within another; bytes arrive from inside a task
+        where the transport is memory (tests, in-process pairs).
+        """
+        callback, context = self._callback, self._context
+        if callback is None or context is None:
+            return
+        self._callback = None
+        if asyncio.current_task(self._loop) is None:
+            context.run(callback, self)
+        else:
+            self._loop.call_soon(callback, self, context=context)
+
+    # The awaitable
+
+    def __await__(self) -> Generator[Any, None, None]:
+        self._yielded = False
+        return self  # type: ignore[return-value]  # an iterator is all that await asks for
+
+    def __iter__(self) -> Arrival:
+        return self
+
+    def __next__(self) -> Arrival:
+        if self._yielded:
+            raise StopIteration
+        self._yielded = self._asyncio_future_blocking = True
+        return self
+
+    # What the task asks of a future
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def add_done_callback(
+        self, callback: Callable[[Any], object], *, context: Context | None = None
+    ) -> None:
+        self._callback = callback
+        self._context = context
+
+    def result(self) -> None:
+        pass
+
+    def cancel(self, msg: object = None) -> bool:
+        callback, self._callback = self._callback, None
+        if callback is None:
+            return False
+        # Not ``self``: until the task has learned of it, another may wait here already.
+        self._loop.call_soon(callback, Cancelled, context=self._context)
+        return True
+
+
+class Reflex:
+    """The half of a ``Pump`` that every message passes through."""
+
+    def __init__(
+        self, core: Connection, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.core = core
+        self.transport = transport
+        self.loop = loop
+        self.now = clock_of(loop)
+        self.arrival = Arrival(loop)
+        self.corked = 0  # how many blocks gather what is sent
+        self.write_paused = False
+        self.read_paused = False
+        self.gathered = 0  # bytes that wait for the next replies
+        self.feeding = False
+        self.flush_due = False
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the core, wake the receiver, write what is owed then."""
+        core, arrival = self.core, self.arrival
+        self.feeding = True
+        try:
+            core.feed(data, self.now())
+            if arrival.waiting and (core.inbox or not core.inbox.plain):
+                arrival.wake()
+        finally:
+            self.feeding = False
+        if core.owed:
+            self.flush()
+        if core.life.state is not OPEN:
+            self.part()
+        if not arrival.waiting:
+            self.nobody_waits()
+
+    def next_message(self) -> str | bytes | None:
+        """Return the next message, None when ``arrival`` must be awaited for it."""
+        core, inbox = self.core, self.core.inbox
+        if not inbox and self.arrival.waiting:
+            raise self.busy()
+        if not inbox.plain:
+            return self.last_word()
+        message = core.next_message()
+        if message is None and core.owed:
+            self.flush()
+        if self.read_paused:
+            self.read_on()
+        return message
+
+    def write(self, kind: int, message: Data) -> None:
+        """Send a message; whoever calls it has the turn."""
+        self.core.send(kind, message)
+        self.sent()
+
+    def sent(self) -> None:
+        """Write what was just owed: at once, or with the next replies while messages wait.
+
+        What is gathered leaves at the end of the loop's turn at the latest.
+        """
+        core = self.core
+        if core.inbox or self.corked:
+            self.gathered += len(core.owed[-1])
+            if self.gathered < GATHER:
+                if not self.feeding and not self.flush_due:
+                    self.flush_due = True
+                    self.loop.call_soon(self.flush)
+                return
+        self.flush()
+
+    def flush(self) -> None:
+        """Write everything owed, unless the transport asked us to wait."""
+        self.flush_due = False
+        self.gathered = 0
+        if not self.core.owed or self.write_paused:
+            return
+        if not self.transport.is_closing():  # or asyncio logs a line for each
+            self.transport.write(self.core.take_owed())
+
+    if TYPE_CHECKING:  # what a Pump adds, for what happens seldom
+
+        @property
+        def congested(self) -> bool: ...
+        def busy(self) -> RuntimeError: ...
+        def last_word(self) -> str | bytes | None: ...
+        def nobody_waits(self) -> None: ...
+        def part(self) -> None: ...
+        def read_on(self) -> None: ...
+        async def write_in_turn(self, owe: Callable[..., None], *message: object) -> None: ...
+
+
+async def receive(reflex: Reflex) -> str | bytes:
+    """Return the next message, waiting for it if necessary."""
+    while (message := reflex.next_message()) is None:
+        await reflex.arrival
+    return message
+
+
+async def iterate(reflex: Reflex) -> str | bytes:
+    """Do as ``receive``; an ordinary end of the connection ends the iteration."""
+    try:
+        while (message := reflex.next_message()) is None:
+            await reflex.arrival
+    except CloseError as error:
+        if error.ordinary:
+            raise StopAsyncIteration from None
+        raise
+    return message
+
+
+async def send(reflex: Reflex, kind: int, message: Data) -> None:
+    """Send one message, when it is our turn."""
+    if reflex.congested:
+        await reflex.write_in_turn(reflex.core.send, kind, message)
+    else:
+        reflex.write(kind, message)
+
+
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """Return the clock of ``loop``, or one that runs with it and does not stand still.
+
+    uvloop's is read once in a turn of the loop and counts milliseconds: a round trip would
+    be none or one of them.
+    """
+    return time.monotonic if type(loop).__module__.startswith("uvloop") else loop.time

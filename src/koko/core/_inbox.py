@@ -1,0 +1,93 @@
+"""What came and waits to be read: bytes become messages here, in plain Python.
+
+Knows nothing of what a message means or whether one may still come: that is
+``connection``'s. ``_native_inbox.pyx`` is the twin of this file: the same names in the same
+order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from koko.core._codec import Decoder, Item
+
+
+class Inbox:
+    """Whole messages that nobody has read yet, oldest first.
+
+    Attributes:
+        decoder: what makes messages of the peer's bytes.
+        plain: True while a message is all that a reader can find; where it is False, the
+            connection has something else to tell him.
+        unread: bytes fed since a reader last found nothing.
+        reader_away: True when the last reader took a message and has not come for another.
+        heard_at, heard_what: when the peer was last heard, and what it said.
+    """
+
+    __slots__ = (
+        "_messages",
+        "decoder",
+        "heard_at",
+        "heard_what",
+        "plain",
+        "reader_away",
+        "unread",
+    )
+
+    def __init__(self, decoder: Decoder, now: float) -> None:
+        self.decoder = decoder
+        self.plain = True
+        self.unread = 0
+        self.reader_away = False
+        self.heard_at = now
+        self.heard_what = "the opening handshake"
+        self._messages: deque[str | bytes] = deque()
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @property
+    def backlog(self) -> bool:
+        """True when the last message has been taken and more can be had without new bytes."""
+        return not self._messages and self.decoder.backlog
+
+    def feed(self, data: bytes, now: float) -> list[Item] | None:
+        """Take bytes from the peer, keep the messages in them and return what else they hold.
+
+        None means nothing but messages, or parts of one. A violation is the decoder's to tell.
+        """
+        self.heard_at = now
+        self.unread += len(data)
+        return self.parse(data)
+
+    def parse(self, data: bytes) -> list[Item] | None:
+        """Do as ``feed``, for what has been fed before."""
+        others: list[Item] | None = None
+        for item in self.decoder.feed(data):
+            if type(item) is str or type(item) is bytes:
+                self._messages.append(item)
+                self.heard_what = "a message"
+            elif others is None:
+                others = [item]
+            else:
+                others.append(item)
+        if others is None and self.decoder.failure is not None:
+            return []
+        return others
+
+    def take(self) -> str | bytes | None:
+        """Return the next message, None when a reader has to wait for it."""
+        if not self._messages:
+            self.reader_away = False
+            self.unread = 0
+            return None
+        self.reader_away = True
+        message = self._messages.popleft()
+        if not self._messages:
+            self.unread = 0
+        return message
+
+    def clear(self) -> None:
+        """Forget the messages."""
+        self._messages.clear()
+        self.unread = 0
