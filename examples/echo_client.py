@@ -1,25 +1,28 @@
-"""An asyncio client that sends and receives at once: python examples/echo_client.py [URL]."""
+"""A client on threads: one tells the server the time each second, one shows what comes back.
 
-import asyncio
+python examples/echo_client.py [URL]    ws://127.0.0.1:8765 by default; Ctrl-C says goodbye
+"""
+
 import sys
+import threading
+import time
+from contextlib import suppress
 
-from koko.aio import Conn, dial
-
-
-async def main(url: str) -> None:
-    async with dial(url) as conn, asyncio.TaskGroup() as both:
-        both.create_task(say(conn))
-        both.create_task(hear(conn))
+from koko import CloseError
+from koko.sync import Conn, dial
 
 
-async def say(conn: Conn) -> None:
-    for number in range(10):
-        await conn.send(f"message {number}")
+def tell_the_time(conn: Conn) -> None:
+    with suppress(CloseError):  # the receiver hears how it ended, too
+        while True:
+            conn.send(time.strftime("%H:%M:%S"))
+            time.sleep(1)
 
 
-async def hear(conn: Conn) -> None:
-    for _ in range(10):
-        print(await conn.recv(timeout=5))
-
-
-asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "ws://localhost:8765"))
+url = sys.argv[1] if len(sys.argv) > 1 else "ws://127.0.0.1:8765"
+# At the end of the block the connection is closed with 1000, and the peer's answer awaited.
+with dial(url) as conn, suppress(KeyboardInterrupt):
+    threading.Thread(target=tell_the_time, args=[conn], daemon=True).start()
+    for message in conn:
+        print(message, flush=True)
+print(conn.ending)

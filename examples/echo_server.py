@@ -1,15 +1,22 @@
-"""An echo server on threads: python examples/echo_server.py [PORT]."""
+"""An echo server on asyncio: every message goes back to whoever sent it.
 
-import sys
+python examples/echo_server.py          PORT=8765 in the environment, 0 for any; Ctrl-C stops
+"""
 
-from koko.sync import Conn, serve
+import asyncio
+import os
+
+from koko.aio import Conn, Server, serve
 
 
-def echo(conn: Conn) -> None:
-    for message in conn:
-        conn.send(message)
+async def echo(conn: Conn) -> None:
+    async for message in conn:
+        await conn.send(message)
 
 
-port = int(sys.argv[1]) if len(sys.argv) > 1 else 8765
-print(f"ws://localhost:{port}, Ctrl-C stops", flush=True)
-serve(echo, "localhost", port)
+def announce(server: Server) -> None:
+    print("ws://{}:{}".format(*server.address), flush=True)
+
+
+port = int(os.environ.get("PORT", "8765"))
+asyncio.run(serve(echo, "127.0.0.1", port, on_start=announce))

@@ -1,4 +1,4 @@
-"""What the README and the examples show, run as it stands there, on a port of its own."""
+"""What the README shows, run as it stands there, on a port of its own."""
 
 from __future__ import annotations
 
@@ -48,12 +48,6 @@ def test_commands_of_the_readme_say_what_it_says(port: int) -> None:
         echo, command = dial.split(" | ")
         assert echo.split() == ["echo", "hello"]
         assert run(koko(command), "hello\n") == answer
-
-
-def test_examples_talk_to_each_other(port: int) -> None:
-    with running([sys.executable, str(ROOT / "examples/echo_server.py"), str(port)], port):
-        client = [sys.executable, str(ROOT / "examples/echo_client.py"), f"ws://localhost:{port}"]
-        assert run(client).splitlines() == [f"message {number}" for number in range(10)]
 
 
 def test_readme_links_to_files_that_exist() -> None:

@@ -1,0 +1,69 @@
+"""Runs a file of examples/ as a user does: a process of its own, stopped by Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PATIENCE = 20  # seconds for a process to end
+LIFETIME = 60  # seconds after which a process that was not stopped has hung
+
+
+@contextmanager
+def example(name: str, *arguments: str, port: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """Run an example until the block is left; SIGINT must then end it cleanly, silently, soon."""
+    process = start(name, *arguments, port=port)
+    alive_too_long = threading.Timer(LIFETIME, process.kill)  # whoever reads from it reads EOF
+    alive_too_long.start()
+    try:
+        yield process
+        process.send_signal(signal.SIGINT)
+        _, complaints = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, complaints) == (0, "")
+    finally:
+        alive_too_long.cancel()
+        process.kill()
+        process.communicate()
+
+
+def start(name: str, *arguments: str, port: int) -> subprocess.Popen[str]:
+    # Where the tests run in the background SIGINT is ignored, and a new process inherits that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PORT": str(port)},
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def serving(name: str, *arguments: str, port: int = 0) -> Iterator[str]:
+    """Run an example that serves, as ``example`` does; yields the address it announces."""
+    with example(name, *arguments, port=port) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        address = re.search(r"(?:http|ws)://[\d.]+:\d+", line)
+        assert address, f"{name} said {line!r}"
+        yield address[0]
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number: int = free.getsockname()[1]
+        return number
