@@ -97,6 +97,10 @@ class Response:
         keep(self, "headers", CIMultiDictProxy(fields))
         keep(self, "reason", REASONS.get(status, "") if reason is None else reason)
 
+    def __reduce__(self) -> tuple[type[Response], tuple[object, ...]]:
+        # A view of headers cannot be sent to another process; what it shows can.
+        return Response, (self.status, self.body, list(self.headers.items()), self.reason)
+
 
 class _Lines:
     """What httptools saw. Not the parser itself: that would be a reference cycle a head."""
