@@ -12,7 +12,7 @@ from koko import __version__
 from koko.core.deflate import Compression
 from koko.core.handshake import accept_response
 from koko.core.head import Response, write_request
-from koko.dialing import Dialer, DialerOptions, Opened, Target
+from koko.dialing import Dialer, DialerOptions, Opened
 from koko.errors import ErrBadHandshake
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -28,75 +28,6 @@ def rejected(verb, *arguments) -> str:
         verb(*arguments)
     assert caught.value.response is arguments[-1]
     return caught.value.reason
-
-
-# Targets
-
-
-@pytest.mark.parametrize(
-    ("url", "secure", "host", "port", "resource", "host_header"),
-    [
-        ("ws://a.example", False, "a.example", 80, "/", "a.example"),
-        ("wss://a.example", True, "a.example", 443, "/", "a.example"),
-        ("WS://A.Example:80/X?y=1", False, "a.example", 80, "/X?y=1", "a.example"),
-        ("ws://a.example:443/", False, "a.example", 443, "/", "a.example:443"),
-        ("wss://a.example:/?q", True, "a.example", 443, "/?q", "a.example"),
-        ("ws://[::1]:8765/", False, "::1", 8765, "/", "[::1]:8765"),
-        ("ws://[fe80::1%25eth0]/", False, "fe80::1%eth0", 80, "/", "[fe80::1]"),
-        ("ws://127.0.0.1/%20%2F", False, "127.0.0.1", 80, "/%20%2F", "127.0.0.1"),
-        ("ws://bücher.example/ä?ö", False, "xn--bcher-kva.example", 80, "/%C3%A4?%C3%B6", None),
-        ("ws://my_host/a|b", False, "my_host", 80, "/a%7Cb", "my_host"),
-        ("ws://a.example.//x", False, "a.example.", 80, "//x", "a.example."),
-    ],
-)
-def test_a_url_leads_to_a_target(url, secure, host, port, resource, host_header):
-    target = Dialer.target(url)
-    assert target == Target(secure, host, port, resource)
-    assert target.host_header == (host_header or host)
-
-
-@pytest.mark.parametrize(
-    ("url", "complaint"),
-    [
-        ("http://a.example", "scheme 'http', write 'ws' "),
-        ("https://a.example", "scheme 'https', write 'wss' "),
-        ("localhost:8765", "scheme 'localhost', write 'ws' "),
-        ("/chat", "scheme '', write 'ws' "),
-        ("ws://a.example/#top", "fragment 'top'; it may have none"),
-        ("ws://a.example/#", "fragment ''; it may have none"),
-        ("ws:///chat", "no host"),
-        ("ws:chat", "no host"),
-        ("ws://a.example:0/", "port 0"),
-        ("ws://a.example:99999/", "cannot be read"),
-        ("ws://a.example:x/", "cannot be read"),
-        ("ws://[::1/", "cannot be read"),
-        ("ws://a b/", "URL has ' '; write it as %20"),
-        ("ws://a.example/\r\nHost: b", r"URL has '\\r'; write it as %0D"),
-        (" ws://a.example/", "URL has ' '"),
-        ("ws://a%41b/", "neither a name nor an address"),
-        ("ws://a..b/", "neither a name nor an address"),
-        ("ws://[v1.x:y]/", "neither a name nor an address|cannot be read"),
-        ("ws://" + "ä" * 64 + "/", "no internationalised name"),
-    ],
-)
-def test_what_is_no_websocket_url_is_refused(url, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        Dialer.target(url)
-
-
-def test_user_and_password_become_basic_authorization_and_are_not_shown():
-    target = Dialer.target("wss://Aladdin:open%20sesame@a.example/")
-    assert target.authorization == "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="  # RFC 7617 §2
-    assert Dialer.target("ws://user@a.example/").authorization == "Basic dXNlcjo="
-    assert target.url == "wss://a.example/"
-    assert "QWxhZGR" not in repr(target)
-
-
-@pytest.mark.parametrize("url", ["ws://u:se/cret@a/", "ws://u:secret@:x", "http://u:secret@a/"])
-def test_a_password_is_not_shown_by_a_complaint_either(url):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
-        Dialer.target(url)
-    assert "cret" not in str(caught.value)
 
 
 # Requests
@@ -244,7 +175,8 @@ def test_a_redirect_to_what_is_no_url_is_rejected(location):
     assert f"redirected to {location!r}: URL has" in rejected(Dialer().redirect, A, moved(location))
 
 
-SECRETS = {"Authorization": "Bearer t", "Cookie": "a=1", "Host": "v.example", "X": "x"}
+SECRETS = {"Authorization": "Bearer t", "Cookie": "a=1", "Host": "v.example", "X-Api-Key": "k"}
+HARMLESS = {"accept-language": "eo", "Origin": "https://app.example", "User-Agent": "me"}
 
 
 def test_credentials_stay_with_the_origin_they_are_for():
@@ -258,10 +190,22 @@ def test_credentials_stay_with_the_origin_they_are_for():
 def test_credentials_never_go_to_another_origin(location):
     dialer = Dialer(headers=SECRETS)
     there = dialer.redirect(Dialer.target("wss://user:secret@a.example/"), moved(location))
-    headers = dialer.request(there, {"Cookie": "b=2"})[0].headers
-    assert not {"Authorization", "Cookie"} & set(headers)
+    headers = dialer.request(there, {"Cookie": "b=2", "X-Token": "t"})[0].headers
+    assert not {"Authorization", "Cookie", "X-Api-Key", "X-Token"} & set(headers)
     assert headers["Host"] == there.host_header
-    assert headers["X"] == "x"
+
+
+def test_what_is_no_secret_goes_to_another_origin():
+    dialer = Dialer(headers=HARMLESS)
+    headers = dialer.request(dialer.redirect(A, moved("//b.example/")))[0].headers
+    assert {name: headers[name] for name in HARMLESS} == HARMLESS
+
+
+def test_the_name_a_certificate_must_have_is_for_one_origin_too():
+    dialer = Dialer(server_hostname="cert.example")
+    assert dialer.hostname(A) == dialer.hostname(dialer.redirect(A, moved("/x"))) == "cert.example"
+    assert dialer.hostname(dialer.redirect(A, moved("//b.example/"))) == "b.example"
+    assert Dialer().hostname(Dialer.target("wss://[fe80::1%25eth0]/")) == "fe80::1"
 
 
 def test_credentials_of_the_url_stay_with_its_origin():
@@ -341,11 +285,16 @@ def environment(monkeypatch):
         ({"ALL_PROXY": "http://p:1", "NO_PROXY": "a.example:81"}, "ws://a.example:81/", None),
         ({"ALL_PROXY": "http://p:1", "NO_PROXY": "a.example:81"}, "ws://a.example/", "http://p:1"),
         ({"ALL_PROXY": "http://p:1", "NO_PROXY": "*"}, "ws://[::1]/", None),
+        ({"ALL_PROXY": "http://p:1", "NO_PROXY": "x, 10.0.0.0/8"}, "ws://10.1.2.3/", None),
+        ({"ALL_PROXY": "http://p:1", "NO_PROXY": "fd00::/8"}, "ws://[fd00::1]/", None),
+        ({"ALL_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8"}, "ws://11.1.2.3/", "http://p:1"),
+        ({"ALL_PROXY": "http://p:1", "NO_PROXY": "/, 10.0.0.0/8"}, "ws://a.example/", "http://p:1"),
     ],
 )
 def test_the_environment_names_the_proxy(environment, variables, url, proxy):
     environment(**variables)
-    assert Dialer().proxy_for(Dialer.target(url)) == proxy
+    found = Dialer().proxy_for(Dialer.target(url))
+    assert (found and found.name) == proxy
 
 
 @pytest.mark.parametrize(
@@ -355,12 +304,15 @@ def test_the_environment_names_the_proxy(environment, variables, url, proxy):
         (False, None),
         ("", None),
         ("p:1", "http://p:1"),
-        ("SOCKS5://u:pw@p:1", "SOCKS5://u:pw@p:1"),
+        ("SOCKS5://u:pw@p:1", "socks5://p:1"),
+        (lambda url: f"http://for-{url[6:7]}:1", "http://for-a:1"),
+        (lambda url: None, None),
     ],
 )
 def test_the_option_overrides_the_environment(environment, option, proxy):
     environment(ALL_PROXY="http://other:1")
-    assert Dialer(proxy=option).proxy_for(A) == proxy
+    found = Dialer(proxy=option).proxy_for(A)
+    assert (found and found.name) == proxy
 
 
 def test_a_proxy_of_the_environment_that_cannot_be_used_is_named(environment):
@@ -370,7 +322,17 @@ def test_a_proxy_of_the_environment_that_cannot_be_used_is_named(environment):
     assert "secret" not in str(caught.value)
 
 
+def test_to_a_unix_socket_there_is_no_proxy(environment):
+    environment(ALL_PROXY="http://other:1")
+    assert Dialer(unix="/s").proxy_for(A) is None
+
+
 # Options
+
+
+def test_options_that_may_be_secret_are_not_shown():
+    dialer = Dialer(headers={"X": "s3cret"}, proxy="http://me:s3cret@p")
+    assert "s3cret" not in repr(dialer)
 
 
 @pytest.mark.parametrize(
@@ -381,6 +343,12 @@ def test_a_proxy_of_the_environment_that_cannot_be_used_is_named(environment):
         ({"ssl": True}, "ssl=True: an ssl.SSLContext"),
         ({"jar": {}}, r"jar=\{\}: an http.cookiejar.CookieJar"),
         ({"proxy": 8080}, "proxy=8080: a URL"),
+        ({"proxy": "http://"}, "proxy has no host"),
+        ({"proxy_ssl": True}, "proxy_ssl=True: an ssl.SSLContext"),
+        ({"net_dial": "tcp"}, "net_dial='tcp': a function of host, port and timeout"),
+        ({"unix": 7}, "expected str, bytes or os.PathLike"),
+        ({"unix": "/s", "proxy": "http://p"}, "unix='/s' leaves nothing to do for net_dial"),
+        ({"unix": "/s", "net_dial": print}, "unix='/s' leaves nothing to do for net_dial"),
         ({"proxy": "ftp://p"}, "proxy has the scheme 'ftp'"),
         ({"max_redirects": -1}, "max_redirects=-1"),
         ({"max_redirects": True}, "max_redirects=True"),

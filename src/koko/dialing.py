@@ -2,21 +2,27 @@
 
 URLs, headers, cookies, proxies and redirects in; requests and verdicts out. Nothing
 here knows a socket: the faces connect to the ``Target`` and carry the heads.
+
+Each step of a dial is told to the logger ``koko.dialing`` at DEBUG; headers, user and password
+never are.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypedDict
-from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Any, Self, TypedDict
+from urllib.parse import urljoin
 
 from multidict import CIMultiDict
 
 from koko import __version__
-from koko.core import deflate
+from koko.core import cookies, deflate
 from koko.core.deflate import Agreed, Compression
 from koko.core.handshake import (
     build_request,
@@ -27,51 +33,18 @@ from koko.core.handshake import (
 )
 from koko.core.head import Headers, Request, Response
 from koko.core.options import ConnectionOptions
-from koko.errors import ErrBadHandshake
+from koko.core.target import Target, parse
+from koko.core.tunnel import Proxy
+from koko.errors import ErrBadHandshake, HandshakeError
 
 if TYPE_CHECKING:
     from http.cookiejar import CookieJar
-    from ssl import SSLContext
+    from ssl import SSLContext, SSLObject
 
+ProxyFor = Callable[[str], str | None]
+NetDial = Callable[[str, int, float | None], Any]
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a URL leads: whom to connect to, what to ask for.
-
-    Attributes:
-        secure: TLS first (``wss``).
-        host: the name or address to connect to, without brackets.
-        port: explicit or the default of the scheme.
-        resource: path and query, as the request line says them.
-        authorization: the header that the user and password of the URL become.
-        redirects: how many times we were sent on to come here.
-        trusted: a redirect has never led away from the origin that was dialed. The
-            credentials and the ``Host`` that the user gave are only for that one.
-    """
-
-    secure: bool
-    host: str
-    port: int
-    resource: str
-    authorization: str | None = field(default=None, repr=False)
-    redirects: int = 0
-    trusted: bool = True
-
-    @property
-    def url(self) -> str:
-        """The URL without user and password."""
-        return f"{'wss' if self.secure else 'ws'}://{self.host_header}{self.resource}"
-
-    @property
-    def host_header(self) -> str:
-        """The value of ``Host``: the default port is left out."""
-        host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.secure] else f"{host}:{self.port}"
-
-    @property
-    def origin(self) -> tuple[bool, str, int]:
-        """What must stay the same for credentials to be sent on."""
-        return self.secure, self.host, self.port
+log = logging.getLogger("koko.dialing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +71,10 @@ class DialerOptions(TypedDict, total=False):
     user_agent: str | None
     ssl: SSLContext | None
     server_hostname: str | None
-    proxy: str | bool | None
+    proxy: str | bool | ProxyFor | None
+    proxy_ssl: SSLContext | None
+    net_dial: NetDial | None
+    unix: str | os.PathLike[str] | None
     jar: CookieJar | None
     max_redirects: int
 
@@ -110,43 +86,73 @@ class Dialer(ConnectionOptions):
     May be shared by any number of threads and tasks.
 
     Attributes:
-        subprotocols: what we offer, the most wanted first.
-        headers: sent with every handshake. ``Host`` here replaces that of the URL.
+        subprotocols: what we offer, the most wanted first, wherever a redirect leads.
+        headers: sent with every handshake. ``Host`` here replaces that of the URL. A
+            redirect to another origin takes only ``Accept-Language``, ``Origin`` and
+            ``User-Agent`` along, for any other header may be a secret.
         origin: the header ``Origin``, for servers that expect a page.
         user_agent: the header ``User-Agent``; None for none.
-        ssl: the context for ``wss``. None: the system's certificates, checked.
-        server_hostname: the name that the certificate must have. None: that of the URL.
-        proxy: True for the one in the environment (``HTTP_PROXY``, ``HTTPS_PROXY``,
-            ``ALL_PROXY``, ``NO_PROXY``) or the system, a URL for that one, None for none.
+        ssl: the context for ``wss``, with a client's certificate if the server wants one.
+            None: the system's certificates, checked.
+        server_hostname: the name that the certificate must have. None: that of the URL,
+            as it is after a redirect to another origin.
+        proxy: True for the one in the environment (``HTTP_PROXY`` for ``ws``, ``HTTPS_PROXY``
+            for ``wss``, ``ALL_PROXY``, ``NO_PROXY``) or the system, a URL for that one, None
+            for none; or a function that is given the URL dialed, without user and password,
+            and returns a proxy's URL or None. What it raises ends the dial.
+        proxy_ssl: the context for TLS to an ``https`` proxy. None: that of ``ssl``.
+        net_dial: opens the connection in our place: called with the host and port of the
+            proxy, if there is one, else of the server, and the seconds that are left (None:
+            no limit), returns a connected ``socket.socket``, in ``koko.aio`` also an awaitable
+            of one. TLS is still ours. In ``koko.sync`` it must keep to its timeout by itself.
+        unix: the path of a Unix socket, to which everything goes; the URL gives only the
+            names, and there is no proxy.
         jar: cookies are sent from it and stored in it, also when we are refused.
-        max_redirects: how many are followed; 0 for none. Never one from ``wss`` to
-            ``ws``, and credentials never go to another origin.
+        max_redirects: how many are followed; 0 for none. Never one from ``wss`` to ``ws``.
     """
 
     subprotocols: Sequence[str] = ()
-    headers: Headers = ()
+    headers: Headers = field(default=(), repr=False)
     origin: str | None = None
     user_agent: str | None = f"koko/{__version__}"
     ssl: SSLContext | None = field(default=None, repr=False)
     server_hostname: str | None = None
-    proxy: str | bool | None = True
-    jar: CookieJar | None = None
+    proxy: str | bool | ProxyFor | None = field(default=True, repr=False)
+    proxy_ssl: SSLContext | None = field(default=None, repr=False)
+    net_dial: NetDial | None = None
+    unix: str | os.PathLike[str] | None = None
+    jar: CookieJar | None = field(default=None, repr=False)
     max_redirects: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_subprotocols(self.subprotocols)
         self.headers = check_headers(self.headers)
-        if self.ssl is not None and not hasattr(self.ssl, "wrap_socket"):
-            raise TypeError(f"ssl={self.ssl!r}: an ssl.SSLContext, or None for the default one")
+        for name in ("ssl", "proxy_ssl"):
+            context = getattr(self, name)
+            if context is not None and not hasattr(context, "wrap_socket"):
+                raise TypeError(f"{name}={context!r}: an ssl.SSLContext, or None for the default")
         if self.jar is not None and not hasattr(self.jar, "add_cookie_header"):
             raise TypeError(f"jar={self.jar!r}: an http.cookiejar.CookieJar")
-        if isinstance(self.proxy, str):
-            _check_proxy(self.proxy)
-        elif self.proxy not in (True, False, None):
-            raise TypeError(f"proxy={self.proxy!r}: a URL, True for the environment's, or None")
         if type(self.max_redirects) is not int or self.max_redirects < 0:
             raise ValueError(f"max_redirects={self.max_redirects!r}: a number, 0 to follow none")
+        self._check_ways()
+
+    def _check_ways(self) -> None:
+        proxy: object = self.proxy
+        if isinstance(proxy, str):
+            if proxy:
+                Proxy.of(proxy)
+        elif not (proxy is None or isinstance(proxy, bool) or callable(proxy)):
+            complaint = "a URL, a function, True for the environment's, or None"
+            raise TypeError(f"proxy={proxy!r}: {complaint}")
+        if self.net_dial is not None and not callable(self.net_dial):
+            raise TypeError(f"net_dial={self.net_dial!r}: a function of host, port and timeout")
+        if self.unix is None:
+            return
+        os.fspath(self.unix)
+        if self.net_dial is not None or (self.proxy and self.proxy is not True):
+            raise ValueError(f"unix={self.unix!r} leaves nothing to do for net_dial or a proxy")
 
     @staticmethod
     def target(url: str) -> Target:
@@ -155,13 +161,35 @@ class Dialer(ConnectionOptions):
         Raises:
             ValueError: it is no ``ws`` or ``wss`` URL (§3).
         """
-        return _parse(url)
+        return parse(url)
 
-    def proxy_for(self, target: Target) -> str | None:
-        """Return the URL of the proxy to go through, None to connect directly."""
-        if self.proxy is True:
-            return _environment_proxy(target)
-        return _check_proxy(self.proxy) if self.proxy else None
+    def over(self, sock: Any) -> Self:
+        """Return a dialer like this one for one dial, over a socket that is connected.
+
+        There is no second socket for a redirect, so it is a refusal.
+        """
+        return replace(self, net_dial=lambda *_: sock, unix=None, proxy=None, max_redirects=0)
+
+    def proxy_for(self, target: Target) -> Proxy | None:
+        """Return the proxy to go through, None to connect directly.
+
+        Raises:
+            ValueError: the URL of the proxy cannot be used.
+        """
+        url: str | None
+        if self.unix is not None or not self.proxy:
+            url = None
+        elif callable(self.proxy):
+            url = self.proxy(target.url)
+        else:
+            url = _environment_proxy(target) if self.proxy is True else str(self.proxy)
+        proxy = Proxy.of(url) if url else None
+        log.debug("%s: through %s", target.url, proxy.name if proxy else "no proxy")
+        return proxy
+
+    def hostname(self, target: Target) -> str:
+        """Return the name that the certificate of a target must have."""
+        return (target.trusted and self.server_hostname) or target.name
 
     def request(self, target: Target, headers: Headers | None = None) -> tuple[Request, str]:
         """Return an opening handshake and its key; ``headers`` replace those of the dialer."""
@@ -186,15 +214,11 @@ class Dialer(ConnectionOptions):
         fields.update(self.headers)
         fields.update(headers or ())
         if not target.trusted:
-            for name in _FOR_ONE_ORIGIN:
-                fields.popall(name, None)
+            fields = CIMultiDict((name, fields[name]) for name in _FOR_ALL if name in fields)
         # A jar knows by itself which cookies a redirect may see.
-        if (
-            self.jar is not None
-            and "Cookie" not in fields
-            and (found := _cookies(self.jar, target))
-        ):
-            fields["Cookie"] = found
+        if self.jar is not None and "Cookie" not in fields:
+            found = cookies.stored(self.jar, target)
+            fields.update({"Cookie": found} if found else ())
         return fields
 
     def conclude(self, target: Target, key: str, response: Response) -> Opened | Target:
@@ -205,14 +229,14 @@ class Dialer(ConnectionOptions):
         Raises:
             ErrBadHandshake: the server refused, or broke the rules.
         """
+        log.debug("%s: answered %d %s", target.url, response.status, response.reason)
         self.store_cookies(target, response)
         return self.redirect(target, response) or self.check(key, response)
 
     def store_cookies(self, target: Target, response: Response) -> None:
         """Keep the cookies of an answer in the jar, if there is one."""
-        if self.jar is not None and "Set-Cookie" in response.headers:
-            exchange: Any = (_CookieResponse(response), _CookieRequest(target))
-            self.jar.extract_cookies(*exchange)
+        if self.jar is not None:
+            cookies.store(self.jar, target, response)
 
     def redirect(self, target: Target, response: Response) -> Target | None:
         """Return where an answer sends us, None if it does not.
@@ -228,7 +252,7 @@ class Dialer(ConnectionOptions):
             reason = f"redirected to {location!r}, one more than max_redirects={self.max_redirects}"
             raise ErrBadHandshake(reason, response)
         try:
-            there = _parse(_HTTP.sub("ws", urljoin(target.url, location).partition("#")[0]))
+            there = parse(_HTTP.sub("ws", urljoin(target.url, location).partition("#")[0]))
         except ValueError as error:
             raise ErrBadHandshake(f"redirected to {location!r}: {error}", response) from None
         if target.secure and not there.secure:
@@ -256,78 +280,67 @@ class Dialer(ConnectionOptions):
             raise ErrBadHandshake(str(error), response) from None
 
 
-_PORTS = {True: 443, False: 80}  # §3, by "is it secure"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_FOR_ONE_ORIGIN = ("Authorization", "Cookie", "Host", "Proxy-Authorization")
+_FOR_ALL = ("Accept-Language", "Origin", "User-Agent")  # what another origin may know, too
 
 _HTTP = re.compile(r"^http(?=s?:)", re.IGNORECASE)
-_NOT_IN_URL = re.compile(r"[\x00-\x20\x7f]")
-_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
-_ADDRESS = re.compile(r"[0-9a-f:.]+(%[a-z0-9._~-]+)?")
 
 
-def _parse(url: str) -> Target:
-    # urlsplit would drop line ends and blanks in silence. No message here shows the whole
-    # URL: it may hold a password.
-    if found := _NOT_IN_URL.search(url):
-        raise ValueError(f"URL has {found[0]!r}; write it as {quote(found[0])}")
+@contextmanager
+def socks(proxy: Proxy) -> Iterator[dict[str, Any]]:
+    """Give the options of a client of python-socks, and name the proxy in what it raises.
+
+    Raises:
+        ImportError: python-socks is not installed.
+        TimeoutError: the proxy was too slow.
+        ConnectionError: it refused.
+    """
     try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:  # it would quote what may be half a password
-        raise ValueError("URL has a host or a port that cannot be read (RFC 3986 §3.2)") from None
-    if parts.scheme not in ("ws", "wss"):
-        meant = {"http": "ws", "https": "wss"}.get(parts.scheme, "ws")
-        raise ValueError(f"URL has the scheme {parts.scheme!r}, write {meant!r} (RFC 6455 §3)")
-    if "#" in url:
-        raise ValueError(f"URL has the fragment {parts.fragment!r}; it may have none (RFC 6455 §3)")
-    if not parts.hostname or port == 0:
-        raise ValueError("URL has no host, or port 0; write ws://host[:port]/path (RFC 6455 §3)")
-    secure = parts.scheme == "wss"
-    resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Target(
-        secure,
-        _host(parts.hostname),
-        port or _PORTS[secure],
-        quote(resource, safe="!$%&'()*+,/:;=?@[]~"),
-        _basic(parts.username, parts.password),
-    )
+        from python_socks import ProxyError, ProxyTimeoutError, ProxyType
+    except ImportError as error:
+        needs = f"the proxy {proxy.name} needs the extra: pip install 'koko[proxy]'"
+        raise ImportError(needs) from error
+    if not (proxy.user + proxy.password).isascii():
+        raise ValueError(f"user and password for the proxy {proxy.name} are not ASCII")
+    kind = ProxyType.SOCKS4 if proxy.scheme.startswith("socks4") else ProxyType.SOCKS5
+    try:
+        yield {
+            "proxy_type": kind,
+            "host": proxy.host,
+            "port": proxy.port,
+            "username": proxy.user.decode() or None,
+            "password": proxy.password.decode() or None,
+        }
+    except ProxyTimeoutError as error:
+        raise TimeoutError(f"the proxy {proxy.name} did not answer in time") from error
+    except ProxyError as error:
+        raise ConnectionError(f"the proxy {proxy.name} refused: {error}") from error
 
 
-def _host(name: str) -> str:
-    if ":" in name:
-        address = name.replace("%25", "%")  # RFC 6874: the zone of a link-local address
-        if _ADDRESS.fullmatch(address):
-            return address
-    else:
-        try:
-            ascii_name = name if name.isascii() else name.encode("idna").decode()
-        except UnicodeError as error:
-            raise ValueError(
-                f"URL has the host {name!r}, no internationalised name: {error}"
-            ) from None
-        if _NAME.fullmatch(ascii_name):
-            return ascii_name
-    raise ValueError(f"URL has the host {name!r}, which is neither a name nor an address")
+def check_socket(sock: Any) -> None:
+    """Raise unless ``sock`` is what a ``net_dial`` may return: a socket with nothing round it.
+
+    Raises:
+        TypeError: it is none, or speaks TLS by itself.
+    """
+    if not hasattr(sock, "getpeername"):
+        raise TypeError(f"net_dial returned {sock!r}, expected a connected socket.socket")
+    if hasattr(sock, "unwrap"):  # an SSLSocket cannot be read and written at once
+        raise TypeError("net_dial returned an SSLSocket; return the plain socket, TLS is for ssl=")
 
 
-def _basic(user: str | None, password: str | None) -> str | None:
-    if user is None:
-        return None
-    pair = unquote_to_bytes(user) + b":" + unquote_to_bytes(password or "")  # RFC 7617
-    return f"Basic {b64encode(pair).decode()}"
+def check_session(name: str, session: SSLObject) -> None:
+    """Raise unless HTTP/1.1 may be spoken in a TLS session with ``name``.
 
-
-# Proxies
-
-_PROXIES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
-
-
-def _check_proxy(url: str) -> str:
-    scheme = url.partition("://")[0] if "://" in url else "http"  # as curl reads it
-    if scheme.lower() not in _PROXIES:
-        raise ValueError(f"proxy has the scheme {scheme!r}, expected one of {', '.join(_PROXIES)}")
-    return url if "://" in url else f"http://{url}"
+    Raises:
+        HandshakeError: the context offers another protocol in ALPN, and the peer took it.
+    """
+    chosen = session.selected_alpn_protocol()
+    log.debug("TLS with %s: %s, ALPN %s", name, session.version(), chosen)
+    if chosen not in (None, "http/1.1"):
+        raise HandshakeError(
+            0, f"{name} chose {chosen!r} in ALPN; ssl= may offer only 'http/1.1' (RFC 6455 §4.1)"
+        )
 
 
 def _environment_proxy(target: Target) -> str | None:
@@ -337,46 +350,15 @@ def _environment_proxy(target: Target) -> str | None:
     if proxy_bypass(f"{host}:{target.port}"):
         return None
     proxies = getproxies()
-    found = proxies.get("https" if target.secure else "http") or proxies.get("all")
-    return _check_proxy(found) if found else None
+    if _is_in(proxies.get("no", ""), target.host):
+        return None
+    return proxies.get("https" if target.secure else "http") or proxies.get("all")
 
 
-# Cookies: what http.cookiejar wants of urllib's requests and responses, and no more
-
-
-class _CookieRequest:
-    unverifiable = False
-
-    def __init__(self, target: Target) -> None:
-        self.type = "https" if target.secure else "http"
-        self.host = target.host_header
-        self.origin_req_host = target.host
-        self._resource = target.resource
-        self.cookies = ""
-
-    def get_full_url(self) -> str:
-        return f"{self.type}://{self.host}{self._resource}"
-
-    def has_header(self, name: str) -> bool:
-        return False
-
-    def add_unredirected_header(self, name: str, value: str) -> None:
-        if name == "Cookie":
-            self.cookies = value
-
-
-class _CookieResponse:
-    def __init__(self, response: Response) -> None:
-        self._headers = response.headers
-
-    def info(self) -> _CookieResponse:
-        return self
-
-    def get_all(self, name: str, default: list[str]) -> list[str]:
-        return self._headers.getall(name, default)
-
-
-def _cookies(jar: CookieJar, target: Target) -> str:
-    request: Any = _CookieRequest(target)
-    jar.add_cookie_header(request)
-    return str(request.cookies)
+def _is_in(networks: str, host: str) -> bool:
+    # NO_PROXY=10.0.0.0/8, as Go, curl and clusters read it; urllib does not know networks.
+    with suppress(ValueError):
+        address = ip_address(host)
+        named = [each.strip() for each in networks.split(",") if "/" in each]
+        return any(address in ip_network(each, strict=False) for each in named)
+    return False

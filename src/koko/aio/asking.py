@@ -3,10 +3,67 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+import socket
+import ssl
+from typing import Any, cast
 
 from koko.core.head import Request, Response, ResponseParser, write_request
+from koko.dialing import check_session
 from koko.errors import HandshakeError
+
+
+async def ask_on(
+    sock: socket.socket, parser: ResponseParser, context: ssl.SSLContext | None, name: str | None
+) -> Asking:
+    """Begin on a connected socket; TLS first, if the peer must prove to be ``name``.
+
+    Raises:
+        OSError: TLS failed.
+    """
+    loop = asyncio.get_running_loop()
+    secure = _secure(context, name)
+    # From here on the transport closes the socket, also when TLS fails.
+    _, asking = await loop.create_connection(lambda: Asking(parser), sock=sock, **secure)
+    return _checked(asking, asking.transport, name)
+
+
+async def ask_through(
+    tunnel: asyncio.Transport, context: ssl.SSLContext | None, name: str | None
+) -> Asking:
+    """Begin at the far end of a tunnel, on which reading is paused; TLS first, as above."""
+    asking = Asking(ResponseParser())
+    inner = tunnel
+    if name is None:
+        tunnel.set_protocol(asking)
+    else:
+        loop, secure = asyncio.get_running_loop(), _secure(context, name)
+        try:
+            started = await loop.start_tls(tunnel, asking, secure.pop("ssl"), **secure)
+        except TypeError as error:
+            # CPython before 3.11.8 and 3.12.2 trips over TLS in TLS that fails (its gh-113214).
+            raise error.__context__ or error from None
+        assert started is not None
+        inner = started
+    asking.connection_made(inner)
+    _checked(asking, inner, name)
+    inner.resume_reading()
+    return asking
+
+
+def _secure(context: ssl.SSLContext | None, name: str | None) -> dict[str, Any]:
+    if name is None:
+        return {}
+    return {"ssl": context or ssl.create_default_context(), "server_hostname": name}
+
+
+def _checked(asking: Asking, transport: asyncio.Transport, name: str | None) -> Asking:
+    if name is not None:
+        try:
+            check_session(name, transport.get_extra_info("ssl_object"))
+        except HandshakeError:
+            asking.abort()
+            raise
+    return asking
 
 
 class Asking(asyncio.Protocol):
@@ -29,6 +86,18 @@ class Asking(asyncio.Protocol):
         """
         self.transport.write(write_request(request))
         return await self._response
+
+    def abort(self) -> None:
+        """Drop the connection; nobody waits for a response any more."""
+        self._response.cancel()
+        self.transport.abort()
+
+    def begun(self) -> Response | None:
+        """Return what came of a response that is not whole, None before the end of its head."""
+        try:
+            return self._parser.feed_eof()
+        except HandshakeError:
+            return None
 
     @property
     def early(self) -> bytes:

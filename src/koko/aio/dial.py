@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import ssl as tls
+import socket
 from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Unpack
 
 from koko import dialing
-from koko.aio.asking import Asking
+from koko.aio.asking import Asking, ask_on, ask_through
 from koko.aio.conn import Conn
+from koko.aio.network import open_socket
 from koko.aio.proxy import open_tunnel, through_socks
 from koko.aio.pump import Pump
 from koko.aio.reflex import clock_of
 from koko.core.connection import Connection
-from koko.core.head import Headers, ResponseParser
-from koko.core.tunnel import Proxy
+from koko.core.head import Headers, Request, Response, ResponseParser
+from koko.core.target import Target
 from koko.core.wire import Role
-from koko.dialing import DialerOptions, Target
+from koko.dialing import DialerOptions
 
 
 class Dialer(dialing.Dialer):
     """Opens connections; see ``koko.dialing.Dialer`` for the options."""
 
-    def dial(self, url: str, headers: Headers | None = None) -> Dialing:
+    def dial(
+        self, url: str, headers: Headers | None = None, *, sock: socket.socket | None = None
+    ) -> Dialing:
         """Connect to ``url``; await the result for a ``Conn``, or use it in ``async with``.
 
-        ``headers`` are added to the dialer's own. The whole of it - name resolution, TCP,
-        proxy, TLS, HTTP, redirects - takes at most ``handshake_timeout`` seconds.
-        Cancelling it leaves nothing open.
+        ``headers`` are added to the dialer's own and replace those of the same name. The whole
+        of it - name resolution, TCP, proxy, TLS, HTTP, redirects - takes at most
+        ``handshake_timeout`` seconds. Cancelling it leaves nothing open. ``sock`` is a socket
+        that is connected already: it is closed if the handshake fails (a ``ValueError`` leaves it
+        as it was), and as nobody can open a second one, redirects are not followed.
 
         Raises:
             ErrBadHandshake: the server answered, but not with an acceptance; see ``response``.
@@ -38,13 +43,13 @@ class Dialer(dialing.Dialer):
             OSError: no connection, or TLS failed.
             ValueError: the URL or a header cannot be used.
         """
-        return Dialing(self, url, headers)
+        return Dialing(self if sock is None else self.over(sock), url, headers)
 
 
 class Dialing:
     """A connection being opened: an awaitable and an async context manager."""
 
-    def __init__(self, dialer: Dialer, url: str, headers: Headers | None) -> None:
+    def __init__(self, dialer: dialing.Dialer, url: str, headers: Headers | None) -> None:
         self._dialer = dialer
         self._url = url
         self._headers = headers
@@ -73,26 +78,28 @@ class Dialing:
             async with asyncio.timeout(timeout) as limit:
                 while isinstance(outcome, Target):
                     target = outcome
-                    outcome = await self._try(target)
+                    outcome = await self._try(target, limit)
         except TimeoutError as error:
             if not limit.expired():
                 raise  # the system's own patience ended first
             raise TimeoutError(f"no handshake with {target.url} within {timeout:g} s") from error
         return outcome
 
-    async def _try(self, target: Target) -> Conn | Target:
+    async def _try(self, target: Target, limit: asyncio.Timeout) -> Conn | Target:
         """Shake hands with one target; return the connection, or where it sends us."""
         dialer = self._dialer
         request, key = dialer.request(target, self._headers)
-        asking = await self._connect(target)
+        asking = await self._connect(target, limit.when())
         try:
-            response = await asking.ask(request)
+            response = await _answer(asking, request, limit)
             outcome = dialer.conclude(target, key, response)
         except BaseException:
-            asking.transport.abort()
+            asking.abort()
             raise
         if isinstance(outcome, Target):
-            asking.transport.abort()
+            asking.abort()
+            if limit.expired():
+                raise TimeoutError
             return outcome
         loop = asyncio.get_running_loop()
         core = Connection(Role.CLIENT, dialer, outcome.agreed, clock_of(loop)())
@@ -100,47 +107,36 @@ class Dialing:
         asking.hand_over(pump)
         return Conn(pump, request, response, outcome.subprotocol)
 
-    async def _connect(self, target: Target) -> Asking:
-        loop = asyncio.get_running_loop()
-        secure = self._secure(target) if target.secure else {}
-        url = self._dialer.proxy_for(target)
-        proxy = Proxy.of(url) if url else None
+    async def _connect(self, target: Target, deadline: float | None) -> Asking:
+        dialer = self._dialer
+        name = dialer.hostname(target) if target.secure else None
+        proxy = dialer.proxy_for(target)
         if proxy is None:
-            where: dict[str, Any] = {"host": target.host, "port": target.port}
+            sock = await open_socket(dialer, target.host, target.port, deadline)
         elif proxy.is_socks:
-            where = {"sock": await through_socks(proxy, target)}
+            sock = await through_socks(dialer, proxy, target, deadline)
         else:
-            tunnel = await open_tunnel(proxy, target, self._dialer.ssl)
-            return await _ask_through(tunnel, secure)
-        _, asking = await loop.create_connection(_asking, **where, **secure)
-        return asking
-
-    def _secure(self, target: Target) -> dict[str, Any]:
-        name = self._dialer.server_hostname or target.host.partition("%")[0]
-        return {"ssl": self._dialer.ssl or tls.create_default_context(), "server_hostname": name}
+            tunnel = await open_tunnel(dialer, proxy, target, deadline)
+            return await ask_through(tunnel.transport, dialer.ssl, name)
+        return await ask_on(sock, ResponseParser(), dialer.ssl, name)
 
 
-def _asking() -> Asking:
-    return Asking(ResponseParser())
+async def _answer(asking: Asking, request: Request, limit: asyncio.Timeout) -> Response:
+    try:
+        return await asking.ask(request)
+    except asyncio.CancelledError:
+        # Of a refusal we show what came of its body in time; without a head there is none.
+        begun = asking.begun() if limit.expired() else None
+        if begun is None:
+            raise
+        return begun
 
 
-async def _ask_through(tunnel: asyncio.Transport, secure: dict[str, Any]) -> Asking:
-    asking, inner = _asking(), tunnel
-    if secure:
-        loop, name = asyncio.get_running_loop(), secure["server_hostname"]
-        started = await loop.start_tls(tunnel, asking, secure["ssl"], server_hostname=name)
-        assert started is not None
-        inner = started
-    else:
-        tunnel.set_protocol(asking)
-    asking.connection_made(inner)
-    inner.resume_reading()
-    return asking
-
-
-def dial(url: str, **options: Unpack[DialerOptions]) -> Dialing:
+def dial(
+    url: str, *, sock: socket.socket | None = None, **options: Unpack[DialerOptions]
+) -> Dialing:
     """Connect to ``url``; await the result for a ``Conn``, or use it in ``async with``.
 
-    ``options`` are those of ``Dialer``; raises as ``Dialer.dial``.
+    ``options`` are those of ``Dialer``; ``sock`` and what is raised, as in ``Dialer.dial``.
     """
-    return Dialer(**options).dial(url)
+    return Dialer(**options).dial(url, sock=sock)

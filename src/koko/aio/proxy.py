@@ -5,60 +5,68 @@ The proxy itself may speak TLS (``https``); a second TLS may run inside the tunn
 
 from __future__ import annotations
 
-import asyncio
 import socket
-import ssl as tls
+from typing import Any
 
-from koko.aio.asking import Asking
+from koko.aio.asking import Asking, ask_on
+from koko.aio.network import open_socket, resolve
+from koko.core.target import Target
 from koko.core.tunnel import Proxy, TunnelParser
-from koko.dialing import Target
+from koko.dialing import Dialer, socks
 
 
 async def open_tunnel(
-    proxy: Proxy, target: Target, context: tls.SSLContext | None
-) -> asyncio.Transport:
-    """Return a transport to ``target`` through an HTTP proxy; reading is paused.
+    dialer: Dialer, proxy: Proxy, target: Target, deadline: float | None
+) -> Asking:
+    """Return the way to ``target`` through an HTTP proxy; reading is paused.
 
     Raises:
         ErrBadHandshake: the proxy answered, but does not let us through.
         OSError: no connection to the proxy.
     """
-    ssl = (context or tls.create_default_context()) if proxy.is_secure else None
-    loop = asyncio.get_running_loop()
-    _, asking = await loop.create_connection(
-        lambda: Asking(TunnelParser()), proxy.host, proxy.port, ssl=ssl
-    )
+    sock = await open_socket(dialer, proxy.host, proxy.port, deadline)
+    name = proxy.host if proxy.is_secure else None
+    asking = await ask_on(sock, TunnelParser(), dialer.proxy_ssl or dialer.ssl, name)
     try:
         response = await asking.ask(proxy.connect_request(target.host, target.port))
         proxy.check(response, asking.early)
     except BaseException:
-        asking.transport.abort()
+        asking.abort()
         raise
-    return asking.transport
+    return asking
 
 
-async def through_socks(proxy: Proxy, target: Target) -> socket.socket:
+async def through_socks(
+    dialer: Dialer, proxy: Proxy, target: Target, deadline: float | None
+) -> socket.socket:
     """Return a socket that leads to ``target`` through a SOCKS proxy.
 
     Raises:
         ImportError: python-socks is not installed.
         OSError: no connection to the proxy, or through it.
     """
-    try:
-        from python_socks import ProxyError, ProxyType
+    with socks(proxy) as options:
         from python_socks.async_.asyncio import Proxy as Socks
-    except ImportError as error:
-        needs = f"the proxy {proxy.name} needs the extra: pip install 'koko[proxy]'"
-        raise ImportError(needs) from error
-    through = Socks(
-        ProxyType.SOCKS4 if proxy.scheme.startswith("socks4") else ProxyType.SOCKS5,
-        proxy.host,
-        proxy.port,
-        proxy.user.decode(),
-        proxy.password.decode(),
-        rdns=proxy.resolves,
-    )
-    try:
-        return await through.connect(target.host, target.port)
-    except ProxyError as error:
-        raise ConnectionError(f"the proxy {proxy.name} refused: {error}") from error
+
+        host = target.host
+        if not proxy.resolves:
+            family = socket.AF_INET if proxy.scheme == "socks4" else socket.AF_UNSPEC
+            host = (await resolve(host, target.port, family))[0][4][0]
+        hop: Any = _OurWay(dialer, deadline)
+        client = Socks(**options, rdns=True, forward=hop)
+        return await client.connect(host, target.port, timeout=_LONG)
+
+
+_LONG = 86400.0  # python-socks takes None for a minute; the time of the whole dial is kept outside
+
+
+class _OurWay:
+    """The way to a SOCKS proxy, where python-socks expects a proxy in front of it."""
+
+    def __init__(self, dialer: Dialer, deadline: float | None) -> None:
+        self._dialer, self._deadline = dialer, deadline
+
+    async def connect(self, dest_host: str, dest_port: int, timeout: float | None) -> socket.socket:
+        sock = await open_socket(self._dialer, dest_host, dest_port, self._deadline)
+        sock.setblocking(False)
+        return sock

@@ -17,6 +17,7 @@ from koko.errors import ErrBadHandshake
 
 _PORTS = {"http": 80, "https": 443}
 _SOCKS_PORT = 1080
+_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +40,30 @@ class Proxy:
 
     @classmethod
     def of(cls, url: str) -> Proxy:
-        """Read a proxy's URL."""
+        """Read a proxy's URL; without a scheme it is an ``http`` one, as curl reads it.
+
+        Raises:
+            ValueError: its scheme is unknown, or its host or port cannot be read.
+        """
+        url = url if "://" in url else f"http://{url}"
+        scheme = url.partition("://")[0].lower()
+        if scheme not in _SCHEMES:
+            expected = ", ".join(_SCHEMES)
+            raise ValueError(f"proxy has the scheme {scheme!r}, expected one of {expected}")
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError:  # it would quote what may be half a password
             raise ValueError("proxy has a host or a port that cannot be read") from None
+        if not parts.hostname or port == 0:
+            raise ValueError("proxy has no host, or port 0; write http://host:port")
         return cls(
-            parts.scheme,
-            parts.hostname or "",
-            port or _PORTS.get(parts.scheme, _SOCKS_PORT),
+            scheme,
+            parts.hostname,
+            port or _PORTS.get(scheme, _SOCKS_PORT),
             unquote_to_bytes(parts.username or ""),
             unquote_to_bytes(parts.password or ""),
-            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+            f"{scheme}://{parts.netloc.rpartition('@')[2]}",
         )
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ssl as tls
+import socket
 from contextlib import suppress
 from time import monotonic
 from typing import Unpack
@@ -10,11 +10,12 @@ from typing import Unpack
 from koko import dialing
 from koko.core.connection import Connection
 from koko.core.head import Headers, Response, ResponseParser, write_request
+from koko.core.target import Target
 from koko.core.wire import Role
-from koko.dialing import DialerOptions, Target
+from koko.dialing import DialerOptions
 from koko.errors import HandshakeError
 from koko.sync.conn import Conn
-from koko.sync.network import connect, secure
+from koko.sync.network import open_stream, secure
 from koko.sync.proxy import through_proxy
 from koko.sync.pump import Pump
 from koko.sync.transport import Stream, deadline_in, recv_by, write_by
@@ -23,12 +24,17 @@ from koko.sync.transport import Stream, deadline_in, recv_by, write_by
 class Dialer(dialing.Dialer):
     """Opens connections; see ``koko.dialing.Dialer`` for the options."""
 
-    def dial(self, url: str, headers: Headers | None = None) -> Conn:
+    def dial(
+        self, url: str, headers: Headers | None = None, *, sock: socket.socket | None = None
+    ) -> Conn:
         """Connect to ``url`` and return the open connection, a context manager.
 
-        ``headers`` are added to the dialer's own. The whole of it - name resolution, TCP,
-        proxy, TLS, HTTP, redirects - takes at most ``handshake_timeout`` seconds; a name
-        server that does not answer may keep a thread of ours busy for longer.
+        ``headers`` are added to the dialer's own and replace those of the same name. The whole
+        of it - name resolution, TCP, proxy, TLS, HTTP, redirects - takes at most
+        ``handshake_timeout`` seconds; a name server that does not answer may keep a thread of
+        ours busy for longer. ``sock`` is a socket
+        that is connected already: it is closed if the handshake fails (a ``ValueError`` leaves it
+        as it was), and as nobody can open a second one, redirects are not followed.
 
         Raises:
             ErrBadHandshake: the server answered, but not with an acceptance; see ``response``.
@@ -37,6 +43,8 @@ class Dialer(dialing.Dialer):
             OSError: no connection, or TLS failed.
             ValueError: the URL or a header cannot be used.
         """
+        if sock is not None:
+            return self.over(sock).dial(url, headers)
         deadline = deadline_in(self.handshake_timeout)
         outcome: Conn | Target = self.target(url)
         try:
@@ -73,13 +81,12 @@ class Dialer(dialing.Dialer):
         proxy = self.proxy_for(target)
         stream: Stream
         if proxy is None:
-            stream = connect(target.host, target.port, deadline)
+            stream = open_stream(self, target.host, target.port, deadline)
         else:
-            stream = through_proxy(proxy, target, self.ssl, deadline)
+            stream = through_proxy(self, proxy, target, deadline)
         if not target.secure:
             return stream
-        name = self.server_hostname or target.host.partition("%")[0]
-        return secure(stream, self.ssl or tls.create_default_context(), name, deadline)
+        return secure(stream, self.ssl, self.hostname(target), deadline)
 
 
 def _read_response(stream: Stream, deadline: float | None) -> tuple[Response, bytes]:
@@ -98,9 +105,9 @@ def _read_response(stream: Stream, deadline: float | None) -> tuple[Response, by
             return response, parser.rest
 
 
-def dial(url: str, **options: Unpack[DialerOptions]) -> Conn:
+def dial(url: str, *, sock: socket.socket | None = None, **options: Unpack[DialerOptions]) -> Conn:
     """Connect to ``url`` and return the open connection, made for ``with``.
 
-    ``options`` are those of ``Dialer``; raises as ``Dialer.dial``.
+    ``options`` are those of ``Dialer``; ``sock`` and what is raised, as in ``Dialer.dial``.
     """
-    return Dialer(**options).dial(url)
+    return Dialer(**options).dial(url, sock=sock)

@@ -2,58 +2,144 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import queue
+import selectors
 import socket
 import ssl
 import threading
+from collections import deque
 from functools import partial
 from typing import Any
 
+from koko import dialing
+from koko.core.eyeballs import DELAY, Address, interleaved, no_connection
 from koko.sync.tls import TLSStream
 from koko.sync.transport import PlainStream, Stream, time_left
 
+_STARTED = (0, errno.EINPROGRESS, errno.EWOULDBLOCK)
 
-def connect(host: str, port: int, deadline: float | None) -> PlainStream:
-    """Connect to the first address of ``host`` that answers.
+
+def open_stream(
+    dialer: dialing.Dialer, host: str, port: int, deadline: float | None
+) -> PlainStream:
+    """Connect to the first that is on the way: a proxy or the server, as the dialer says.
 
     Raises:
-        TimeoutError: none did in time.
+        TimeoutError: not in time.
         OSError: the name is unknown, or no address wants us.
     """
-    addresses = _resolve(host, port, deadline)
-    errors: list[OSError] = []
-    for tried, address in enumerate(addresses):
-        left = time_left(deadline)
-        try:
-            # The last one gets all the time that is left, the others a fair part of it.
-            return _try(address, left and left / (len(addresses) - tried))
-        except OSError as error:
-            errors.append(error)
-    reasons = "; ".join(
-        f"{address[4][0]}: {error.strerror or error}"
-        for address, error in zip(addresses, errors, strict=True)
-    )
-    sentence = f"no connection to {host} port {port}: {reasons}"
-    number = errors[0].errno
-    raise TimeoutError(sentence) if number is None else OSError(number, sentence)
-
-
-def _try(address: Any, timeout: float | None) -> PlainStream:
-    family, kind, protocol, _, where = address
-    if timeout == 0:
-        raise TimeoutError("no time was left to try it")
-    sock = socket.socket(family, kind, protocol)
-    try:
-        sock.settimeout(timeout)
-        sock.connect(where)
-    except BaseException:
-        sock.close()
-        raise
+    if dialer.net_dial is not None:
+        sock: socket.socket = dialer.net_dial(host, port, time_left(deadline))
+        dialing.check_socket(sock)
+    elif dialer.unix is not None:
+        sock = _connect_unix(os.fspath(dialer.unix), deadline)
+    else:
+        sock = Race(resolve(host, port, deadline)).run(host, port, deadline)
+    dialing.log.debug("connected to %s port %d: %s", host, port, sock)
     return PlainStream(sock)
 
 
-def _resolve(host: str, port: int, deadline: float | None) -> list[Any]:
-    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+def _connect_unix(path: str, deadline: float | None) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        _check_time(deadline)
+        sock.settimeout(time_left(deadline))
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _check_time(deadline: float | None) -> None:
+    if time_left(deadline) == 0:
+        raise TimeoutError("no time was left to connect")
+
+
+class Race:
+    """Attempts to connect that run side by side; the first to succeed is the connection."""
+
+    def __init__(self, addresses: list[Address]) -> None:
+        self._waiting = deque(interleaved(addresses))
+        self._running: dict[socket.socket, Address] = {}
+        self._failures: list[tuple[Address, OSError]] = []
+
+    def run(self, host: str, port: int, deadline: float | None) -> socket.socket:
+        """Return the winner; all others are closed.
+
+        Raises:
+            TimeoutError: there was none before the deadline.
+            OSError: every address refused.
+        """
+        with selectors.DefaultSelector() as selector:
+            try:
+                while self._waiting or self._running:
+                    _check_time(deadline)
+                    # Every turn starts one more: after the delay, or at once when one failed.
+                    self._start_next(selector)
+                    ready = selector.select(self._patience(deadline)) if self._running else ()
+                    for key, _ in ready:
+                        if winner := self._finish(selector, key.fileobj):
+                            return winner
+            finally:
+                for sock in self._running:
+                    sock.close()
+        raise no_connection(host, port, self._failures)
+
+    def _patience(self, deadline: float | None) -> float | None:
+        left = time_left(deadline)
+        if not self._waiting:
+            return left
+        return DELAY if left is None else min(DELAY, left)
+
+    def _start_next(self, selector: selectors.BaseSelector) -> None:
+        started = False
+        while self._waiting and not started:
+            address = self._waiting.popleft()
+            try:
+                sock = _begin(address)
+            except OSError as error:
+                self._failures.append((address, error))
+                continue
+            started = True
+            self._running[sock] = address
+            selector.register(sock, selectors.EVENT_WRITE)
+
+    def _finish(self, selector: selectors.BaseSelector, sock: Any) -> socket.socket | None:
+        selector.unregister(sock)
+        address = self._running.pop(sock)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not code:
+            won: socket.socket = sock
+            return won
+        sock.close()
+        self._failures.append((address, OSError(code, os.strerror(code))))
+        return None
+
+
+def _begin(address: Address) -> socket.socket:
+    family, kind, protocol, _, where = address
+    sock = socket.socket(family, kind, protocol)
+    sock.setblocking(False)
+    code = sock.connect_ex(where)
+    if code in _STARTED:
+        return sock
+    sock.close()
+    raise OSError(code, os.strerror(code))
+
+
+def resolve(
+    host: str, port: int, deadline: float | None, family: int = socket.AF_UNSPEC
+) -> list[Address]:
+    """Return the addresses of ``host``, as ``getaddrinfo`` does, before the deadline.
+
+    Raises:
+        TimeoutError: the system did not know in time.
+        socket.gaierror: the name is unknown.
+    """
+    look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM)
     try:
         return look_up(flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
@@ -81,11 +167,15 @@ def _ask(look_up: Any, answer: queue.SimpleQueue[list[Any] | Exception]) -> None
         answer.put(error)
 
 
-def secure(stream: Stream, context: ssl.SSLContext, name: str, deadline: float | None) -> TLSStream:
+def secure(
+    stream: Stream, context: ssl.SSLContext | None, name: str, deadline: float | None
+) -> TLSStream:
     """Start TLS with a server that must prove to be ``name``; close the stream if it cannot."""
     try:
+        context = context or ssl.create_default_context()
         session = TLSStream(stream, context, server_hostname=name)
         session.handshake(deadline)
+        dialing.check_session(name, session.session)
     except BaseException:
         stream.close()
         raise

@@ -6,34 +6,30 @@ other, and a second TLS may run inside it.
 
 from __future__ import annotations
 
-import ssl as tls
-from typing import TYPE_CHECKING
+import socket
+from typing import Any
 
 from koko.core.head import write_request
+from koko.core.target import Target
 from koko.core.tunnel import Proxy, TunnelParser
-from koko.sync.network import connect, secure
+from koko.dialing import Dialer, socks
+from koko.sync.network import open_stream, resolve, secure
 from koko.sync.transport import PlainStream, Stream, recv_by, time_left, write_by
 
-if TYPE_CHECKING:
-    from koko.dialing import Target
 
-
-def through_proxy(
-    url: str, target: Target, context: tls.SSLContext | None, deadline: float | None
-) -> Stream:
-    """Return a stream to ``target`` through the proxy at ``url``.
+def through_proxy(dialer: Dialer, proxy: Proxy, target: Target, deadline: float | None) -> Stream:
+    """Return a stream to ``target`` through a proxy.
 
     Raises:
         ErrBadHandshake: the proxy answered, but does not let us through.
         ImportError: it is a SOCKS proxy and python-socks is not installed.
         OSError: no connection to the proxy, or through it.
     """
-    proxy = Proxy.of(url)
     if proxy.is_socks:
-        return _through_socks(proxy, target, deadline)
-    stream: Stream = connect(proxy.host, proxy.port, deadline)
+        return _through_socks(dialer, proxy, target, deadline)
+    stream: Stream = open_stream(dialer, proxy.host, proxy.port, deadline)
     if proxy.is_secure:
-        stream = secure(stream, context or tls.create_default_context(), proxy.host, deadline)
+        stream = secure(stream, dialer.proxy_ssl or dialer.ssl, proxy.host, deadline)
     try:
         _tunnel(stream, proxy, target, deadline)
     except BaseException:
@@ -52,24 +48,47 @@ def _tunnel(stream: Stream, proxy: Proxy, target: Target, deadline: float | None
     proxy.check(response, parser.rest)
 
 
-def _through_socks(proxy: Proxy, target: Target, deadline: float | None) -> Stream:
-    try:
-        from python_socks import ProxyError, ProxyTimeoutError, ProxyType
+def _through_socks(dialer: Dialer, proxy: Proxy, target: Target, deadline: float | None) -> Stream:
+    with socks(proxy) as options:
         from python_socks.sync import Proxy as Socks
-    except ImportError as error:
-        needs = f"the proxy {proxy.name} needs the extra: pip install 'koko[proxy]'"
-        raise ImportError(needs) from error
-    through = Socks(
-        ProxyType.SOCKS4 if proxy.scheme.startswith("socks4") else ProxyType.SOCKS5,
-        proxy.host,
-        proxy.port,
-        proxy.user.decode(),
-        proxy.password.decode(),
-        rdns=proxy.resolves,
-    )
-    try:
-        return PlainStream(through.connect(target.host, target.port, timeout=time_left(deadline)))
-    except ProxyTimeoutError as error:
-        raise TimeoutError(f"the proxy {proxy.name} did not answer in time") from error
-    except ProxyError as error:
-        raise ConnectionError(f"the proxy {proxy.name} refused: {error}") from error
+
+        host = target.host
+        if not proxy.resolves:
+            family = socket.AF_INET if proxy.scheme == "socks4" else socket.AF_UNSPEC
+            host = resolve(host, target.port, deadline, family)[0][4][0]
+        hop: Any = _ByDeadline(dialer, deadline)
+        Socks(**options, rdns=True, forward=hop).connect(host, target.port)
+    return PlainStream(hop.sock)
+
+
+class _ByDeadline:
+    """The way to a SOCKS proxy, where python-socks expects a proxy in front of it.
+
+    As its ``forward`` we connect in our manner (``net_dial``, every address); as the socket
+    that it then uses we give each of its steps only what time is left for all of them.
+    """
+
+    def __init__(self, dialer: Dialer, deadline: float | None) -> None:
+        self._dialer, self._deadline = dialer, deadline
+        self.sock: socket.socket
+
+    def connect(self, dest_host: str, dest_port: int, timeout: float | None) -> _ByDeadline:
+        self.sock = open_stream(self._dialer, dest_host, dest_port, self._deadline).socket
+        return self
+
+    def sendall(self, octets: bytes) -> None:
+        self._bound()
+        self.sock.sendall(octets)
+
+    def recv(self, size: int) -> bytes:
+        self._bound()
+        return self.sock.recv(size)
+
+    def _bound(self) -> None:
+        left = time_left(self._deadline)
+        if left == 0:
+            raise TimeoutError
+        self.sock.settimeout(left)
+
+    def close(self) -> None:
+        self.sock.close()

@@ -31,7 +31,7 @@ class TLSStream:
     ) -> None:
         self._below = below
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._session = context.wrap_bio(
+        self.session = context.wrap_bio(
             self._incoming, self._outgoing, server_side, server_hostname
         )
         self._lock = threading.Lock()
@@ -52,7 +52,7 @@ class TLSStream:
 
     def _step(self) -> bool:
         try:
-            self._session.do_handshake()
+            self.session.do_handshake()
         except ssl.SSLWantReadError:
             return False
         finally:
@@ -83,7 +83,7 @@ class TLSStream:
 
     @property
     def _may_give(self) -> bool:
-        return bool(self._incoming.pending or self._session.pending() or self._failure)
+        return bool(self._incoming.pending or self.session.pending() or self._failure)
 
     def _put_in(self, sealed: bytes) -> None:
         if sealed:
@@ -98,7 +98,7 @@ class TLSStream:
             if self._failure is not None:
                 raise self._failure
             while self._may_give:
-                piece = self._session.read(_RECORD)
+                piece = self.session.read(_RECORD)
                 if not piece:
                     self._ended = True
                     break
@@ -118,7 +118,7 @@ class TLSStream:
         with self._lock:
             rest = memoryview(octets)
             while rest:
-                rest = rest[self._session.write(rest) :]
+                rest = rest[self.session.write(rest) :]
             self._pass_on()
             return not self._below.pending
 
@@ -141,7 +141,7 @@ class TLSStream:
         # some peers take a FIN without one from them for an attack.
         with self._lock, suppress(OSError, ValueError):
             try:
-                self._session.unwrap()
+                self.session.unwrap()
             finally:
                 self._pass_on()
 

@@ -1,0 +1,38 @@
+"""Which address of a name is tried when: Happy Eyeballs (RFC 8305).
+
+The faces connect; here is the order, the pace and what to say when none answered.
+Of the RFC the system's resolver keeps §3 and the sorting of §4 (RFC 6724).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from typing import Any
+
+DELAY = 0.25  # §5: seconds that an attempt may take before the next one starts beside it
+
+Address = tuple[Any, ...]  # as getaddrinfo gives it: family, type, protocol, name, where
+
+
+def interleaved(addresses: Iterable[Address]) -> list[Address]:
+    """Return the addresses with their families by turns, the resolver's first choice first (§4)."""
+    families: dict[Any, list[Address]] = {}
+    for address in addresses:
+        families.setdefault(address[0], []).append(address)
+    turns = zip_longest(*families.values())
+    return [address for turn in turns for address in turn if address is not None]
+
+
+def no_connection(host: str, port: int, failures: Sequence[tuple[Address, OSError]]) -> OSError:
+    """Return the error for a name of which no address wanted us; its kind is that of the first."""
+    reasons = "; ".join(f"{address[4][0]}: {_why(error)}" for address, error in failures)
+    sentence = f"no connection to {host} port {port}: {reasons}"
+    number = failures[0][1].errno if failures else None
+    return OSError(sentence) if number is None else OSError(number, sentence)
+
+
+def _why(error: OSError) -> str:
+    # In the system's words: asyncio's repeat the address.
+    return os.strerror(error.errno) if error.errno else str(error)
