@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from http.cookiejar import CookieJar
 from time import perf_counter
 
 import aiohttp.web
 import pytest
 import websockets.asyncio.server
 
-from koko import CloseError, ErrBadHandshake, HandshakeError
-from koko.aio import Conn, Dialer, Server, Upgrader, dial
+from koko import CloseError, HandshakeError
+from koko.aio import Conn, Server, dial
 from koko.core.handshake import accept_key
 from tests.aio.conftest import echo, url
 from tests.wire import wire
@@ -112,22 +110,6 @@ async def test_wss_connection_that_the_server_closes_ends_in_order(
             await conn.recv()
 
 
-async def test_certificate_that_we_do_not_trust_is_refused(server_tls: ssl.SSLContext) -> None:
-    async with Server(echo, HERE, ssl=server_tls) as server:
-        with pytest.raises(ssl.SSLCertVerificationError):
-            await dial(url(server, "wss"), proxy=None)
-
-
-async def test_certificate_of_another_name_is_refused(
-    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
-) -> None:
-    async with Server(echo, HERE, ssl=server_tls) as server:
-        with pytest.raises(ssl.SSLCertVerificationError):
-            await dial(
-                url(server, "wss"), ssl=client_tls, server_hostname="other.example", proxy=None
-            )
-
-
 # What is sent and what comes back: a server that answers by script
 
 
@@ -186,15 +168,6 @@ def says(answer: str) -> Answer:
     return lambda head: answer.replace("\n", "\r\n").encode()
 
 
-async def test_frames_right_behind_the_acceptance_are_read_first_and_in_order() -> None:
-    behind = wire("1 000 0001 0 len", b"early") + wire("1 000 0001 0 len", b"bird")
-    behind += wire("1 000 1000 0 len", b"\x03\xe8bye")
-    async with script(lambda head: accepted(head, behind=behind)) as server:
-        async with dial(f"ws://{server.address}", proxy=None) as conn:
-            assert [message async for message in conn] == ["early", "bird"]
-            assert conn.ending.received == (1000, "bye")
-
-
 async def test_many_early_messages_wait_until_somebody_reads() -> None:
     frames = [wire("1 000 0010 0 len", bytes([number]) * 30_000) for number in range(10)]
     async with script(lambda head: accepted(head, behind=b"".join(frames))) as server:
@@ -206,72 +179,7 @@ async def test_many_early_messages_wait_until_somebody_reads() -> None:
                 await conn.recv()
 
 
-async def test_user_and_password_of_the_url_become_a_header() -> None:
-    async with script(accepted) as server:
-        async with dial(f"ws://me:s%3Acret@{server.address}/x?y", proxy=None):
-            assert server.heard[0].startswith("GET /x?y HTTP/1.1\r\n")
-            assert server.header("Authorization") == "Basic bWU6czpjcmV0"
-
-
-async def test_headers_of_the_dialer_and_of_the_call_are_sent() -> None:
-    async with script(accepted) as server:
-        dialer = Dialer(headers={"X-A": "dialer"}, origin="https://app.example", proxy=None)
-        async with dialer.dial(f"ws://{server.address}", headers={"X-B": "call"}):
-            sent = [server.header(name) for name in ("X-A", "X-B", "Origin")]
-            assert sent == ["dialer", "call", "https://app.example"]
-
-
-async def test_cookies_are_stored_and_sent_back() -> None:
-    cookie = "Set-Cookie: taste=sweet; Path=/\r\n"
-    async with script(lambda head: accepted(head, cookie), accepted) as server:
-        dialer = Dialer(jar=CookieJar(), proxy=None)
-        for _ in range(2):
-            async with dialer.dial(f"ws://{server.address}"):
-                pass
-        assert [server.header("Cookie", client) for client in (0, 1)] == [None, "taste=sweet"]
-
-
-async def test_redirect_is_followed() -> None:
-    moved = says("HTTP/1.1 302 Found\nLocation: /there\nContent-Length: 0\n\n")
-    async with script(moved, accepted) as server:
-        async with dial(f"ws://{server.address}/here", proxy=None) as conn:
-            assert conn.request.target == "/there"
-            assert [head.split()[1] for head in server.heard] == ["/here", "/there"]
-
-
-async def test_redirects_without_end_are_refused() -> None:
-    moved = says("HTTP/1.1 307 Over There\nLocation: /\nContent-Length: 0\n\n")
-    async with script(*[moved] * 3) as server:
-        with pytest.raises(ErrBadHandshake, match="max_redirects=2"):
-            await dial(f"ws://{server.address}", max_redirects=2, proxy=None)
-        assert len(server.heard) == 3
-
-
 # Failures
-
-
-@pytest.mark.parametrize(
-    "body",
-    ["Content-Length: 12\n\nnot for you.", "\nnot for you.", "Transfer-Encoding: chunked\n\n"
-     "c\nnot for you.\n0\n\n"],
-    ids=["length", "end of stream", "chunks"],
-)  # fmt: skip
-async def test_refusal_shows_the_servers_answer_with_its_body(body: str) -> None:
-    async with script(says(f"HTTP/1.1 403 Forbidden\nX-Why: because\n{body}")) as server:
-        with pytest.raises(ErrBadHandshake, match="not for you") as raised:
-            await dial(f"ws://{server.address}", proxy=None)
-        response = raised.value.response
-        assert (response.status, response.body) == (403, b"not for you.")
-        assert response.headers["X-Why"] == "because"
-        await server.hung_up.wait()
-
-
-async def test_acceptance_for_another_key_is_refused() -> None:
-    wrong = "HTTP/1.1 101 OK\nUpgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Accept: x\n\n"
-    async with script(says(wrong)) as server:
-        with pytest.raises(ErrBadHandshake, match="Sec-WebSocket-Accept"):
-            await dial(f"ws://{server.address}", proxy=None)
-        await server.hung_up.wait()
 
 
 @pytest.mark.parametrize(
@@ -285,23 +193,6 @@ async def test_what_is_not_http_is_a_handshake_error(answer: str, complaint: str
         await server.hung_up.wait()
 
 
-async def test_server_that_never_answers_is_left_after_the_timeout() -> None:
-    async with script() as server:
-        with pytest.raises(
-            TimeoutError, match=r"no handshake with ws://127.*/ within 0.05 s"
-        ) as raised:
-            await dial(f"ws://me:secret@{server.address}", handshake_timeout=0.05, proxy=None)
-        assert "secret" not in str(raised.value)
-        await server.hung_up.wait()
-
-
-async def test_server_that_speaks_no_tls_is_left_after_the_timeout() -> None:
-    with socket.create_server((HERE, 0)) as silent:
-        address = f"wss://{HERE}:{silent.getsockname()[1]}"
-        with pytest.raises(TimeoutError, match="no handshake"):
-            await dial(address, handshake_timeout=0.05, proxy=None)
-
-
 async def test_dial_that_is_cancelled_leaves_nothing_open() -> None:
     async with script() as server:
         dialing = asyncio.ensure_future(dial(f"ws://{server.address}", proxy=None)._open())
@@ -310,18 +201,6 @@ async def test_dial_that_is_cancelled_leaves_nothing_open() -> None:
         with pytest.raises(asyncio.CancelledError):
             await dialing
         await server.hung_up.wait()
-
-
-async def test_port_where_nobody_listens_is_an_os_error() -> None:
-    with socket.create_server((HERE, 0)) as gone:
-        port = gone.getsockname()[1]
-    with pytest.raises(ConnectionRefusedError):
-        await dial(f"ws://{HERE}:{port}", proxy=None)
-
-
-async def test_url_that_is_none_is_a_value_error_before_anything_is_opened() -> None:
-    with pytest.raises(ValueError, match="has the scheme 'http'"):
-        await dial("http://localhost")
 
 
 async def test_block_that_fails_closes_with_1011() -> None:
@@ -338,12 +217,3 @@ async def test_block_that_fails_closes_with_1011() -> None:
             async with dial(url(server), proxy=None):
                 raise ZeroDivisionError
         assert await heard == 1011
-
-
-async def test_both_ends_of_ours_agree_on_compression() -> None:
-    async with (
-        Server(echo, HERE, upgrader=Upgrader(compression=True)) as server,
-        dial(url(server), compression=True, proxy=None) as conn,
-    ):
-        assert "permessage-deflate" in conn.response.headers["Sec-WebSocket-Extensions"]
-        await talk(conn)
