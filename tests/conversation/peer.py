@@ -37,6 +37,9 @@ class Line(Protocol):
     def stall(self) -> None:
         """Take nothing more from our side: the peer reads no more."""
 
+    def take(self, count: int) -> None:
+        """Take a few bytes more and stop again."""
+
     def flow(self) -> None:
         """Take what waits, and all that comes."""
 
@@ -89,6 +92,11 @@ class Peer:
 
     def stops_reading(self) -> None:
         self.line.stall()
+
+    def reads_a_little(self, count: int) -> None:
+        """Take so many bytes more from our side, after having stopped."""
+        self.line.take(count)
+        self._settle()
 
     def reads_on(self) -> None:
         self.line.flow()

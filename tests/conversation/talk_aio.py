@@ -109,6 +109,13 @@ class MemoryTransport(asyncio.Transport):
     def stall(self) -> None:
         self._stalled = True
 
+    def take(self, count: int) -> None:
+        full = len(self._held) > HIGH_WATER
+        self.written += self._held[:count]
+        del self._held[:count]
+        if full and len(self._held) < HIGH_WATER // 4:
+            self._loop.call_soon(self._protocol.resume_writing)
+
     def flow(self) -> None:
         self._stalled = False
         full = len(self._held) > HIGH_WATER

@@ -192,14 +192,18 @@ class MemoryStream:
     def stall(self) -> None:
         self._room = PIPE
 
+    def take(self, count: int) -> None:
+        with self._clock.changed:
+            self._room = (self._room or 0) + count
+
     def flow(self) -> None:
         self._room = None
 
     # What our side does
 
     @property
-    def pending(self) -> bool:
-        return bool(self._rest)
+    def pending(self) -> int:
+        return len(self._rest)
 
     def recv(self, timeout: float | None) -> bytes | None:
         if not self.wait(READ, timeout):

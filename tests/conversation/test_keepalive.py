@@ -55,6 +55,58 @@ def test_writer_to_a_dead_peer_is_woken(talk: Talk) -> None:
         waiting.result()
 
 
+def test_peer_that_talks_and_takes_nothing_is_given_up(talk: Talk) -> None:
+    us, peer = talk.open(ping_interval=20, ping_timeout=20)
+    us.start_recv()
+    peer.stops_reading()
+    us.start_send(bytes(200_000))
+    waiting = us.start_send("behind it")
+    for _ in range(7):
+        talk.clock.advance(10)
+        peer.says("1 000 1010", b"still here")
+    assert peer.line.dropped
+    with pytest.raises(CloseError, match="the peer took none of the .* that wait for it within 40"):
+        waiting.result()
+
+
+def test_peer_whose_messages_we_cannot_take_because_it_takes_none_is_given_up(talk: Talk) -> None:
+    us, peer = talk.open(ping_interval=20, ping_timeout=20)
+    peer.stops_reading()
+    us.start_send(bytes(200_000))
+    waiting = us.start_send("behind it")  # a handler that echoes does not receive meanwhile
+    for number in range(20):
+        peer.says("1 000 0010", bytes([number]) * 10_000)
+    talk.clock.advance(100)
+    assert peer.line.unheard
+    assert peer.line.dropped
+    with pytest.raises(CloseError, match="the peer took none of the"):
+        waiting.result()
+
+
+def test_silent_peer_that_reads_slowly_is_kept(talk: Talk) -> None:
+    us, peer = talk.open(ping_interval=20, ping_timeout=20)
+    peer.stops_reading()
+    us.start_send(bytes(200_000))
+    waiting = us.start_send("behind it")
+    for _ in range(10):
+        talk.clock.advance(15)
+        peer.reads_a_little(1000)
+    assert us.conn.ending is None
+    peer.reads_on()
+    waiting.result()
+
+
+def test_peer_that_takes_nothing_is_kept_where_nobody_is_given_up(talk: Talk) -> None:
+    us, peer = talk.open(ping_interval=20, ping_timeout=None)
+    peer.stops_reading()
+    us.start_send(bytes(200_000))
+    waiting = us.start_send("behind it")
+    talk.clock.advance(300)
+    assert waiting.waits
+    peer.reads_on()
+    waiting.result()
+
+
 def test_any_byte_from_the_peer_is_life(talk: Talk) -> None:
     _, peer = talk.open(ping_interval=20, ping_timeout=20)
     talk.clock.advance(21)

@@ -54,6 +54,7 @@ class Pump(Reflex, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.write_paused = False
+        self.core.keepalive.taken_at = self.now()
         self.flush()
         self.release_waiters()
         if self.core.life.state is not State.OPEN:
@@ -200,7 +201,8 @@ class Pump(Reflex, asyncio.Protocol):
     def _tick(self) -> None:
         self._timer = self._due_at = None
         core = self.core
-        core.tick(self.now(), listening=not self.read_paused)
+        unsent = self.transport.get_write_buffer_size()
+        core.tick(self.now(), listening=not self.read_paused, unsent=unsent)
         self.flush()
         if core.ending is not None:
             self.arrival.wake()

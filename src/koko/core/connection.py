@@ -126,16 +126,17 @@ class Connection:
             self._end(self._lost)
             self._settle()
 
-    def tick(self, now: float, listening: bool = True) -> None:
-        """Do what time alone makes due: ping, give a silent peer up, end a long farewell.
+    def tick(self, now: float, listening: bool = True, unsent: int = 0) -> None:
+        """Do what time alone makes due: ping, give a dead peer up, end a long farewell.
 
-        ``listening`` is False when the face had stopped reading.
+        ``listening`` is False when the face had stopped reading; ``unsent`` is how many
+        bytes it could not write yet because the peer takes no more.
         """
         self._now = now
         if self.life.state is State.CLOSED:
             return
         if self._deadline is None:
-            self._keep_alive(now, listening)
+            self._keep_alive(now, listening, unsent)
         elif now < self._deadline:
             return
         elif self.ending is None and self._verdict is not None:
@@ -373,11 +374,11 @@ class Connection:
         self._outbox.add_control(Opcode.CLOSE, payload)
         self._deadline = self._now + self.close_timeout
 
-    def _keep_alive(self, now: float, listening: bool) -> None:
+    def _keep_alive(self, now: float, listening: bool, unsent: int) -> None:
         self.keepalive.heard_at = self.inbox.heard_at
         self.keepalive.heard_what = self.inbox.heard_what
-        due = self.keepalive.check(now, listening)
+        due = self.keepalive.check(now, listening, unsent)
         if due is Due.PING:
             self.start_ping(None, now)
         elif due is Due.GIVE_UP:
-            self.feed_eof(now, self.keepalive.silence(now))
+            self.feed_eof(now, self.keepalive.why(now))

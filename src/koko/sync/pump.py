@@ -203,7 +203,7 @@ class Pump:
                 self._read_what_is_there(_GLANCE)
             due_at = core.due_at
             if due_at is not None and now >= due_at:
-                core.tick(now, listening)
+                core.tick(now, listening, self.stream.pending)
             if core.owed or self.stream.pending:
                 self.flush()
             if core.ending is not None:
@@ -333,6 +333,7 @@ class Pump:
             self.lock.acquire()
             self._writing = False
         if ready and self.stream.pending and not self._mute:
+            self.core.keepalive.taken_at = monotonic()
             try:
                 self.stream.flush()
             except OSError as error:

@@ -64,7 +64,7 @@ class TLSStream:
         return self._below.socket
 
     @property
-    def pending(self) -> bool:
+    def pending(self) -> int:
         return self._below.pending
 
     def recv(self, timeout: float | None) -> bytes | None:

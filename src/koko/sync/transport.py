@@ -30,8 +30,8 @@ class Stream(Protocol):
         """The socket at the bottom."""
 
     @property
-    def pending(self) -> bool:
-        """True while bytes that were taken by ``write`` have not left."""
+    def pending(self) -> int:
+        """How many bytes that were taken by ``write`` have not left."""
 
     def recv(self, timeout: float | None) -> bytes | None:
         """Return what has arrived, b"" at the end, None when nothing came in time."""
@@ -63,7 +63,7 @@ class PlainStream:
         with suppress(OSError):  # a Unix socket has no such delay to turn off
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = sock
-        self.pending = False
+        self.pending = 0
         self._rest = memoryview(b"")
         self._size = _LITTLE
         # gevent's socket waits in spite of the flag; Windows has no such flag.
@@ -85,13 +85,13 @@ class PlainStream:
         sent = self._send(octets)
         if sent < len(octets):
             self._rest = memoryview(octets)[sent:]
-            self.pending = True
+            self.pending = len(self._rest)
             return False
         return True
 
     def flush(self) -> bool:
         self._rest = self._rest[self._send(self._rest) :]
-        self.pending = bool(self._rest)
+        self.pending = len(self._rest)
         return not self.pending
 
     def _send(self, octets: bytes | memoryview) -> int:
