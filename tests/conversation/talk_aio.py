@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from koko.aio import Conn
+from koko.aio import Conn, Delivery, broadcast
 from koko.aio.pump import Pump
 from koko.core.connection import Connection
 from koko.core.deflate import Agreed
@@ -259,6 +259,12 @@ class AioTalk:
         line.set_protocol(pump)
         conn = Conn(pump, Request("GET", "/", {}), Response(101), None)  # type: ignore[arg-type]
         return Us(conn, loop), Peer(role.peer, line, loop.settle)
+
+    def broadcast(self, crowd: list[Us], message: Any, **options: Any) -> Delivery:
+        """Send a message to all of us; it must not have to wait."""
+        work = broadcast([us.conn for us in crowd], message, **options)
+        delivery: Delivery = Call(self.clock, "broadcast", work).result()
+        return delivery
 
     def end(self) -> None:
         """End what is still going on and check that it ended in order."""

@@ -19,7 +19,7 @@ from koko.core.deflate import Agreed
 from koko.core.head import Request, Response
 from koko.core.options import ConnectionOptions
 from koko.core.wire import Role
-from koko.sync import Conn
+from koko.sync import Conn, Delivery, broadcast
 from koko.sync import conn as conn_room
 from koko.sync import pump as pump_room
 from koko.sync import transport as transport_room
@@ -337,6 +337,13 @@ class SyncTalk:
         conn = Conn(pump, Request("GET", "/", {}), Response(101), None)  # type: ignore[arg-type]
         self._conns.append(conn)
         return Us(conn, clock), Peer(role.peer, line, clock.settle)
+
+    def broadcast(self, crowd: list[Us], message: Any, **options: Any) -> Delivery:
+        """Send a message to all of us; it must not have to wait."""
+        conns = [us.conn for us in crowd]
+        call = Call(self.clock, "broadcast", lambda: broadcast(conns, message, **options))
+        delivery: Delivery = call.result()
+        return delivery
 
     def end(self) -> None:
         """End what is still going on and check that it ended in order."""

@@ -13,7 +13,6 @@ from collections import deque
 from itertools import count
 from typing import Any
 
-from koko import Kind, PreparedMessage
 from koko.aio import Conn
 from koko.cli.with_aio import Audience
 
@@ -77,7 +76,7 @@ class Room:
         await self._tell("note", text=note)
 
     async def _tell(self, word: str, **fields: Any) -> None:
-        await self._audience.tell(PreparedMessage(Kind.TEXT, _json(word, **fields)))
+        await self._audience.tell(_json(word, **fields))
 
 
 def _read(message: str | bytes) -> tuple[str, str]:

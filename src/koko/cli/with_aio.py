@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from koko import CloseError, PreparedMessage
-from koko.aio import Conn, serve
+from koko.aio import Conn, broadcast, serve
 from koko.cli import Failure
-from koko.message import kind_of
 
-PATIENCE = 5.0  # seconds a broadcast waits for one who does not read, then drops him
+PATIENCE = 5.0  # seconds a broadcast waits for those who do not read, then closes them
 
 
 def run(what: str, loop: str, **serving: Any) -> None:
@@ -51,27 +49,10 @@ class Audience:
         self.members.add(conn)
         try:
             async for message in conn:
-                await self.tell(PreparedMessage(kind_of(message), message))
+                await self.tell(message)
         finally:
             self.members.discard(conn)
 
-    async def tell(self, message: PreparedMessage) -> None:
-        """Send a message to everybody; who reads too slowly delays it once, and is dropped."""
-        slow = []
-        for conn in tuple(self.members):
-            # Only who has not yet taken what came before may have to be waited for. A task
-            # for everybody would cost nearly as much again: 34 us a delivery against 19.
-            if conn.transport.get_write_buffer_size():
-                slow.append(_deliver(conn, message, PATIENCE))
-            else:
-                await _deliver(conn, message)
-        await asyncio.gather(*slow)
-
-
-async def _deliver(conn: Conn, message: PreparedMessage, timeout: float | None = None) -> None:
-    try:
-        await conn.write_prepared(message, timeout)
-    except TimeoutError:
-        conn.abort()
-    except CloseError:
-        pass  # gone meanwhile; its own handler hears of it
+    async def tell(self, message: str | bytes) -> None:
+        """Send a message to everybody; who reads too slowly delays it once, and is closed."""
+        await broadcast(self.members, message, slow="close", timeout=PATIENCE)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from koko import CloseError, PreparedMessage
-from koko.message import kind_of
-from koko.sync import Conn, serve
+from koko.sync import Conn, broadcast, serve
 
-PATIENCE = 5.0  # seconds a broadcast waits for one who does not read, then drops him
+PATIENCE = 5.0  # seconds a broadcast waits for those who do not read, then closes them
 
 
 def run(what: str, loop: str, **serving: Any) -> None:
@@ -34,15 +32,7 @@ class Audience:
         self._members.add(conn)
         try:
             for message in conn:
-                self._tell(PreparedMessage(kind_of(message), message))
+                # A copy: other threads come and go.
+                broadcast(self._members.copy(), message, slow="close", timeout=PATIENCE)
         finally:
             self._members.discard(conn)
-
-    def _tell(self, message: PreparedMessage) -> None:
-        for conn in self._members.copy():  # other threads come and go
-            try:
-                conn.write_prepared(message, timeout=PATIENCE)
-            except TimeoutError:
-                conn.abort()
-            except CloseError:
-                pass  # gone meanwhile; its own thread hears of it

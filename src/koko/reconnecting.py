@@ -1,0 +1,136 @@
+"""When to dial again, and after how long: the policy of a client that keeps coming back.
+
+Arithmetic over failures and seconds. Chance comes in as an argument, and so does the
+time: nothing here waits, dials or reads a clock.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
+
+from koko.core.head import Response
+from koko.errors import CloseError, ErrBadHandshake, HandshakeError, ProtocolError
+
+Retry = Callable[[Exception], bool]
+
+LONGEST = 3600.0  # seconds of a Retry-After that are honoured: a typing error costs an hour
+
+# 408 Request Timeout, 425 Too Early, 429 Too Many Requests (RFC 9110, 8470, 6585)
+_NOT_NOW = frozenset({408, 425, 429})
+_NEVER = frozenset({501, 505, 511})  # of the 5xx those that no waiting changes
+# §7.4.1 and the registry's 3000, Unauthorized, and 3003, Forbidden: what was wrong with us
+# will be wrong again. 1000 says that there is nothing left to do.
+_FINAL = frozenset({1000, 1002, 1003, 1007, 1008, 1009, 1010, 3000, 3003})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backoff:
+    """How long to wait before dialing again: exponential, with full jitter.
+
+    After the first failure it is anything between 0 and ``base`` seconds, after each
+    further one between 0 and twice as much as before, but never more than ``cap``: the
+    clients that lost a server together do not come back together. What a server asks
+    for by ``Retry-After`` comes on top, up to an hour of it.
+
+    Attributes:
+        base: seconds at most after the first failure.
+        cap: seconds at most after any.
+        healthy: seconds that a connection has to last for the count to begin anew.
+        random: gives a number from 0 to 1.
+    """
+
+    base: float = 1.0
+    cap: float = 60.0
+    healthy: float = 10.0
+    random: Callable[[], float] = random.random
+
+    def __post_init__(self) -> None:
+        for name in ("base", "cap", "healthy"):
+            value = getattr(self, name)
+            if not (isfinite(value) and value >= 0):
+                raise ValueError(f"{name}={value!r}: a number of seconds from 0")
+
+    def delay(self, failures: int, retry_after: float = 0.0) -> float:
+        """Return the seconds to wait after so many failures in a row, at least one."""
+        longest = min(self.cap, self.base * 2.0 ** min(failures - 1, 63))
+        return min(retry_after, LONGEST) + self.random() * longest
+
+
+class Attempts:
+    """How often it went wrong in a row, and what follows."""
+
+    def __init__(self, backoff: Backoff, retry: Retry) -> None:
+        self._backoff = backoff
+        self._retry = retry
+        self._failures = 0
+
+    def failed(self, error: BaseException) -> float:
+        """Return how long to wait after a failure; raise it where no other try is worth it."""
+        if not (isinstance(error, Exception) and self._retry(error)):
+            raise error
+        asked = retry_after(error.response) if isinstance(error, ErrBadHandshake) else 0.0
+        return self._next_delay(asked)
+
+    def ended(self, ending: BaseException | None, lasted: float) -> float | None:
+        """Return how long to wait after a connection, None when it was the last one.
+
+        ``ending`` is None where the application wants another though this one is open. An
+        end out of order that is worth no other try is raised.
+        """
+        if lasted >= self._backoff.healthy:
+            self._failures = 0
+        if ending is None:
+            return self._next_delay()
+        try:
+            return self.failed(ending)
+        except CloseError as last:
+            if last.ordinary:
+                return None
+            raise
+
+    def _next_delay(self, asked: float = 0.0) -> float:
+        self._failures += 1
+        return self._backoff.delay(self._failures, asked)
+
+
+def is_transient(error: Exception) -> bool:
+    """Tell whether what went wrong may go right another time; what ``reconnect`` goes by.
+
+    Another try is worth it when there was no connection (refused, unreachable, unknown
+    name, timeout), when the answer was cut off, was 408, 425, 429 or a 5xx of the passing
+    kind, when a connection was lost, and after any Close but these: 1000 (nothing is left
+    to do), 1002, 1003, 1007 to 1010, 3000 and 3003 (what was wrong will be wrong again).
+    After our own Close it is, too. It is not for a bad URL, a certificate that cannot be
+    trusted, any other answer such as 401 or 404, and a peer that broke the protocol.
+    """
+    if isinstance(error, ErrBadHandshake):
+        status = error.status
+        return status in _NOT_NOW or (500 <= status <= 599 and status not in _NEVER)
+    if isinstance(error, CloseError):
+        ours = error.sent is not None and not error.by_peer
+        return not isinstance(error, ProtocolError) and (ours or error.code not in _FINAL)
+    # A certificate that fails its check is an OSError, and a ValueError like a bad URL.
+    return isinstance(error, OSError | HandshakeError) and not isinstance(error, ValueError)
+
+
+def retry_after(response: Response) -> float:
+    """Return the seconds that a response asks for by ``Retry-After``, 0 for none.
+
+    RFC 9110 §10.2.3: it is a number or a date. The date counts from the response's own
+    ``Date``, because our clock may be wrong.
+    """
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:12])
+    until, since = _time(value), _time(response.headers.get("Date", ""))
+    return 0.0 if until is None or since is None else max(0.0, until - since)
+
+
+def _time(date: str) -> float | None:
+    from email.utils import mktime_tz, parsedate_tz  # 20 ms, only for whom is sent a date
+
+    parts = parsedate_tz(date)
+    return mktime_tz(parts) if parts else None
