@@ -133,4 +133,7 @@ def _time(date: str) -> float | None:
     from email.utils import mktime_tz, parsedate_tz  # 20 ms, only for whom is sent a date
 
     parts = parsedate_tz(date)
-    return mktime_tz(parts) if parts else None
+    try:
+        return mktime_tz(parts) if parts else None
+    except (ValueError, OverflowError):  # the 99th of October
+        return None

@@ -1,0 +1,36 @@
+"""What a broadcast is told and what it counts."""
+
+from __future__ import annotations
+
+import pytest
+
+from koko import Kind, PreparedMessage
+from koko.broadcasting import Delivery, count, prepare
+
+
+def test_a_message_is_prepared_as_what_it_is():
+    text, binary = prepare("hi", "drop", 0), prepare(bytearray(b"hi"), "close", None)
+    assert (text.kind, text.payload) == (Kind.TEXT, b"hi")
+    assert (binary.kind, binary.payload) == (Kind.BINARY, b"hi")
+
+
+def test_a_prepared_message_is_taken_as_it_is():
+    prepared = PreparedMessage(Kind.TEXT, b"hi")
+    assert prepare(prepared, "drop", 0) is prepared
+
+
+@pytest.mark.parametrize(
+    ("slow", "timeout", "sentence"),
+    [
+        ("wait", 0, "slow='wait': 'drop' for the message or 'close' for the connection"),
+        ("drop", -0.1, "timeout=-0.1: a number of seconds from 0, or None for no limit"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(slow, timeout, sentence):
+    with pytest.raises(ValueError, match="^" + sentence):
+        prepare("hi", slow, timeout)
+
+
+def test_the_slow_ones_are_counted_as_what_has_become_of_them():
+    assert count(5, 1, 2, "drop") == Delivery(sent=5, dropped=2, closed=0, gone=1)
+    assert count(5, 1, 2, "close") == Delivery(sent=5, dropped=0, closed=2, gone=1)
