@@ -37,7 +37,19 @@ OF_NEITHER_FACE = {
     "is_websocket_upgrade",
     "subprotocols",
 }
-OF_EACH_FACE = {"Conn", "Dialer", "Server", "Upgrader", "dial", "serve"}
+OF_EACH_FACE = {
+    "Backoff",
+    "Conn",
+    "Delivery",
+    "Dialer",
+    "Server",
+    "Upgrader",
+    "broadcast",
+    "dial",
+    "is_transient",
+    "reconnect",
+    "serve",
+}
 
 # What lies underneath is another thing in each face, and so has another name.
 UNDERNEATH = {koko.sync: {"socket"}, koko.aio: {"transport"}}

@@ -18,7 +18,7 @@ ROWS = (
     ("errors", "message"),
     ("core",),
     ("__init__",),  # the names that belong to neither face
-    ("dialing", "upgrading"),
+    ("dialing", "upgrading", "broadcasting", "places", "reconnecting"),
     ("sync", "aio"),
     ("adapters",),
     ("cli", "__main__"),
@@ -32,6 +32,9 @@ FORBIDDEN = {
     "core": PURE,
     "dialing": PURE,
     "upgrading": PURE,
+    "broadcasting": PURE,
+    "places": PURE,
+    "reconnecting": PURE,
     "sync": {"asyncio"},
     "aio": set(),
     "adapters": set(),

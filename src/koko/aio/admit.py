@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
 from koko.aio.pump import end_half
+from koko.core.address import written
 from koko.core.handshake import is_websocket_upgrade, refusal
 from koko.core.head import Request, RequestParser, Response, write_response
 from koko.errors import HandshakeError
@@ -33,13 +34,16 @@ class Opening(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._answering: asyncio.Task[None] | None = None
         self._answered = False
+        self._accepted_at = asyncio.get_running_loop().time()  # TLS comes between
 
     # What the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        if self._server._turns_away(self.transport):
+            return
         self._server._welcome(self)
-        self._bound(self._server.upgrader.handshake_timeout)
+        self._bound(self._server.upgrader.handshake_timeout, self._accepted_at)
         if self._server._is_closing:
             self.refuse_as_closing()
 
@@ -132,13 +136,14 @@ class Opening(asyncio.Protocol):
         end_half(self.transport)
 
     def _log(self, request: Request | None, error: HandshakeError) -> None:
-        peer = self.transport.get_extra_info("peername")
+        peer = written(self.transport.get_extra_info("peername"))
         self._server.logger.info("%s %s: %s", peer, request.target if request else "-", error)
 
-    def _bound(self, timeout: float | None) -> None:
+    def _bound(self, timeout: float | None, since: float | None = None) -> None:
         if timeout is not None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(timeout, self.transport.abort)
+            since = loop.time() if since is None else since
+            self._timer = loop.call_at(since + timeout, self.transport.abort)
 
     def _leave(self) -> None:
         self._server._see_off(self)

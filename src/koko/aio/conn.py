@@ -18,6 +18,7 @@ from typing import Any, Self
 from koko.aio.pump import Pump
 from koko.aio.reflex import iterate, receive, send
 from koko.aio.waiting import within
+from koko.core.address import written
 from koko.core.connection import Connection, Ping
 from koko.core.head import Request, Response
 from koko.core.lifecycle import State
@@ -369,7 +370,7 @@ class Conn:
         return self._pump.transport
 
     def __repr__(self) -> str:
-        return f"<koko.aio.Conn {self._core.state.value} with {self.remote_address}>"
+        return f"<koko.aio.Conn {self._core.state.value} with {written(self.remote_address)}>"
 
 
 def _ignore(*args: object) -> None:

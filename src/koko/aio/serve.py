@@ -15,13 +15,17 @@ from typing import Any, Self, Unpack
 
 from koko.aio.admit import Http, Opening
 from koko.aio.conn import Conn
+from koko.aio.door import Door
+from koko.aio.listen import listen
 from koko.aio.pump import Pump
 from koko.aio.reflex import clock_of
 from koko.aio.upgrade import Upgrader
+from koko.core.address import written
 from koko.core.connection import Connection
 from koko.core.head import Request
 from koko.core.wire import Role
 from koko.errors import CloseError
+from koko.places import Place, check_limit, place
 from koko.upgrading import Accepted, UpgraderOptions
 
 LEAVE = 1.0  # seconds that cancelled handlers may take to come out
@@ -47,6 +51,9 @@ class Server:
         http: answers the requests that ask for no WebSocket: gets the ``Request``,
             returns a ``Response``, or None to refuse with 426; may raise ``HandshakeError``
             to refuse otherwise. May be a coroutine function.
+        max_connections: how many it serves at once. Whoever comes then gets 503 and can try
+            again; handshakes and plain HTTP count as well, though none while it is still
+            at TLS. None: as many as come.
         sock: a bound socket to listen on instead of host and port.
         reuse_port: let several processes listen on one port.
         logger: where to log; the standard library's logger "koko.server" by default.
@@ -61,6 +68,7 @@ class Server:
         upgrader: Upgrader | None = None,
         ssl: tls.SSLContext | None = None,
         http: Http | None = None,
+        max_connections: int | None = None,
         sock: socket.socket | None = None,
         reuse_port: bool | None = None,
         logger: logging.Logger | None = None,
@@ -69,10 +77,11 @@ class Server:
         self.upgrader = upgrader or Upgrader()
         self._http = http
         self.logger = logger or logging.getLogger("koko.server")
+        self.max_connections = check_limit(max_connections)
         self._ssl = ssl
-        self._where = {"sock": sock} if sock else {"host": host, "port": port}
-        self._reuse_port = reuse_port
-        self._listener: asyncio.Server | None = None
+        self._where = (host, port, sock, reuse_port)
+        self._listeners: list[asyncio.Server] = []
+        self._doors: set[Door] = set()
         self._openings: set[Opening] = set()
         self._empty = asyncio.Event()  # of openings
         self._empty.set()
@@ -84,17 +93,17 @@ class Server:
 
     async def start(self) -> None:
         """Begin to accept connections."""
-        timeouts: dict[str, Any] = {}
+        host, port, sock, reuse_port = self._where
+        options: dict[str, Any] = {"ssl": self._ssl, "backlog": 1024}
         if self._ssl is not None:
-            timeouts["ssl_handshake_timeout"] = self.upgrader.handshake_timeout
-        self._listener = await asyncio.get_running_loop().create_server(
-            lambda: Opening(self),
-            ssl=self._ssl,
-            reuse_port=self._reuse_port,
-            backlog=1024,
-            **self._where,
-            **timeouts,
-        )
+            options["ssl_handshake_timeout"] = self.upgrader.handshake_timeout
+        if sock is None:
+            options["reuse_port"] = reuse_port
+            self._listeners = await listen(lambda: Opening(self), host, port, **options)
+        else:
+            loop = asyncio.get_running_loop()
+            options["sock"] = sock
+            self._listeners = [await loop.create_server(lambda: Opening(self), **options)]
 
     async def serve_forever(self) -> None:
         """Serve until ``close`` is called; when cancelled, close gracefully with 1001."""
@@ -155,7 +164,7 @@ class Server:
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
         """The sockets it listens on."""
-        return tuple(self._listener.sockets) if self._listener else ()
+        return tuple(sock for listener in self._listeners for sock in listener.sockets)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -168,6 +177,18 @@ class Server:
         return self._closing is not None
 
     # How it works inside
+
+    def _turns_away(self, transport: asyncio.Transport) -> bool:
+        """Tell whether there is no place for somebody; he is told so, or hung up on."""
+        seated = len(self._openings) + len(self._handlers)
+        given = place(self.max_connections, seated, len(self._doors))
+        if given is Place.NOWHERE:
+            transport.abort()
+        elif given is Place.DOOR:
+            door = Door(self, transport)
+            self._doors.add(door)
+            transport.set_protocol(door)
+        return given is not Place.SEAT
 
     def _welcome(self, opening: Opening) -> None:
         """Take note of somebody whose handshake has begun."""
@@ -197,7 +218,9 @@ class Server:
         except asyncio.CancelledError:
             conn.abort()
             raise
-        self.logger.info("%s %s: %s", conn.remote_address, conn.request.target, conn.ending)
+        finally:
+            peer = written(conn.remote_address)
+            self.logger.info("%s %s: %s", peer, conn.request.target, conn.ending)
 
     async def _handle(self, conn: Conn) -> int:
         """Run the handler and return the code that its connection is to be closed with."""
@@ -212,8 +235,10 @@ class Server:
     async def _close(
         self, code: int, reason: str, timeout: float, caller: asyncio.Task[Any] | None
     ) -> None:
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
+        for door in tuple(self._doors):
+            door.transport.abort()
         for opening in tuple(self._openings):
             opening.refuse_as_closing()
         goings = [
@@ -245,6 +270,7 @@ async def serve(
     upgrader: Upgrader | None = None,
     ssl: tls.SSLContext | None = None,
     http: Http | None = None,
+    max_connections: int | None = None,
     on_start: Callable[[Server], object] | None = None,
     **options: Unpack[UpgraderOptions],
 ) -> None:
@@ -257,7 +283,13 @@ async def serve(
     if upgrader is not None and options:
         raise TypeError(f"give upgrader= or its options, not both: {', '.join(options)}")
     server = Server(
-        handler, host, port, upgrader=upgrader or Upgrader(**options), ssl=ssl, http=http
+        handler,
+        host,
+        port,
+        upgrader=upgrader or Upgrader(**options),
+        ssl=ssl,
+        http=http,
+        max_connections=max_connections,
     )
     async with server:
         if on_start is not None:

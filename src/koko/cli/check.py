@@ -18,7 +18,7 @@ from koko.aio.dial import Dialing
 from koko.cli import Failure
 from koko.cli.chat import READ_LIMIT
 from koko.cli.demo import http, visitor
-from koko.cli.serve import at
+from koko.core.address import written
 
 PATIENCE = 10.0  # seconds for each step
 
@@ -27,7 +27,7 @@ async def check() -> None:
     """Raise Failure, or what failed, unless everything in the demo works."""
     upgrader = Upgrader(read_limit=READ_LIMIT)
     async with Server(visitor(), "127.0.0.1", 0, upgrader=upgrader, http=http()) as server:
-        address = at(*server.address)
+        address = written(server.address)
         _say(f"listening on {address}")
         await asyncio.to_thread(_check_pages, f"http://{address}")
         await _check_chat(f"ws://{address}/chat", f"http://{address}")

@@ -18,8 +18,9 @@ from importlib.resources import files
 from koko import Request, Response
 from koko.aio import Conn, Server, serve
 from koko.cli.chat import READ_LIMIT, Room
-from koko.cli.serve import at, start_log
+from koko.cli.serve import start_log
 from koko.cli.with_aio import echo, loop_factory
+from koko.core.address import written
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +43,9 @@ async def _serve(port: int) -> None:
 
 
 def _announce(server: Server) -> None:
-    print(f"open http://{at(*server.address)}/ in two browser windows; Ctrl-C stops", flush=True)
+    print(
+        f"open http://{written(server.address)}/ in two browser windows; Ctrl-C stops", flush=True
+    )
 
 
 def visitor() -> Callable[[Conn], Awaitable[None]]:

@@ -14,6 +14,7 @@ import ssl
 from typing import Any
 
 from koko.cli import Failure
+from koko.core.address import written
 from koko.upgrading import UpgraderOptions
 
 
@@ -26,7 +27,8 @@ def run(args: argparse.Namespace) -> int:
 
     def announce(server: Any) -> None:
         host, port = server.address[:2]
-        print(f"listening on {'wss' if context else 'ws'}://{at(host, port)}", flush=True)
+        where = written((host, port))
+        print(f"listening on {'wss' if context else 'ws'}://{where}", flush=True)
 
     importlib.import_module(f"koko.cli.with_{args.face}").run(
         args.what,
@@ -46,11 +48,6 @@ def start_log(quiet: bool) -> None:
         level=logging.CRITICAL + 1 if quiet else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-
-
-def at(host: str, port: int) -> str:
-    """Write an address as it stands in a URL."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _options(args: argparse.Namespace) -> UpgraderOptions:

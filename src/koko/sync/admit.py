@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 
+from koko.core.address import written
 from koko.core.connection import Connection
 from koko.core.handshake import is_websocket_upgrade, refusal
 from koko.core.head import Request, RequestParser, Response, write_response
@@ -114,7 +115,7 @@ class Admission:
 
     def _log(self, stream: Stream, request: Request | None, error: Exception) -> None:
         target = request.target if request else "-"
-        self._logger.info("%s %s: %s", peer_name(stream.socket), target, error)
+        self._logger.info("%s %s: %s", written(peer_name(stream.socket)), target, error)
 
 
 def _open(

@@ -16,6 +16,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
+from koko.core.address import written
 from koko.core.head import Request, Response
 from koko.errors import CloseError
 from koko.message import Data, Kind, PreparedMessage, check_kind, kind_of
@@ -334,7 +335,7 @@ class Conn:
         return self._pump.stream.socket
 
     def __repr__(self) -> str:
-        return f"<koko.sync.Conn {self._core.state.value} with {self.remote_address}>"
+        return f"<koko.sync.Conn {self._core.state.value} with {written(self.remote_address)}>"
 
 
 def _ignore(*args: object) -> None:

@@ -15,9 +15,12 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+from koko.core.address import written
 from koko.errors import CloseError
+from koko.places import Place, check_limit, place
 from koko.sync.admit import Admission, Http
 from koko.sync.conn import Conn
+from koko.sync.door import turn_away
 from koko.sync.transport import PlainStream
 from koko.sync.upgrade import Upgrader
 from koko.upgrading import UpgraderOptions
@@ -51,6 +54,8 @@ class Server:
         ssl: a context for wss.
         http: answers the requests that ask for no WebSocket: gets the ``Request``,
             returns a ``Response``, or None to refuse with 426.
+        max_connections: how many it serves at once. Whoever comes then gets 503 and can try
+            again; handshakes and plain HTTP count as well. None: as many as come.
         sock: a bound socket to listen on instead of host and port.
         reuse_port: let several processes listen on one port.
         logger: where to log; the standard library's logger "koko.server" by default.
@@ -65,6 +70,7 @@ class Server:
         upgrader: Upgrader | None = None,
         ssl: tls.SSLContext | None = None,
         http: Http | None = None,
+        max_connections: int | None = None,
         sock: socket.socket | None = None,
         reuse_port: bool | None = None,
         logger: logging.Logger | None = None,
@@ -72,10 +78,13 @@ class Server:
         self.handler = handler
         self.upgrader = upgrader or Upgrader()
         self.logger = logger or logging.getLogger("koko.server")
+        self.max_connections = check_limit(max_connections)
         self._admission = Admission(self.upgrader, ssl, http, self.logger)
+        self._ssl = ssl
         self._where = (host, port, sock, bool(reuse_port))
         self._listeners: list[socket.socket] = []
         self._changed = threading.Condition()  # guards what follows
+        self._places = dict.fromkeys(Place, 0)  # how many have each of them, from accept to end
         self._guests: dict[int, PlainStream] = {}  # by thread, from accept to the end
         self._conns: dict[int, Conn] = {}  # by thread, those of them with an open connection
         self._stopping = threading.Event()
@@ -94,7 +103,7 @@ class Server:
         for listener in self._listeners:
             listener.listen(_BACKLOG)
             listener.setblocking(False)
-        name = f"koko-accept-{self.address}"
+        name = f"koko-accept-{written(self.address)}"
         self._acceptor = threading.Thread(
             target=self._accept, args=(woken,), name=name, daemon=True
         )
@@ -197,14 +206,31 @@ class Server:
             if error.errno in _EXHAUSTED:
                 self._pause(error)
             return  # else: the peer, or another process, was faster
+        given = self._place()
+        if given is Place.NOWHERE:
+            sock.close()
+            self._leave(given)
+            return
         thread = threading.Thread(
-            target=self._serve, args=(sock,), name=f"koko-{peer}", daemon=True
+            target=self._serve, args=(sock, given), name=f"koko-{written(peer)}", daemon=True
         )
         try:
             thread.start()
         except RuntimeError as error:
             sock.close()
+            self._leave(given)
             self._pause(error)
+
+    def _place(self) -> Place:
+        with self._changed:
+            taken = self._places
+            given = place(self.max_connections, taken[Place.SEAT], taken[Place.DOOR])
+            taken[given] += 1
+        return given
+
+    def _leave(self, given: Place) -> None:
+        with self._changed:
+            self._places[given] -= 1
 
     def _pause(self, error: Exception) -> None:
         self.logger.error("cannot accept, next try in %g s: %s", _PAUSE, error)
@@ -217,16 +243,20 @@ class Server:
 
     # One connection, in its thread
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _serve(self, sock: socket.socket, given: Place) -> None:
         thread = threading.get_ident()
         stream = PlainStream(sock)
         with self._changed:
             self._guests[thread] = stream
         try:
+            if given is Place.DOOR:
+                turn_away(stream, self._ssl, self.max_connections, self.logger)
+                return
             conn = self._admission.admit(stream)
             if conn is not None:
                 self._run(conn, thread)
         finally:
+            self._leave(given)
             with self._changed:
                 self._conns.pop(thread, None)
                 del self._guests[thread]
@@ -248,8 +278,10 @@ class Server:
         except BaseException:
             conn.abort()  # the thread is asked to end, SystemExit for one
             raise
-        conn.close(code)
-        self.logger.info("%s %s: %s", conn.remote_address, conn.request.target, conn.ending)
+        finally:
+            conn.close(code)
+            peer = written(conn.remote_address)
+            self.logger.info("%s %s: %s", peer, conn.request.target, conn.ending)
 
     # Closing
 
@@ -280,6 +312,7 @@ def serve(
     upgrader: Upgrader | None = None,
     ssl: tls.SSLContext | None = None,
     http: Http | None = None,
+    max_connections: int | None = None,
     on_start: Callable[[Server], object] | None = None,
     **options: Unpack[UpgraderOptions],
 ) -> None:
@@ -293,7 +326,13 @@ def serve(
     if upgrader is not None and options:
         raise TypeError(f"give upgrader= or its options, not both: {', '.join(options)}")
     server = Server(
-        handler, host, port, upgrader=upgrader or Upgrader(**options), ssl=ssl, http=http
+        handler,
+        host,
+        port,
+        upgrader=upgrader or Upgrader(**options),
+        ssl=ssl,
+        http=http,
+        max_connections=max_connections,
     )
     with _stop_signals() as (stopped, stop), server:
         server._on_closed = lambda: stop.send(b"\0")

@@ -1,0 +1,47 @@
+"""The client for whom there is no place: it is told so, once it has asked."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from koko.aio.pump import end_half
+from koko.core.address import written
+from koko.core.head import RequestParser
+from koko.errors import HandshakeError
+from koko.places import TELLING, no_place
+
+if TYPE_CHECKING:
+    from koko.aio.serve import Server
+
+
+class Door(asyncio.Protocol):
+    """One TCP connection that will never be served."""
+
+    def __init__(self, server: Server, transport: asyncio.Transport) -> None:
+        self._server = server
+        self.transport = transport
+        self._parser = RequestParser()
+        self._answered = False
+        self._timer = asyncio.get_running_loop().call_later(TELLING, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        if self._answered:
+            return
+        try:
+            request = self._parser.feed(data)
+            target = request.target if request else None
+        except HandshakeError:
+            target = "-"  # whatever it wanted, there is no place for it
+        if target is None:
+            return
+        self._answered = True
+        error, answer = no_place(self._server.max_connections)
+        peer = written(self.transport.get_extra_info("peername"))
+        self._server.logger.info("%s %s: %s", peer, target, error)
+        self.transport.write(answer)
+        end_half(self.transport)  # not the whole: what is unread would reset the stream
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._timer.cancel()
+        self._server._doors.discard(self)

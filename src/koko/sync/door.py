@@ -1,0 +1,47 @@
+"""The client for whom there is no place: it is told so, once it has asked."""
+
+from __future__ import annotations
+
+import logging
+import ssl as tls
+from contextlib import suppress
+
+from koko.core.address import written
+from koko.core.head import RequestParser
+from koko.errors import HandshakeError
+from koko.places import TELLING, no_place
+from koko.sync.tls import TLSStream
+from koko.sync.transport import PlainStream, Stream, deadline_in, peer_name, recv_by, write_by
+
+
+def turn_away(
+    plain: PlainStream, ssl: tls.SSLContext | None, limit: int | None, logger: logging.Logger
+) -> None:
+    """Answer a client with 503 and hang up, all of it within ``TELLING`` seconds."""
+    stream: Stream = plain
+    deadline = deadline_in(TELLING)
+    error, answer = no_place(limit)
+    peer, target = written(peer_name(plain.socket)), "-"
+    try:
+        if ssl is not None:
+            stream = session = TLSStream(plain, ssl, server_side=True)
+            session.handshake(deadline)
+        target = _target(stream, deadline)
+        write_by(stream, answer, deadline)
+        stream.end()
+        while recv_by(stream, deadline):
+            pass  # closing with bytes unread would reset the stream
+    except OSError:
+        pass  # it hung up, or had its time
+    finally:
+        logger.info("%s %s: %s", peer, target, error)
+        stream.close()
+
+
+def _target(stream: Stream, deadline: float | None) -> str:
+    parser = RequestParser()
+    with suppress(HandshakeError):  # whatever it wanted, there is no place for it
+        while octets := recv_by(stream, deadline):
+            if (request := parser.feed(octets)) is not None:
+                return request.target
+    return "-"

@@ -1,0 +1,216 @@
+"""A server that is full, on real sockets; and how each connection's end is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+import ssl
+from contextlib import AsyncExitStack
+from time import monotonic
+
+import pytest
+
+from koko import CloseError, ErrBadHandshake, Response
+from koko.aio import Conn, Server, Upgrader, dial
+from koko.places import TOLD
+from tests.aio.conftest import echo, handshake, raw, url
+
+pytestmark = pytest.mark.usefixtures("loop_factory")
+
+HERE = "127.0.0.1"
+
+
+async def until_empty(server: Server) -> None:
+    while server._handlers or server._openings or server._doors:
+        await asyncio.sleep(0.001)
+
+
+# max_connections
+
+
+async def test_one_too_many_is_told_so_and_may_come_when_another_has_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "koko.server")
+    async with Server(echo, HERE, max_connections=1) as server:
+        async with dial(url(server), proxy=None) as first:
+            with pytest.raises(ErrBadHandshake) as raised:
+                await dial(url(server, path="/late"), proxy=None)
+            assert raised.value.status == 503
+            assert b"(max_connections=1), try again later" in raised.value.response.body
+            await first.send("still served")
+            assert await first.recv() == "still served"
+        await until_empty(server)
+        async with dial(url(server), proxy=None) as second:
+            await second.send("served as well")
+            assert await second.recv() == "served as well"
+    assert re.search(r"127\.0\.0\.1:\d+ /late: 503: the server has all the", caplog.text)
+
+
+async def test_one_too_many_is_told_so_through_tls(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    async with Server(echo, HERE, ssl=server_tls, max_connections=1) as server:
+        async with dial(url(server, "wss"), ssl=client_tls, proxy=None):
+            with pytest.raises(ErrBadHandshake, match="503"):
+                await dial(url(server, "wss"), ssl=client_tls, proxy=None)
+
+
+async def test_handshake_that_has_begun_counts() -> None:
+    async with Server(echo, HERE, max_connections=1) as server, raw(server) as silent:
+        while not server._openings:
+            await asyncio.sleep(0)
+        async with raw(server) as late:
+            late.says("no HTTP at all\r\n\r\n")
+            assert (await late.hears_all()).startswith(b"HTTP/1.1 503 ")
+        silent.says(handshake())
+        assert (await silent.hears_head()).startswith("HTTP/1.1 101 ")
+
+
+async def test_crowd_that_waits_at_the_door_is_bounded() -> None:
+    async with (
+        Server(echo, HERE, max_connections=1) as server,
+        dial(url(server), proxy=None),
+        AsyncExitStack() as crowd,
+    ):
+        for _ in range(TOLD):
+            await crowd.enter_async_context(raw(server))
+        while len(server._doors) < TOLD:
+            await asyncio.sleep(0)
+        async with raw(server) as last:
+            with pytest.raises(ConnectionError):
+                last.says(handshake())
+                if await last.hears_all() == b"":
+                    raise ConnectionError("hung up on")
+        await server.close(timeout=1)
+
+
+async def test_plain_http_counts_and_is_answered_with_503_as_well() -> None:
+    async with Server(echo, HERE, http=lambda _: Response(200, "up"), max_connections=1) as server:
+        async with dial(url(server), proxy=None), raw(server) as asking:
+            asking.says("GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await asking.hears_all()).startswith(b"HTTP/1.1 503 ")
+
+
+async def test_limit_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_connections=0: a whole number above 0"):
+        Server(echo, max_connections=0)
+
+
+# Where it listens
+
+
+async def test_every_address_of_a_name_gets_the_same_port() -> None:
+    async with Server(echo, ["127.0.0.1", "127.0.0.2", "localhost"], 0) as server:
+        ports = {sock.getsockname()[1] for sock in server.sockets}
+        assert len(server.sockets) >= 2
+        assert ports == {server.address[1]}
+        async with dial(f"ws://127.0.0.2:{server.address[1]}/", proxy=None) as client:
+            await client.send("hi")
+            assert await client.recv() == "hi"
+
+
+async def test_address_that_is_not_here_is_an_error_only_alone() -> None:
+    async with Server(echo, ["192.0.2.1", "127.0.0.1"], 0) as server:
+        assert [sock.getsockname()[0] for sock in server.sockets] == ["127.0.0.1"]
+    with pytest.raises(OSError, match=r"192\.0\.2\.1"):
+        await Server(echo, "192.0.2.1", 0).start()
+
+
+async def test_port_in_use_leaves_nothing_open() -> None:
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = Server(echo, ["127.0.0.1", "127.0.0.2"], port)
+        with pytest.raises(OSError, match="address already in use"):
+            await server.start()
+        await asyncio.sleep(0)
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+
+
+# The whole handshake has one budget
+
+
+async def test_tls_and_the_request_share_the_handshake_timeout(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    upgrader = Upgrader(handshake_timeout=0.6)
+    async with Server(echo, HERE, ssl=server_tls, upgrader=upgrader) as server:
+        began = monotonic()
+        loop = asyncio.get_running_loop()
+        sock = socket.create_connection(server.address)
+        await asyncio.sleep(0.4)  # most of the budget, before the first byte of TLS
+        reader, writer = await asyncio.open_connection(
+            sock=sock, ssl=client_tls, server_hostname="localhost"
+        )
+        try:
+            await reader.read()
+        except (ConnectionError, ssl.SSLError):
+            pass
+        finally:
+            writer.close()
+            await asyncio.wait([loop.create_task(writer.wait_closed())])
+        assert monotonic() - began < 0.95
+
+
+# One line for each end
+
+
+def ends(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "koko.server"]
+
+
+async def test_end_is_one_line_with_the_peer_as_host_and_port(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "koko.server")
+    async with Server(echo, HERE) as server:
+        async with dial(url(server, path="/where?x=1"), proxy=None) as client:
+            host, port = client.local_address
+        await until_empty(server)
+    assert ends(caplog) == [
+        f"{host}:{port} /where?x=1: peer closed with 1000 (normal); we answered 1000"
+    ]
+    assert caplog.records[-1].levelno == logging.INFO
+
+
+async def test_handler_that_is_cancelled_is_one_line_too(caplog: pytest.LogCaptureFixture) -> None:
+    async def for_ever(conn: Conn) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    caplog.set_level(logging.INFO, "koko.server")
+    async with Server(for_ever, HERE) as server, raw(server) as client:
+        client.says(handshake())
+        await client.hears_head()
+        await server.close(timeout=0.02)
+    (line,) = ends(caplog)
+    assert "connection lost; we had sent 1001 (going away); " in line
+
+
+async def test_representation_names_the_peer_as_host_and_port() -> None:
+    async with Server(echo, HERE) as server, dial(url(server), proxy=None) as client:
+        assert repr(client) == "<koko.aio.Conn open with {}:{}>".format(*server.address)
+
+
+async def test_wait_closed_of_a_server_waits_for_its_last_handler() -> None:
+    left = asyncio.Event()
+
+    async def slow(conn: Conn) -> None:
+        try:
+            await conn.recv()
+        except CloseError:
+            await asyncio.sleep(0.01)
+            left.set()
+
+    server = Server(slow, HERE)
+    await server.start()
+    async with dial(url(server), proxy=None) as client:
+        waiting = asyncio.create_task(server.wait_closed())
+        closing = asyncio.create_task(server.close(1012, "restart"))
+        with pytest.raises(CloseError, match=r"1012 \(service restart\) 'restart'"):
+            await client.recv()
+        await waiting
+        assert left.is_set()
+        await closing

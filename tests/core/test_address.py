@@ -1,0 +1,25 @@
+"""Addresses as people read them."""
+
+from __future__ import annotations
+
+import pytest
+
+from koko.core.address import written
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (("127.0.0.1", 8765), "127.0.0.1:8765"),
+        (("::1", 8765, 0, 0), "[::1]:8765"),
+        (("fe80::1%eth0", 80, 0, 2), "[fe80::1%eth0]:80"),
+        ("/run/koko.sock", "/run/koko.sock"),
+        (b"\0koko", "@koko"),
+        ("", "a Unix socket"),
+        (b"", "a Unix socket"),
+        (None, "an unknown address"),
+        ((), "an unknown address"),
+    ],
+)
+def test_an_address_is_written_as_in_a_url(address, text):
+    assert written(address) == text
