@@ -132,7 +132,8 @@ def test_peer_that_never_answers_close_is_dropped(talk: Talk) -> None:
     assert peer.line.dropped
     assert us.conn.ending.received is None
     assert str(us.conn.ending) == (
-        "connection lost; we had sent 1000 (normal); no answer within 10 s"
+        "connection lost; we had sent 1000 (normal); no answer within 10 s, "
+        "last heard the opening handshake 10.0 s ago"
     )
 
 
@@ -283,7 +284,10 @@ def test_stream_that_ends_without_a_close_is_1006(talk: Talk) -> None:
         call.result()
     error = raised.value
     assert (error.code, error.sent, error.received) == (1006, None, None)
-    assert str(error) == "connection lost; the peer's stream ended without a Close"
+    assert str(error) == (
+        "connection lost; the peer's stream ended without a Close, "
+        "last heard the opening handshake 0.0 s ago"
+    )
     assert peer.is_left
 
 

@@ -275,7 +275,10 @@ def test_a_peer_that_never_answers_our_close_is_dropped():
     assert end.next_message() == "hello"
     error = ending(end)
     assert (error.code, error.sent, error.received) == (1006, (1000, ""), None)
-    assert str(error) == "connection lost; we had sent 1000 (normal); no answer within 10 s"
+    assert str(error) == (
+        "connection lost; we had sent 1000 (normal); no answer within 10 s, "
+        "last heard a message 0.1 s ago"
+    )
 
 
 def test_our_close_answers_the_peers_that_waits_to_be_noticed():

@@ -473,8 +473,8 @@ def test_close_waits_for_the_peers_close_and_gives_the_socket_back(link: Link) -
 def test_close_is_bounded_when_the_peer_says_nothing(link: Link) -> None:
     conn, peer = link()
     conn.close(timeout=0.01)
-    assert str(conn.ending) == (
-        "connection lost; we had sent 1000 (normal); no answer within 0.01 s"
+    assert str(conn.ending).startswith(
+        "connection lost; we had sent 1000 (normal); no answer within 0.01 s, last heard "
     )
     peer.reads(OUR_CLOSE_1000)
     peer.reads_end()

@@ -115,11 +115,15 @@ class Connection:
             self._settle()
 
     def feed_eof(self, now: float, why: str = "the peer's stream ended without a Close") -> None:
-        """Take note that nothing more will come, and that nothing more can be written."""
+        """Take note that nothing more will come, and that nothing more can be written.
+
+        The error says ``why``, and what was heard last.
+        """
         if self._lost is not None:
             return
         self._now = now
-        self._lost = CloseError(1006, why, sent=self.sent)
+        self._note_heard()
+        self._lost = CloseError(1006, f"{why}, {self.keepalive.heard(now)}", sent=self.sent)
         self.life.on(Event.GOT_EOF)
         self._pings.clear()
         if self.ending is None:
@@ -375,10 +379,14 @@ class Connection:
         self._deadline = self._now + self.close_timeout
 
     def _keep_alive(self, now: float, listening: bool, unsent: int) -> None:
-        self.keepalive.heard_at = self.inbox.heard_at
-        self.keepalive.heard_what = self.inbox.heard_what
+        self._note_heard()
         due = self.keepalive.check(now, listening, unsent)
         if due is Due.PING:
             self.start_ping(None, now)
         elif due is Due.GIVE_UP:
             self.feed_eof(now, self.keepalive.why(now))
+
+    def _note_heard(self) -> None:
+        # The inbox keeps both: two stores are all that a message pays for the keepalive.
+        self.keepalive.heard_at = self.inbox.heard_at
+        self.keepalive.heard_what = self.inbox.heard_what

@@ -84,14 +84,17 @@ class Keepalive:
         return due
 
     def why(self, now: float) -> str:
-        """Say why it was given up: what was heard last and when, and whether we listened."""
-        heard = f"last heard {self.heard_what} {now - self.heard_at:.1f} s ago"
+        """Say why it was given up."""
         if self._is_stuck(now) and self._stuck_from is not None:
             return (
                 f"the peer took none of the {self._unsent} bytes that wait for it "
-                f"within {now - self._stuck_from:.0f} s, {heard}"
+                f"within {now - self._stuck_from:.0f} s"
             )
-        said = f"no answer to a ping within {self.timeout:g} s, {heard}"
+        return f"no answer to a ping within {self.timeout:g} s"
+
+    def heard(self, now: float) -> str:
+        """Say what was heard last, how long ago, and whether we were listening."""
+        said = f"last heard {self.heard_what} {now - self.heard_at:.1f} s ago"
         if self.away:
             said += f"; for {self.away:.1f} s of that this process did not listen"
         return said
