@@ -375,6 +375,6 @@ def test_peer_that_ends_without_reading_gets_the_last_bytes_in_a_bounded_time(
 
 def test_repr_tells_the_state_and_the_peer(talk: AioTalk) -> None:
     us, _ = talk.open()
-    assert repr(us.conn) == "<koko.aio.Conn open with ('127.0.0.1', 2)>"
+    assert repr(us.conn) == "<koko.aio.Conn open with 127.0.0.1:2>"
     us.abort()
-    assert repr(us.conn) == "<koko.aio.Conn closed with ('127.0.0.1', 2)>"
+    assert repr(us.conn) == "<koko.aio.Conn closed with 127.0.0.1:2>"

@@ -88,6 +88,7 @@ class Server:
         self._guests: dict[int, PlainStream] = {}  # by thread, from accept to the end
         self._conns: dict[int, Conn] = {}  # by thread, those of them with an open connection
         self._stopping = threading.Event()
+        self._goodbye = (1001, "")
         self._closed = threading.Event()
         self._on_closed: Callable[[], object] = int
         self._acceptor: threading.Thread | None = None
@@ -130,6 +131,8 @@ class Server:
         """
         with self._changed:
             first = not self._stopping.is_set()
+            if first:
+                self._goodbye = (code, reason)
             self._stopping.set()
         if not first:
             self._closed.wait()
@@ -266,7 +269,7 @@ class Server:
         with self._changed:
             self._conns[thread] = conn
         if self._stopping.is_set():  # too late for ``close`` to see it
-            conn.close(1001)
+            conn.close(*self._goodbye)
         code = 1000
         try:
             self.handler(conn)
