@@ -176,6 +176,32 @@ async def test_end_is_one_line_with_the_peer_as_host_and_port(
     assert caplog.records[-1].levelno == logging.INFO
 
 
+@pytest.mark.parametrize(
+    ("octets", "said"),
+    [
+        (b"", "connection lost; the peer's stream ended without a Close, last heard the opening"),
+        (b"\x81\x00", "must mask every frame (RFC 6455 §5.1)"),
+    ],
+    ids=["vanishes", "breaks the rules"],
+)
+async def test_peer_that_vanishes_or_misbehaves_is_one_line_at_info_and_no_traceback(
+    octets: bytes, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "koko.server")
+    async with Server(echo, HERE) as server:
+        async with raw(server) as client:
+            client.says(handshake())
+            await client.hears_head()
+            client.says(octets)
+            client.writer.write_eof()
+            await client.hears_all()
+        await until_empty(server)
+    (line,) = ends(caplog)
+    assert said in line
+    assert {record.levelno for record in caplog.records} == {logging.INFO}
+    assert "Traceback" not in caplog.text
+
+
 async def test_handler_that_is_cancelled_is_one_line_too(caplog: pytest.LogCaptureFixture) -> None:
     async def for_ever(conn: Conn) -> None:
         await asyncio.get_running_loop().create_future()

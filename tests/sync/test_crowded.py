@@ -117,6 +117,32 @@ def test_an_end_is_one_line_with_the_peer_as_host_and_port(
     assert caplog.records[-1].levelno == logging.INFO
 
 
+@pytest.mark.parametrize(
+    ("octets", "said"),
+    [
+        (b"", "connection lost; the peer's stream ended without a Close, last heard the opening"),
+        (b"\x81\x00", "must mask every frame (RFC 6455 §5.1)"),
+    ],
+    ids=["vanishes", "breaks the rules"],
+)
+def test_a_peer_that_vanishes_or_misbehaves_is_one_line_at_info_and_no_traceback(
+    octets: bytes, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "koko.server")
+    with Server(echo, HERE) as server:
+        with connect(server) as client:
+            client.sendall(UPGRADE)
+            assert client.recv(1 << 16).endswith(b"\r\n\r\n")
+            client.sendall(octets)
+            client.shutdown(socket.SHUT_WR)
+            read_all(client)
+        until(lambda: empty(server))
+    (line,) = ends(caplog)
+    assert said in line
+    assert {record.levelno for record in caplog.records} == {logging.INFO}
+    assert "Traceback" not in caplog.text
+
+
 def test_the_peer_of_an_ipv6_connection_stands_in_brackets(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
