@@ -8,6 +8,7 @@ kept and ``pending``. No lock: who reads and who writes is ``pump``'s to decide.
 
 from __future__ import annotations
 
+import _socket
 import math
 import select
 import socket
@@ -67,7 +68,7 @@ class PlainStream:
         self._rest = memoryview(b"")
         self._size = _LITTLE
         # gevent's socket waits in spite of the flag; Windows has no such flag.
-        self._obeys = bool(_DONTWAIT) and isinstance(sock, socket.SocketType)
+        self._obeys = bool(_DONTWAIT) and isinstance(sock, _socket.socket)
 
     def recv(self, timeout: float | None) -> bytes | None:
         if timeout is not None and not self.wait(READ, timeout):
