@@ -207,6 +207,7 @@ def test_a_header_of_the_handshake_cannot_be_given(name, hint):
         asked(Connection=["keep-alive", "upgrade"]),
         asked(Upgrade="WebSocket"),
         asked(Upgrade="h2c, websocket"),
+        asked(Content_Length="0"),
     ],
 )
 def test_a_good_request_passes(request_):
@@ -252,6 +253,12 @@ def test_a_good_request_passes(request_):
             asked(Sec_WebSocket_Key=None),
             400,
             "header 'Sec-WebSocket-Key' is missing, expected 16 bytes in base64 (RFC 6455 §4.2.1)",
+        ),
+        (asked(Content_Length="5"), 413, "request has a body, which would be taken for frames"),
+        (
+            asked(Transfer_Encoding="chunked"),
+            413,
+            "request has a body, which would be taken for frames",
         ),
     ],
 )

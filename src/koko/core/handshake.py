@@ -153,6 +153,10 @@ def check_request(request: Request) -> None:
     if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
         said = _said(request.headers, "Sec-WebSocket-Key")
         raise HandshakeError(400, f"{said}, expected 16 bytes in base64 {_ASKED}")
+    if request.headers.get("Content-Length", "0").strip("0") or (
+        "Transfer-Encoding" in request.headers
+    ):
+        raise HandshakeError(413, "request has a body, which would be taken for frames")
 
 
 def accept_response(
