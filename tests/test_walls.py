@@ -18,7 +18,7 @@ ROWS = (
     ("errors", "message"),
     ("core",),
     ("__init__",),  # the names that belong to neither face
-    ("dialing", "upgrading", "broadcasting", "places", "reconnecting"),
+    ("dialing", "upgrading", "hijacking", "broadcasting", "places", "reconnecting"),
     ("sync", "aio"),
     ("adapters",),
     ("cli", "__main__"),
@@ -32,6 +32,7 @@ FORBIDDEN = {
     "core": PURE,
     "dialing": PURE,
     "upgrading": PURE,
+    "hijacking": PURE - {"socket", "ssl"},  # it moves sockets, and waits for nothing
     "broadcasting": PURE,
     "places": PURE,
     "reconnecting": PURE,

@@ -28,9 +28,12 @@ class WebSocketError(Exception):
 class HandshakeError(WebSocketError):
     """The opening handshake failed; there is no connection.
 
-    Raised by ``Upgrader.upgrade`` after the client was refused: ``status`` is
-    the HTTP status it was answered with and ``reason`` the sentence that says why.
+    Raised by ``Upgrader.upgrade`` when a client is refused: ``status`` is the HTTP status
+    it deserves, ``reason`` the sentence that says why, and ``response`` the whole answer,
+    which has not been sent yet.
     """
+
+    response: Response | None = None
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(status, reason)
@@ -46,6 +49,8 @@ class ErrBadHandshake(HandshakeError):
 
     ``response`` is that answer: status, headers and the beginning of its body.
     """
+
+    response: Response
 
     def __init__(self, reason: str, response: Response) -> None:
         super().__init__(response.status, reason)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from multidict import CIMultiDict
 
@@ -44,6 +44,16 @@ class Refused:
 
     response: Response
     error: HandshakeError
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming(Request):
+    """A request that reached our own server and may still be upgraded.
+
+    ``door`` is where it came in; what that is is known to the face that made it.
+    """
+
+    door: Any = field(kw_only=True, repr=False, compare=False)
 
 
 class UpgraderOptions(TypedDict, total=False):
@@ -131,13 +141,12 @@ class Upgrader(ConnectionOptions):
         return Accepted(accept_response(key, subprotocol, extensions, extra), subprotocol, agreed)
 
     def _refuse(self, request: Request, error: HandshakeError) -> Refused:
-        if self.error is None:
-            return Refused(refusal(error), error)
-        response = self.error(request, error)
+        response = refusal(error) if self.error is None else self.error(request, error)
         if not isinstance(response, Response):
             raise TypeError(f"error= returned {response!r}, expected a Response")
         if response.status == 101:
             raise ValueError("error= returned a 101, which would tell the client it is let in")
+        error.response = response
         return Refused(response, error)
 
     def _check_origin(self, request: Request, secure: bool) -> None:

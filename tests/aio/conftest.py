@@ -80,6 +80,9 @@ class Raw:
     async def hears_all(self) -> bytes:
         return await self.reader.read()
 
+    def hangs_up(self) -> None:
+        self.writer.close()
+
 
 @asynccontextmanager
 async def raw(server: Server) -> AsyncIterator[Raw]:

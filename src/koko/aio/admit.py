@@ -15,22 +15,28 @@ from koko.core.address import written
 from koko.core.handshake import is_websocket_upgrade, refusal
 from koko.core.head import Request, RequestParser, Response, write_response
 from koko.errors import HandshakeError
-from koko.upgrading import Refused
+from koko.upgrading import Accepted, Incoming, Refused, Upgrader
 
 if TYPE_CHECKING:
+    from koko.aio.conn import Conn
     from koko.aio.serve import Server
 
 Http = Callable[[Request], Response | Awaitable[Response | None] | None]
+
+_EARLY = 1 << 16  # bytes kept of what a client says while its request is being answered
 
 
 class Opening(asyncio.Protocol):
     """One TCP connection while it is not yet, or never will be, a WebSocket."""
 
     transport: asyncio.Transport
+    request: Request
 
     def __init__(self, server: Server) -> None:
+        self.conn: Conn | None = None
         self._server = server
         self._parser = RequestParser()
+        self._early = b""
         self._timer: asyncio.TimerHandle | None = None
         self._answering: asyncio.Task[None] | None = None
         self._answered = False
@@ -48,15 +54,22 @@ class Opening(asyncio.Protocol):
             self.refuse_as_closing()
 
     def data_received(self, data: bytes) -> None:
-        if self._answered or self._answering is not None:
+        if self._answered:
             return  # what follows an answered request is nobody's
+        if self._answering is not None:  # but this one may still become a connection
+            self._early += data
+            if len(self._early) >= _EARLY:
+                self.transport.pause_reading()
+            return
         try:
             request = self._parser.feed(data)
         except HandshakeError as error:
             self._refuse(None, error)
             return
         if request is not None:
-            self._decide(request)
+            self.request = request
+            self._early = self._parser.rest
+            self._decide()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._leave()
@@ -68,66 +81,111 @@ class Opening(asyncio.Protocol):
     def refuse_as_closing(self) -> None:
         """Answer with 503, unless there is an answer already or the application has the word."""
         if not self._answered and self._answering is None:
-            self._refuse(None, HandshakeError(503, "the server is going away, try again later"))
+            self._refuse(None, _going_away())
             self.transport.close()  # nobody waits here for a client that may never have spoken
+
+    # The door of its request
+
+    @property
+    def secure(self) -> bool:
+        return self.transport.get_extra_info("sslcontext") is not None
+
+    def open(self, upgrader: Upgrader, accepted: Accepted, head: bytes) -> Conn:
+        """Make a connection of an accepted request; it is in the hands of the task that asks."""
+        if self._answered:
+            raise RuntimeError("this request has been upgraded or answered already")
+        if self.transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        if self._server._is_closing:
+            raise _going_away()
+        self._answered = True
+        self._leave()
+        self.transport.write(head)
+        pump, self.conn = self._server._admit(
+            self.transport, upgrader, self.request, accepted, self._answering
+        )
+        self.transport.set_protocol(pump)
+        self.transport.resume_reading()
+        if self._early:
+            pump.data_received(self._early)
+        return self.conn
 
     # How it works inside
 
-    def _decide(self, request: Request) -> None:
-        http = self._server._http
-        if http is None or is_websocket_upgrade(request):
-            self._upgrade(request)
+    def _decide(self) -> None:
+        server = self._server
+        if server._http is None or (
+            server.handler is not None and is_websocket_upgrade(self.request)
+        ):
+            self._upgrade()
         else:
-            loop = asyncio.get_running_loop()
-            self._answering = loop.create_task(self._answer_http(http, request))
+            self._answering = asyncio.get_running_loop().create_task(self._ask(server._http))
 
-    def _upgrade(self, request: Request) -> None:
-        secure = self.transport.get_extra_info("sslcontext") is not None
+    def _upgrade(self) -> None:
+        server = self._server
         try:
-            decision = self._server.upgrader.decide(request, secure=secure)
+            if server.handler is None and is_websocket_upgrade(self.request):
+                raise HandshakeError(404, f"there is no WebSocket at {self.request.path!r}")
+            decision = server.upgrader.decide(self.request, secure=self.secure)
+            if isinstance(decision, Refused):
+                raise decision.error
             head = write_response(decision.response)
-        except Exception:
-            self._fail(request)
-            return
-        if isinstance(decision, Refused):
-            self._log(request, decision.error)
-            self._answer(request, decision.response)
-            return
-        self._leave()
-        self.transport.write(head)
-        pump = self._server._admit(self.transport, request, decision)
-        self.transport.set_protocol(pump)
-        if self._parser.rest:
-            pump.data_received(self._parser.rest)
-
-    async def _answer_http(self, http: Http, request: Request) -> None:
-        try:
-            response = http(request)
-            if inspect.isawaitable(response):
-                response = await response
-            if response is not None:
-                self._answer(request, response)
-                return
         except HandshakeError as error:
-            self._refuse(request, error)
-        except Exception:
-            self._fail(request)
+            self._refuse(self.request, error)
+        except Exception as error:
+            self._fail(error)
         else:
-            self._upgrade(request)
+            self.open(server.upgrader, decision, head)
 
-    def _fail(self, request: Request) -> None:
-        self._server.logger.exception("could not answer %s", request.target)
-        self._refuse(request, HandshakeError(500, "the server failed to answer"))
+    async def _ask(self, http: Http) -> None:
+        asked = self.request
+        request = Incoming(asked.method, asked.target, asked.headers, asked.version, door=self)
+        response = error = None
+        try:
+            try:
+                answer = http(request)
+                response = await answer if inspect.isawaitable(answer) else answer
+            except Exception as raised:
+                error = raised
+            if self.conn is not None:
+                await self._server._see_off(self.conn, error)
+                return
+        except asyncio.CancelledError:
+            if self.conn is not None:
+                self.conn.abort()
+            raise
+        finally:
+            if self.conn is not None:
+                self._server._log_end(self.conn)
+        self._conclude(response, error)
+
+    def _conclude(self, response: Response | None, error: Exception | None) -> None:
+        if isinstance(error, HandshakeError):
+            self._refuse(self.request, error)
+        elif error is not None:
+            self._fail(error)
+        elif response is None:
+            self._upgrade()
+        else:
+            try:
+                self._answer(self.request, response)
+            except Exception as failure:
+                self._fail(failure)
+
+    def _fail(self, error: Exception) -> None:
+        self._server.logger.error("could not answer %s", self.request.target, exc_info=error)
+        self._refuse(self.request, HandshakeError(500, "the server failed to answer"))
 
     def _refuse(self, request: Request | None, error: HandshakeError) -> None:
         self._log(request, error)
-        self._answer(request, refusal(error))
+        self._answer(request, error.response or refusal(error))
 
     def _answer(self, request: Request | None, response: Response) -> None:
         octets = write_response(response)
         if request is not None and request.method == "HEAD":  # RFC 9110 §9.3.2: no body
             octets = octets[: len(octets) - len(response.body)]
         self._answered = True
+        self.transport.resume_reading()
         self.transport.write(octets)
         # Our half ends here; closing the whole with bytes unread would reset the stream
         # and could destroy the answer on its way. A timer bounds the wait for the peer's.
@@ -146,6 +204,10 @@ class Opening(asyncio.Protocol):
             self._timer = loop.call_at(since + timeout, self.transport.abort)
 
     def _leave(self) -> None:
-        self._server._see_off(self)
+        self._server._forget(self)
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _going_away() -> HandshakeError:
+    return HandshakeError(503, "the server is going away, try again later")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Generator
-from types import TracebackType
-from typing import Any, Unpack
+from typing import Unpack
 
 from koko import dialing
 from koko.aio.asking import Asking, ask_on, ask_through
 from koko.aio.conn import Conn
 from koko.aio.network import open_socket
+from koko.aio.pending import Pending
 from koko.aio.proxy import open_tunnel, through_socks
 from koko.aio.pump import Pump
 from koko.aio.reflex import clock_of
@@ -46,30 +45,13 @@ class Dialer(dialing.Dialer):
         return Dialing(self if sock is None else self.over(sock), url, headers)
 
 
-class Dialing:
-    """A connection being opened: an awaitable and an async context manager."""
+class Dialing(Pending):
+    """A connection being opened to a server."""
 
     def __init__(self, dialer: dialing.Dialer, url: str, headers: Headers | None) -> None:
         self._dialer = dialer
         self._url = url
         self._headers = headers
-        self._conn: Conn | None = None
-
-    def __await__(self) -> Generator[Any, None, Conn]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> Conn:
-        self._conn = await self._open()
-        return self._conn
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._conn is not None
-        await self._conn.__aexit__(kind, error, traceback)
 
     async def _open(self) -> Conn:
         timeout = self._dialer.handshake_timeout

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+from koko import upgrading
 from koko.aio.admit import Http, Opening
 from koko.aio.conn import Conn
 from koko.aio.door import Door
@@ -43,14 +44,17 @@ class Server:
     ``async with`` starts and gracefully closes the server; without it, call ``start``.
 
     Args:
-        handler: a coroutine function that gets each open ``Conn``.
+        handler: a coroutine function that gets each open ``Conn``, or None to leave them to
+            ``http``.
         host: the address or name to listen on, a list of them, or None for all interfaces.
         port: 0 for any free port; ``address`` says which.
         upgrader: which requests become connections, and with which options.
         ssl: a context for wss.
         http: answers the requests that ask for no WebSocket: gets the ``Request``,
             returns a ``Response``, or None to refuse with 426; may raise ``HandshakeError``
-            to refuse otherwise. May be a coroutine function.
+            to refuse otherwise. May be a coroutine function. Without a handler it gets every
+            request and may make a connection of it by ``Upgrader.upgrade``; what holds for a
+            handler holds for it from there on.
         max_connections: how many it serves at once. Whoever comes then gets 503 and can try
             again; handshakes and plain HTTP count as well, though none while it is still
             at TLS. None: as many as come.
@@ -61,7 +65,7 @@ class Server:
 
     def __init__(
         self,
-        handler: Handler,
+        handler: Handler | None,
         host: str | list[str] | None = None,
         port: int = 0,
         *,
@@ -73,6 +77,8 @@ class Server:
         reuse_port: bool | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
+        if handler is None and http is None:
+            raise TypeError("a server needs a handler, or http= that upgrades by itself")
         self.handler = handler
         self.upgrader = upgrader or Upgrader()
         self._http = http
@@ -195,42 +201,57 @@ class Server:
         self._openings.add(opening)
         self._empty.clear()
 
-    def _see_off(self, opening: Opening) -> None:
+    def _forget(self, opening: Opening) -> None:
         """Take note that his handshake is over."""
         self._openings.discard(opening)
         if not self._openings:
             self._empty.set()
 
-    def _admit(self, transport: asyncio.Transport, request: Request, accepted: Accepted) -> Pump:
-        """Make a connection of an accepted handshake and start its handler."""
+    def _admit(
+        self,
+        transport: asyncio.Transport,
+        upgrader: upgrading.Upgrader,
+        request: Request,
+        accepted: Accepted,
+        task: asyncio.Task[None] | None,
+    ) -> tuple[Pump, Conn]:
+        """Make a connection of an accepted handshake, for ``task``, or one for the handler."""
         loop = asyncio.get_running_loop()
-        core = Connection(Role.SERVER, self.upgrader, accepted.agreed, clock_of(loop)())
+        core = Connection(Role.SERVER, upgrader, accepted.agreed, clock_of(loop)())
         pump = Pump(core, transport, loop)
         conn = Conn(pump, request, accepted.response, accepted.subprotocol)
-        task = loop.create_task(self._run(conn))
+        if task is None:
+            task = loop.create_task(self._run(conn))
         self._handlers[task] = conn
         task.add_done_callback(self._handlers.pop)
-        return pump
+        return pump, conn
 
     async def _run(self, conn: Conn) -> None:
+        assert self.handler is not None
+        error = None
         try:
-            await conn.close(await self._handle(conn))
+            try:
+                await self.handler(conn)
+            except Exception as raised:
+                error = raised
+            await self._see_off(conn, error)
         except asyncio.CancelledError:
             conn.abort()
             raise
         finally:
-            peer = written(conn.remote_address)
-            self.logger.info("%s %s: %s", peer, conn.request.target, conn.ending)
+            self._log_end(conn)
 
-    async def _handle(self, conn: Conn) -> int:
-        """Run the handler and return the code that its connection is to be closed with."""
-        try:
-            await self.handler(conn)
-        except Exception as error:
-            if not _is_parting(error):
-                self.logger.exception("handler of %s failed", conn)
-                return 1011
-        return 1000
+    async def _see_off(self, conn: Conn, error: Exception | None) -> None:
+        """Close the connection of a handler that came out, perhaps with an error."""
+        code = 1000
+        if error is not None and not _is_parting(error):
+            self.logger.error("handler of %s failed", conn, exc_info=error)
+            code = 1011
+        await conn.close(code)
+
+    def _log_end(self, conn: Conn) -> None:
+        peer = written(conn.remote_address)
+        self.logger.info("%s %s: %s", peer, conn.request.target, conn.ending)
 
     async def _close(
         self, code: int, reason: str, timeout: float, caller: asyncio.Task[Any] | None
@@ -263,7 +284,7 @@ def _is_parting(error: Exception) -> bool:
 
 
 async def serve(
-    handler: Handler,
+    handler: Handler | None,
     host: str | list[str] | None = None,
     port: int = 0,
     *,

@@ -2,8 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from koko import upgrading
+from koko.aio.conn import Conn
+from koko.aio.pending import Pending
+from koko.core.head import Headers, write_response
+from koko.upgrading import Incoming, Refused
 
 
 class Upgrader(upgrading.Upgrader):
     """Decides which requests become connections; the options are ``koko.upgrading.Upgrader``'s."""
+
+    def upgrade(self, request: Any, headers: Headers | None = None) -> Upgrading:
+        """Make an open connection of a request that ``http=`` of Koko's server was given.
+
+        Await the result for a ``Conn``, or use it in ``async with``. ``headers`` are added
+        to the 101, ``Set-Cookie`` for one.
+
+        Raises:
+            HandshakeError: the client is refused. Nothing was sent yet; a server that this
+                leaves ``http`` for sends its ``response``.
+            OSError: the client is gone; nobody can be answered.
+            ValueError: ``headers`` has a name that only the handshake may write.
+        """
+        if not isinstance(request, Incoming):
+            raise TypeError(
+                f"upgrade() got {type(request).__name__!r}, expected what Koko's server gave to "
+                "http=; other servers' requests are for koko.sync.Upgrader"
+            )
+        return Upgrading(self, request, headers)
+
+
+class Upgrading(Pending):
+    """A connection being opened to a client."""
+
+    def __init__(self, upgrader: Upgrader, request: Incoming, headers: Headers | None) -> None:
+        self._upgrader = upgrader
+        self._door = request.door
+        self._headers = headers
+
+    async def _open(self) -> Conn:
+        door = self._door
+        decision = self._upgrader.decide(door.request, self._headers, secure=door.secure)
+        if isinstance(decision, Refused):
+            raise decision.error
+        conn: Conn = door.open(self._upgrader, decision, write_response(decision.response))
+        return conn

@@ -10,24 +10,60 @@ import logging
 import ssl as tls
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 
 from koko.core.address import written
-from koko.core.connection import Connection
 from koko.core.handshake import is_websocket_upgrade, refusal
 from koko.core.head import Request, RequestParser, Response, write_response
-from koko.core.wire import Role
 from koko.errors import HandshakeError
 from koko.sync.conn import Conn
-from koko.sync.pump import Pump
 from koko.sync.tls import TLSStream
 from koko.sync.transport import PlainStream, Stream, deadline_in, peer_name, recv_by, write_by
-from koko.sync.upgrade import Upgrader
-from koko.upgrading import Accepted, Refused
+from koko.sync.upgrade import Upgrader, open_conn, see_off, talk
+from koko.upgrading import Incoming, Refused
 
+Handler = Callable[[Conn], object]
 Http = Callable[[Request], Response | None]
 
 _LINGER = 2.0  # seconds a refused client gets to read its answer and to hang up
+
+
+class Guest:
+    """One request to our server: the door that it came in by."""
+
+    def __init__(
+        self,
+        request: Request,
+        stream: Stream,
+        early: bytes,
+        secure: bool,
+        opened: Callable[[Conn], object],
+    ) -> None:
+        self.request = request
+        self.secure = secure
+        self.conn: Conn | None = None
+        self._stream: Stream | None = stream
+        self._early = early
+        self._opened = opened
+
+    def answer(self, response: Response) -> Response:
+        return response
+
+    def take(self) -> tuple[Stream, bytes]:
+        stream, self._stream = self._stream, None
+        if stream is None:
+            raise RuntimeError("this request has been upgraded or answered already")
+        return stream, self._early
+
+    def opened(self, conn: Conn) -> None:
+        self.conn = conn
+        self._opened(conn)
+
+    @property
+    def is_gone(self) -> bool:
+        """True when the stream was taken: nothing can be answered on it."""
+        return self._stream is None
 
 
 class Admission:
@@ -35,100 +71,115 @@ class Admission:
 
     def __init__(
         self,
+        handler: Handler | None,
         upgrader: Upgrader,
         ssl: tls.SSLContext | None,
         http: Http | None,
         logger: logging.Logger,
     ) -> None:
         self.closing = False
+        self._handler = handler
         self._upgrader = upgrader
         self._ssl = ssl
         self._http = http
         self._logger = logger
 
-    def admit(self, plain: PlainStream) -> Conn | None:
-        """Return the open connection, None when there is none; its socket is closed then."""
+    def admit(self, plain: PlainStream, opened: Callable[[Conn], object]) -> None:
+        """Do everything with one client, from its first byte to its last.
+
+        ``opened`` is called with the connection, if it becomes one.
+        """
         stream: Stream = plain
         deadline = deadline_in(self._upgrader.handshake_timeout)
-        conn = None
+        guest = None
         try:
             if self._ssl is not None:
                 stream = session = TLSStream(plain, self._ssl, server_side=True)
                 session.handshake(deadline)
-            conn = self._converse(stream, deadline)
+            guest = self._read_request(stream, deadline, opened)
+            if guest is not None:
+                self._serve(guest, stream, deadline)
         except OSError as error:
-            self._log(stream, None, error)
+            self._log(stream, guest, error)
         except Exception:
             self._logger.exception("could not answer a request")
         finally:
-            if conn is None:
+            if guest is None or guest.conn is None:
                 stream.close()
-        return conn
-
-    def _converse(self, stream: Stream, deadline: float | None) -> Conn | None:
-        parser = RequestParser()
-        request: Request | None = None
-        answer: Accepted | Refused | Response
-        try:
-            request = self._read_request(stream, parser, deadline)
-        except HandshakeError as error:
-            answer = Refused(refusal(error), error)
-        else:
-            answer = self._decide(request)
-            if isinstance(answer, Accepted):
-                return _open(self._upgrader, stream, request, parser.rest, answer, deadline)
-        if isinstance(answer, Refused):
-            self._log(stream, request, answer.error)
-            answer = answer.response
-        octets = write_response(answer)
-        if request is not None and request.method == "HEAD":
-            octets = octets[: len(octets) - len(answer.body)]  # RFC 9110 §9.3.2
-        _say_and_leave(stream, octets, deadline)
-        return None
 
     def _read_request(
-        self, stream: Stream, parser: RequestParser, deadline: float | None
-    ) -> Request:
+        self, stream: Stream, deadline: float | None, opened: Callable[[Conn], object]
+    ) -> Guest | None:
+        parser = RequestParser()
         request = None
-        while request is None:
-            octets = recv_by(stream, deadline)
-            if self.closing:
-                raise HandshakeError(503, "the server is going away, try again later")
-            if not octets:
-                raise ConnectionError("the client hung up before its request was whole")
-            request = parser.feed(octets)
-        return request
-
-    def _decide(self, request: Request) -> Accepted | Refused | Response:
         try:
-            if self._http is not None and not is_websocket_upgrade(request):
-                response = self._http(request)
-                if response is not None:
-                    return response
-            return self._upgrader.decide(request, secure=self._ssl is not None)
+            while request is None:
+                octets = recv_by(stream, deadline)
+                if self.closing:
+                    raise HandshakeError(503, "the server is going away, try again later")
+                if not octets:
+                    raise ConnectionError("the client hung up before its request was whole")
+                request = parser.feed(octets)
         except HandshakeError as error:
-            return Refused(refusal(error), error)
-        except Exception:
-            self._logger.exception("could not answer %s", request.target)
-            failure = HandshakeError(500, "the server failed to answer")
-            return Refused(refusal(failure), failure)
+            self._log(stream, None, error)
+            _say_and_leave(stream, write_response(refusal(error)), deadline)
+            return None
+        return Guest(request, stream, parser.rest, self._ssl is not None, opened)
 
-    def _log(self, stream: Stream, request: Request | None, error: Exception) -> None:
-        target = request.target if request else "-"
+    def _serve(self, guest: Guest, stream: Stream, deadline: float | None) -> None:
+        try:
+            response = self._respond(guest, deadline)
+        except HandshakeError as error:
+            self._log(stream, guest, error)
+            response = error.response or refusal(error)
+        except Exception as error:
+            if guest.is_gone and isinstance(error, OSError):
+                raise
+            self._logger.exception("could not answer %s", guest.request.target)
+            response = refusal(HandshakeError(500, "the server failed to answer"))
+        if response is None or guest.is_gone:
+            return
+        guest.take()
+        octets = write_response(response)
+        if guest.request.method == "HEAD":
+            octets = octets[: len(octets) - len(response.body)]  # RFC 9110 §9.3.2
+        _say_and_leave(stream, octets, deadline)
+
+    def _respond(self, guest: Guest, deadline: float | None) -> Response | None:
+        """Return what to answer, None after a conversation."""
+        request = guest.request
+        wants = is_websocket_upgrade(request)
+        if self._http is not None and (self._handler is None or not wants):
+            response = self._ask(self._http, guest)
+            if response is not None or guest.conn is not None:
+                return response
+            if wants:
+                raise HandshakeError(404, f"there is no WebSocket at {request.path!r}")
+        decision = self._upgrader.decide(request, secure=guest.secure)
+        if isinstance(decision, Refused):
+            raise decision.error
+        assert self._handler is not None
+        conn = open_conn(self._upgrader, guest, decision, deadline)
+        talk(conn, partial(self._handler, conn), self._logger)
+        return None
+
+    def _ask(self, http: Http, guest: Guest) -> Response | None:
+        asked = guest.request
+        request = Incoming(asked.method, asked.target, asked.headers, asked.version, door=guest)
+        response = error = None
+        try:
+            response = http(request)
+        except BaseException as raised:
+            if guest.conn is None:
+                raise
+            error = raised
+        if guest.conn is not None:
+            see_off(guest.conn, error, self._logger)
+        return response
+
+    def _log(self, stream: Stream, guest: Guest | None, error: Exception) -> None:
+        target = guest.request.target if guest else "-"
         self._logger.info("%s %s: %s", written(peer_name(stream.socket)), target, error)
-
-
-def _open(
-    upgrader: Upgrader,
-    stream: Stream,
-    request: Request,
-    early: bytes,
-    accepted: Accepted,
-    deadline: float | None,
-) -> Conn:
-    write_by(stream, write_response(accepted.response), deadline)
-    core = Connection(Role.SERVER, upgrader, accepted.agreed, monotonic())
-    return Conn(Pump(core, stream, early), request, accepted.response, accepted.subprotocol)
 
 
 def _say_and_leave(stream: Stream, answer: bytes, deadline: float | None) -> None:

@@ -11,21 +11,19 @@ import ssl as tls
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from koko.core.address import written
-from koko.errors import CloseError
 from koko.places import Place, check_limit, place
-from koko.sync.admit import Admission, Http
+from koko.sync.admit import Admission, Handler, Http
 from koko.sync.conn import Conn
 from koko.sync.door import turn_away
 from koko.sync.transport import PlainStream
 from koko.sync.upgrade import Upgrader
 from koko.upgrading import UpgraderOptions
-
-Handler = Callable[[Conn], object]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _BACKLOG = 1024
@@ -47,13 +45,16 @@ class Server:
     are daemons: the process ends when the main thread does.
 
     Args:
-        handler: a function that gets each open ``Conn``.
+        handler: a function that gets each open ``Conn``, or None to leave them to ``http``.
         host: the address or name to listen on, a list of them, or None for all interfaces.
         port: 0 for any free port; ``address`` says which.
         upgrader: which requests become connections, and with which options.
         ssl: a context for wss.
         http: answers the requests that ask for no WebSocket: gets the ``Request``,
-            returns a ``Response``, or None to refuse with 426.
+            returns a ``Response``, or None to refuse with 426; may raise ``HandshakeError``
+            to refuse otherwise. Without a handler it gets every request and may make a
+            connection of it by ``Upgrader.upgrade``; what holds for a handler holds for it
+            from there on.
         max_connections: how many it serves at once. Whoever comes then gets 503 and can try
             again; handshakes and plain HTTP count as well. None: as many as come.
         sock: a bound socket to listen on instead of host and port.
@@ -63,7 +64,7 @@ class Server:
 
     def __init__(
         self,
-        handler: Handler,
+        handler: Handler | None,
         host: str | list[str] | None = None,
         port: int = 0,
         *,
@@ -75,11 +76,13 @@ class Server:
         reuse_port: bool | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
+        if handler is None and http is None:
+            raise TypeError("a server needs a handler, or http= that upgrades by itself")
         self.handler = handler
         self.upgrader = upgrader or Upgrader()
         self.logger = logger or logging.getLogger("koko.server")
         self.max_connections = check_limit(max_connections)
-        self._admission = Admission(self.upgrader, ssl, http, self.logger)
+        self._admission = Admission(handler, self.upgrader, ssl, http, self.logger)
         self._ssl = ssl
         self._where = (host, port, sock, bool(reuse_port))
         self._listeners: list[socket.socket] = []
@@ -254,10 +257,8 @@ class Server:
         try:
             if given is Place.DOOR:
                 turn_away(stream, self._ssl, self.max_connections, self.logger)
-                return
-            conn = self._admission.admit(stream)
-            if conn is not None:
-                self._run(conn, thread)
+            else:
+                self._admission.admit(stream, partial(self._welcome, thread))
         finally:
             self._leave(given)
             with self._changed:
@@ -265,26 +266,11 @@ class Server:
                 del self._guests[thread]
                 self._changed.notify_all()
 
-    def _run(self, conn: Conn, thread: int) -> None:
+    def _welcome(self, thread: int, conn: Conn) -> None:
         with self._changed:
             self._conns[thread] = conn
         if self._stopping.is_set():  # too late for ``close`` to see it
             conn.close(*self._goodbye)
-        code = 1000
-        try:
-            self.handler(conn)
-        except CloseError:
-            pass
-        except Exception:
-            code = 1011
-            self.logger.exception("handler of %s failed", conn)
-        except BaseException:
-            conn.abort()  # the thread is asked to end, SystemExit for one
-            raise
-        finally:
-            conn.close(code)
-            peer = written(conn.remote_address)
-            self.logger.info("%s %s: %s", peer, conn.request.target, conn.ending)
 
     # Closing
 
@@ -308,7 +294,7 @@ class Server:
 
 
 def serve(
-    handler: Handler,
+    handler: Handler | None,
     host: str | list[str] | None = None,
     port: int = 0,
     *,

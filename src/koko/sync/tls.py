@@ -13,7 +13,16 @@ import ssl
 import threading
 from contextlib import suppress
 
-from koko.sync.transport import READ, Stream, deadline_in, recv_by, time_left, write_by
+from koko.sync.transport import (
+    READ,
+    WRITE,
+    PlainStream,
+    Stream,
+    deadline_in,
+    recv_by,
+    time_left,
+    write_by,
+)
 
 _RECORD = 1 << 14
 
@@ -150,3 +159,62 @@ class TLSStream:
 
     def close(self) -> None:
         self._below.close()
+
+
+class LentStream(PlainStream):
+    """A TLS session that somebody else began and will close: an ``SSLSocket``.
+
+    It never waits inside, and only one thread at a time is inside; they wait outside.
+    """
+
+    socket: ssl.SSLSocket
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        super().__init__(sock)
+        sock.settimeout(0)
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def recv(self, timeout: float | None) -> bytes | None:
+        deadline = deadline_in(timeout)
+        while True:
+            with self._lock:
+                if self._ended:
+                    return b""
+                try:
+                    return self.socket.recv(_RECORD)
+                except ssl.SSLWantReadError:
+                    wanted = READ
+                except ssl.SSLWantWriteError:
+                    wanted = WRITE
+                except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                    self._ended = True
+                    return b""
+            if not super().wait(wanted, time_left(deadline)):
+                return None
+
+    def _send(self, octets: bytes | memoryview) -> int:
+        with self._lock:
+            try:
+                return self.socket.send(octets) if octets else 0
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return 0
+
+    def wait(self, events: int, timeout: float | None) -> int:
+        with self._lock:
+            if events & READ and (self._ended or self.socket.pending()):
+                return READ
+        return super().wait(events, timeout)
+
+    def end(self) -> None:
+        with self._lock, suppress(OSError, ValueError):
+            self.socket.unwrap()  # sends a close_notify
+            self._ended = True  # and found the peer's: what is behind it is no TLS
+
+    def shutdown(self) -> None:
+        with self._lock:
+            self._ended = True  # an SSLSocket that is shut down would go on without TLS
+            super().shutdown()
+
+    def close(self) -> None:
+        """Leave the socket, which is shut down, to the one who lent it."""

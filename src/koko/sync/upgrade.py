@@ -2,8 +2,136 @@
 
 from __future__ import annotations
 
-from koko import upgrading
+import logging
+import ssl
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Protocol
+
+from koko import hijacking, upgrading
+from koko.core.address import written
+from koko.core.connection import Connection
+from koko.core.handshake import refusal
+from koko.core.head import Headers, Request, Response, write_response
+from koko.core.wire import Role
+from koko.errors import CloseError, HandshakeError
+from koko.sync.conn import Conn
+from koko.sync.pump import Pump
+from koko.sync.tls import LentStream
+from koko.sync.transport import PlainStream, Stream, deadline_in, write_by
+from koko.upgrading import Accepted, Incoming, Refused
 
 
 class Upgrader(upgrading.Upgrader):
     """Decides which requests become connections; options as in ``koko.upgrading.Upgrader``."""
+
+    def upgrade(self, request: Any, headers: Headers | None = None) -> Conn:
+        """Make an open connection of a request that another handler was given.
+
+        The request is what Koko's server gave to ``http=``, a WSGI ``environ`` or a request
+        object that has one (Flask's, Django's), or a handler of ``http.server``. The servers
+        that let go of their socket are werkzeug's, gunicorn (gthread, gevent), gevent.pywsgi
+        and wsgiref's; with gevent, ``monkey.patch_all()`` comes first.
+
+        From here on the server has no part in the connection: whatever the view returns in
+        the end goes nowhere. It may return while the connection lives on elsewhere, unless
+        the server itself ends TLS: then it must stay.
+
+        ``headers`` are added to the 101, ``Set-Cookie`` for one.
+
+        Raises:
+            HandshakeError: the client is refused. Nothing was sent: its ``response`` is the
+                answer to give, as Koko's server and ``koko.adapters`` do by themselves.
+                Status 500: the server does not let go of its socket, and which ones do.
+            OSError: the client is gone; nobody can be answered.
+            ValueError: ``headers`` has a name that only the handshake may write.
+        """
+        door = request.door if isinstance(request, Incoming) else _Elsewhere(request)
+        decision = self.decide(door.request, headers, secure=door.secure)
+        if isinstance(decision, Refused):
+            decision.error.response = door.answer(decision.response)
+            raise decision.error
+        return open_conn(self, door, decision, deadline_in(self.handshake_timeout))
+
+
+class Door(Protocol):
+    """Where a request came in, and where its answer goes out."""
+
+    request: Request
+    secure: bool
+
+    def answer(self, response: Response) -> Response:
+        """Return ``response`` as it may be given here."""
+
+    def take(self) -> tuple[Stream, bytes]:
+        """Return the stream, from now on ours alone, and what was read behind the request."""
+
+    def opened(self, conn: Conn) -> None:
+        """Take note of what became of it."""
+
+
+class _Elsewhere:
+    """The door of another server."""
+
+    def __init__(self, request: Any) -> None:
+        self._asked = asked = hijacking.asked(request)
+        self.request, self.secure, self.answer = asked.request, asked.secure, asked.answer
+
+    def take(self) -> tuple[Stream, bytes]:
+        try:
+            sock, early = self._asked.take()
+        except HandshakeError as error:
+            error.response = self.answer(refusal(error))
+            raise
+        return (LentStream(sock) if isinstance(sock, ssl.SSLSocket) else PlainStream(sock)), early
+
+    def opened(self, conn: Conn) -> None:
+        pass
+
+
+def open_conn(
+    upgrader: upgrading.Upgrader, door: Door, accepted: Accepted, deadline: float | None
+) -> Conn:
+    """Tell an accepted client so and return the connection."""
+    octets = write_response(accepted.response)
+    stream, early = door.take()
+    try:
+        write_by(stream, octets, deadline)
+        core = Connection(Role.SERVER, upgrader, accepted.agreed, monotonic())
+        pump = Pump(core, stream, early)
+        conn = Conn(pump, door.request, accepted.response, accepted.subprotocol)
+    except BaseException:
+        stream.shutdown()
+        stream.close()
+        raise
+    door.opened(conn)
+    return conn
+
+
+# The rest of a connection's life, when nobody but us looks after it
+
+
+def talk(conn: Conn, handler: Callable[[], object], logger: logging.Logger) -> None:
+    """Run a handler, close its connection with the code it deserves, log how it ended."""
+    error = None
+    try:
+        handler()
+    except BaseException as raised:
+        error = raised
+    see_off(conn, error, logger)
+
+
+def see_off(conn: Conn, error: BaseException | None, logger: logging.Logger) -> None:
+    """Close the connection of a handler that came out, perhaps with an error."""
+    code = 1000
+    try:
+        if error is not None and not isinstance(error, CloseError):
+            if not isinstance(error, Exception):
+                conn.abort()  # the thread is asked to end, SystemExit for one
+                raise error
+            code = 1011
+            logger.error("handler of %s failed", conn, exc_info=error)
+        conn.close(code)
+    finally:
+        peer = written(conn.remote_address)
+        logger.info("%s %s: %s", peer, conn.request.target, conn.ending)

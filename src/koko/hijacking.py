@@ -1,0 +1,181 @@
+"""How other people's HTTP servers let go of a connection: what Go calls hijacking.
+
+For each of them: what the client asked, and how to come by the socket and by the bytes
+that the server has read already behind the head. Servers are known here by what they
+put into a request; none of them is imported, and no face is: sockets go up from here.
+
+A socket that is taken is taken for good. It moves to a descriptor of its own, and the
+server is left with one whose other end is gone: what it still writes fails as if the
+client had hung up, which every server expects and none makes a noise about. Only a TLS
+session cannot be moved; the server keeps that one and closes it in the end.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import ssl
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from koko.core.head import Request, Response
+from koko.errors import HandshakeError
+
+# PEP 3333: these are the server's own, an application may not send them.
+_HOP_BY_HOP = ("Connection", "Upgrade")
+
+_BARE = {"CONTENT_TYPE": "Content-Type", "CONTENT_LENGTH": "Content-Length"}
+
+
+class Asked(Protocol):
+    """A request to another server, its connection not touched yet."""
+
+    request: Request
+    secure: bool
+
+    def answer(self, response: Response) -> Response:
+        """Return ``response`` as the server lets an application give it."""
+
+    def take(self) -> tuple[socket.socket, bytes]:
+        """Return the connection, and what was read of it behind the request."""
+
+
+def asked(request: Any) -> Asked:
+    """Recognize what a server has given to its application."""
+    environ = getattr(request, "environ", request)
+    if isinstance(environ, dict) and "wsgi.input" in environ:
+        return Environ(environ)
+    if hasattr(request, "rfile") and hasattr(request, "request_version"):
+        return Handler(request)
+    raise TypeError(
+        f"upgrade() got {type(request).__name__!r}, expected a WSGI environ or a request that has "
+        "one, a handler of http.server, or what Koko's server gave to http="
+    )
+
+
+class Environ:
+    """The ``environ`` of a WSGI server (PEP 3333)."""
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self._environ = environ
+        self.request = _read(environ)
+        self.secure = environ.get("wsgi.url_scheme") == "https"
+
+    def answer(self, response: Response) -> Response:
+        headers = CIMultiDict(response.headers)
+        for name in _HOP_BY_HOP:
+            headers.popall(name, None)
+        return Response(response.status, response.body, headers, response.reason)
+
+    def take(self) -> tuple[socket.socket, bytes]:
+        environ = self._environ
+        stream = environ["wsgi.input"]
+        if "gunicorn.socket" in environ:
+            early = _unread(stream)
+            return _move(environ["gunicorn.socket"]), early
+        # werkzeug, wsgiref and gevent.pywsgi all read from the file of a socket, and Django's
+        # runserver through a method of it.
+        stream = getattr(getattr(stream, "_read", None), "__self__", stream)
+        sock = environ.get("werkzeug.socket") or getattr(
+            getattr(stream, "raw", None), "_sock", None
+        )
+        if sock is None or not isinstance(stream, io.BufferedReader):
+            server = environ.get("SERVER_SOFTWARE", "this server")
+            raise HandshakeError(
+                500,
+                f"{server} does not let go of its socket, which a WebSocket needs; werkzeug, "
+                "gunicorn (gthread, gevent), gevent.pywsgi and wsgiref do, and koko.sync.Server",
+            )
+        early = _read_ahead(sock, stream)
+        return _move(sock), early
+
+
+class Handler:
+    """A ``BaseHTTPRequestHandler`` of ``http.server``."""
+
+    def __init__(self, handler: Any) -> None:
+        self._handler = handler
+        headers = CIMultiDictProxy(CIMultiDict(handler.headers.items()))
+        version = handler.request_version.removeprefix("HTTP/")
+        self.request = Request(handler.command, handler.path, headers, version)
+        self.secure = isinstance(handler.connection, ssl.SSLSocket)
+
+    def answer(self, response: Response) -> Response:
+        return response
+
+    def take(self) -> tuple[socket.socket, bytes]:
+        handler = self._handler
+        handler.close_connection = True
+        early = _read_ahead(handler.connection, handler.rfile)
+        return _move(handler.connection), early
+
+
+def _read(environ: dict[str, Any]) -> Request:
+    headers: CIMultiDict[str] = CIMultiDict()
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            headers.add(key[5:].replace("_", "-").title(), value)
+        elif key in _BARE and value:
+            headers.add(_BARE[key], value)
+    return Request(
+        environ["REQUEST_METHOD"],
+        environ.get("RAW_URI") or environ.get("REQUEST_URI") or _target(environ),
+        CIMultiDictProxy(headers),
+        environ.get("SERVER_PROTOCOL", "").removeprefix("HTTP/"),
+    )
+
+
+def _target(environ: dict[str, Any]) -> str:
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    query = environ.get("QUERY_STRING", "")
+    return quote(path or "/", safe="/;:@&=+$,!~*'()", encoding="latin-1") + (query and f"?{query}")
+
+
+def _check_cooperative(sock: socket.socket) -> None:
+    if type(sock).__module__.startswith("gevent") and not issubclass(type(sock), socket.socket):
+        raise HandshakeError(
+            500,
+            "this is a socket of gevent, but threads and locks are the system's: "
+            "call gevent.monkey.patch_all() before anything else is imported",
+        )
+
+
+def _read_ahead(sock: socket.socket, reader: io.BufferedReader) -> bytes:
+    """Take out of a buffered reader what it holds, without waiting for more."""
+    timeout = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        return reader.read1(len(reader.peek()))
+    except OSError:  # TLS has nothing; or the connection broke, as whoever reads next will see
+        return b""
+    finally:
+        sock.settimeout(timeout)
+
+
+def _unread(body: Any) -> bytes:
+    """Take out of gunicorn's parser what it has read behind the head."""
+    try:
+        unreader = body.reader.unreader
+        early: bytes = unreader.buf.getvalue()
+        unreader.buf = io.BytesIO()
+    except AttributeError:
+        raise HandshakeError(
+            500, "this gunicorn keeps what it has read ahead where Koko cannot find it"
+        ) from None
+    return early
+
+
+def _move(sock: socket.socket) -> socket.socket:
+    """Move a connection to a descriptor of our own; leave a dead one in its place."""
+    _check_cooperative(sock)
+    if isinstance(sock, ssl.SSLSocket):
+        return sock
+    ours = sock.dup()
+    if os.name == "posix":  # elsewhere a socket is no file, and the view has to stay with us
+        dead, other = socket.socketpair()
+        with dead, other:
+            os.dup2(dead.fileno(), sock.fileno(), inheritable=False)
+    return ours
