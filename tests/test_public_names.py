@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import subprocess
 import sys
@@ -121,3 +122,11 @@ def test_the_methods_of_both_faces_take_the_same_parameters(name):
 def test_importing_the_threads_loads_no_event_loop():
     code = "import koko.sync, sys; sys.exit('asyncio' in sys.modules or 'uvloop' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["django", "flask", "http_server", "wsgi"])
+def test_every_adapter_makes_a_websocket_of_a_function(name):
+    if name in ("django", "flask"):
+        pytest.importorskip(name)
+    adapter = importlib.import_module(f"koko.adapters.{name}")
+    assert list(inspect.signature(adapter.websocket).parameters) == ["upgrader"]

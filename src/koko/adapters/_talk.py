@@ -1,0 +1,34 @@
+"""What every framework for threads has in common: one request, one conversation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from koko.core.handshake import refusal
+from koko.core.head import Response
+from koko.errors import HandshakeError
+from koko.sync.upgrade import Upgrader, talk
+
+_LOGGER = logging.getLogger("koko.server")
+
+OVER = Response(101)  # what a view returns after the conversation: for the access log alone
+
+
+def converse(upgrader: Upgrader, request: Any, handler: Callable[..., object]) -> Response:
+    """Upgrade a request and run ``handler(conn)``; return what the view is to answer."""
+    try:
+        conn = upgrader.upgrade(request)
+    except HandshakeError as error:
+        level = logging.ERROR if error.status >= 500 else logging.INFO
+        _LOGGER.log(level, "refused: %s", error)
+        return error.response or refusal(error)
+    talk(conn, partial(handler, conn), _LOGGER)
+    return OVER
+
+
+def fields(response: Response) -> list[tuple[str, str]]:
+    """Return the headers of a response; PEP 3333 wants exactly ``str``, not a kind of it."""
+    return [(str(name), str(value)) for name, value in response.headers.items()]

@@ -1,0 +1,35 @@
+"""A WebSocket as a view of Flask; ``Upgrader.upgrade`` says which servers Flask may run in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import flask
+
+from koko.adapters._talk import converse, fields
+from koko.sync.upgrade import Upgrader
+
+Handler = Callable[..., object]
+View = Callable[..., flask.Response]
+
+
+def websocket(upgrader: Upgrader) -> Callable[[Handler], View]:
+    """Make a view of ``handler(conn, **arguments)``, its arguments those of the route.
+
+    The route has to say that it is one: ``@app.get("/chat", websocket=True)``, above this.
+
+    ``flask.request`` and ``flask.session`` are there as in any view; what is changed in
+    the session is lost, as no response will carry it.
+    """
+
+    def decorate(handler: Handler) -> View:
+        @wraps(handler)
+        def view(**arguments: Any) -> flask.Response:
+            response = converse(upgrader, flask.request, lambda conn: handler(conn, **arguments))
+            return flask.Response(response.body, response.status, fields(response))
+
+        return view
+
+    return decorate

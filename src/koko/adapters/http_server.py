@@ -1,0 +1,35 @@
+"""A WebSocket in a ``BaseHTTPRequestHandler`` of ``http.server``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from http.server import BaseHTTPRequestHandler
+from typing import TypeVar
+
+from koko.adapters._talk import OVER, converse
+from koko.core.head import write_response
+from koko.sync.conn import Conn
+from koko.sync.upgrade import Upgrader
+
+H = TypeVar("H", bound=BaseHTTPRequestHandler)
+
+
+def websocket(upgrader: Upgrader) -> Callable[[Callable[[H, Conn], object]], Callable[[H], None]]:
+    """Make of a method ``(self, conn)`` one that may be, or be called by, ``do_GET``.
+
+    A server that is to do anything else meanwhile is a ``ThreadingHTTPServer``.
+    """
+
+    def decorate(method: Callable[[H, Conn], object]) -> Callable[[H], None]:
+        @wraps(method)
+        def answer(self: H) -> None:
+            response = converse(upgrader, self, lambda conn: method(self, conn))
+            self.close_connection = True
+            self.log_request(response.status)
+            if response is not OVER:
+                self.wfile.write(write_response(response))
+
+        return answer
+
+    return decorate

@@ -1,0 +1,33 @@
+"""A WebSocket as a WSGI application (PEP 3333)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any
+
+from koko.adapters._talk import converse, fields
+from koko.sync.conn import Conn
+from koko.sync.upgrade import Upgrader
+
+Environ = dict[str, Any]
+Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+
+def websocket(upgrader: Upgrader) -> Callable[[Callable[[Conn, Environ], object]], Application]:
+    """Make a WSGI application of ``handler(conn, environ)``.
+
+    It runs in the server's thread, which it keeps until the conversation is over. See
+    ``Upgrader.upgrade`` for the servers that let go of their socket.
+    """
+
+    def decorate(handler: Callable[[Conn, Environ], object]) -> Application:
+        @wraps(handler)
+        def application(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+            response = converse(upgrader, environ, lambda conn: handler(conn, environ))
+            start_response(f"{response.status} {response.reason}", fields(response))
+            return [response.body] if response.body else []
+
+        return application
+
+    return decorate

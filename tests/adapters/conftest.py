@@ -1,0 +1,127 @@
+"""Each server as a process of its own, so that it is what its users run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import HTTPSHandler, ProxyHandler, build_opener
+
+import pytest
+import trustme
+
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE = 10.0  # seconds after which a test has failed; nothing waits so long
+
+GUNICORN = [
+    "-m", "gunicorn", "tests.adapters.site:application", "--bind", "127.0.0.1:0",
+    "--threads", "8", "--graceful-timeout", "1", "--worker-tmp-dir", "/dev/shm",
+]  # fmt: skip
+COMMANDS = {
+    "gthread": [*GUNICORN, "--worker-class", "gthread"],
+    "gevent": [*GUNICORN, "--worker-class", "gevent"],
+    "pywsgi": ["-m", "gevent.monkey", "--module", "tests.adapters.site", "pywsgi"],
+    "unpatched": ["-m", "tests.adapters.site", "pywsgi"],
+}
+MODULES = {"gthread": "gunicorn", "pywsgi": "gevent", "unpatched": "gevent"}
+PORT = re.compile(r"(?:^|Listening at: \w+://127\.0\.0\.1:)(\d+)")
+
+
+def needs(*modules: str) -> None:
+    """Skip a test when a server or a framework is not installed here."""
+    for module in modules:
+        if module in ("wsgiref", "http_server", "sync", "aio"):
+            continue
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed here")
+
+
+@dataclass
+class Site:
+    """A running server."""
+
+    name: str
+    port: int
+    tls: ssl.SSLContext | None
+    log: Path
+
+    def url(self, path: str) -> str:
+        return f"ws{'s' if self.tls else ''}://127.0.0.1:{self.port}{path}"
+
+    def connect(self) -> socket.socket:
+        raw = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+        return self.tls.wrap_socket(raw, server_hostname="127.0.0.1") if self.tls else raw
+
+    def state(self) -> dict[str, Any]:
+        """What its process holds, asked by plain HTTP."""
+        opener = build_opener(ProxyHandler({}), HTTPSHandler(context=self.tls))
+        scheme = "https" if self.tls else "http"
+        with opener.open(f"{scheme}://127.0.0.1:{self.port}/state", timeout=PATIENCE) as answer:
+            told: dict[str, Any] = json.load(answer)
+        return told
+
+    def waits_for(self, **wanted: object) -> None:
+        """Ask until the process holds no more than it should."""
+        give_up_at = time.monotonic() + PATIENCE
+        while (told := self.state()) != wanted:
+            assert time.monotonic() < give_up_at, f"{self.name} holds {told}, expected {wanted}"
+
+
+@contextmanager
+def serving(name: str, log: Path, authority: trustme.CA | None = None) -> Iterator[Site]:
+    server, _, secure = name.partition("+")
+    needs(MODULES.get(server, server))
+    command, environment = [*COMMANDS.get(server, ["-m", "tests.adapters.site", server])], {}
+    tls = None
+    if secure:
+        assert authority is not None
+        certificate, key = log.with_suffix(".pem"), log.with_suffix(".key")
+        issued = authority.issue_cert("localhost", "127.0.0.1")
+        issued.private_key_and_cert_chain_pem.write_to_path(str(certificate))
+        issued.private_key_pem.write_to_path(str(key))
+        environment = {"SITE_CERT": str(certificate), "SITE_KEY": str(key)}
+        if "gunicorn" in command:
+            command += ["--certfile", str(certificate), "--keyfile", str(key)]
+        tls = ssl.create_default_context()
+        authority.configure_trust(tls)
+    with log.open("w") as complaints:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+            stdout=complaints,
+            stderr=complaints,
+        )
+    try:
+        yield Site(name, _port(process, log), tls, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _port(process: subprocess.Popen[bytes], log: Path) -> int:
+    while process.poll() is None:
+        if found := PORT.search(log.read_text()):
+            return int(found[1])
+        os.sched_yield()
+    raise AssertionError(f"the server ended with {process.returncode}: {log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
