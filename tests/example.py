@@ -36,18 +36,13 @@ def example(name: str, *arguments: str, port: int = 0) -> Iterator[subprocess.Po
 
 
 def start(name: str, *arguments: str, port: int) -> subprocess.Popen[str]:
-    # Where the tests run in the background SIGINT is ignored, and a new process inherits that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PORT": str(port)},
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PORT": str(port)},
+    )
 
 
 @contextmanager

@@ -108,9 +108,12 @@ cdef class Reflex:
     cdef public Py_ssize_t gathered  # bytes that wait for the next replies
     cdef public bint feeding
     cdef public bint flush_due
+    cdef public object lock  # who holds it may write; made when somebody has to wait
     cdef object _inbox
+    cdef object _outbox
     cdef object _life
     cdef list _owed
+    cdef object _feed, _take, _encode  # bound once: looking them up costs as much as a call
 
     def __init__(self, core, transport, loop):
         self.core = core
@@ -119,15 +122,30 @@ cdef class Reflex:
         self.now = clock_of(loop)
         self.arrival = Arrival(loop)
         self._inbox = core.inbox
+        self._outbox = core.outbox
         self._life = core.life
         self._owed = core.owed
+        self._feed, self._take, self._encode = core.inbox.feed, core.inbox.take, core.outbox.encode
+
+    @property
+    def congested(self):
+        """True when a writer has to wait for its turn or for the peer."""
+        return self.must_wait()
+
+    cdef bint must_wait(self) except -1:
+        return self.write_paused or (self.lock is not None and self.lock.locked())
 
     def data_received(self, bytes data not None):
         """Feed the core, wake the receiver, write what is owed then."""
         cdef Arrival arrival = self.arrival
         self.feeding = True
         try:
-            self.core.feed(data, self.now())
+            if self._inbox.plain:
+                others = self._feed(data, self.now())
+                if others is not None:
+                    self.core.handle(others, self._inbox.heard_at)
+            else:
+                self.core.feed(data, self.now())
             if arrival._callback is not None and (len(self._inbox) or not self._inbox.plain):
                 arrival.wake()
         finally:
@@ -145,7 +163,7 @@ cdef class Reflex:
             raise self.busy()
         if not self._inbox.plain:
             return self.last_word()
-        message = self._inbox.take()
+        message = self._take()
         if message is None:
             if self._owed:
                 self.flush()
@@ -157,7 +175,10 @@ cdef class Reflex:
 
     cpdef write(self, kind, message):
         """Send a message; whoever calls it has the turn."""
-        self.core.send(kind, message)
+        if self._life.state is OPEN and self._outbox.deflater is None:
+            self._owed.append(self._encode(kind, message))
+        else:
+            self.core.send(kind, message)
         self.sent()
 
     cpdef sent(self):
@@ -181,115 +202,152 @@ cdef class Reflex:
         if not self._owed or self.write_paused:
             return
         if not self.transport.is_closing():  # or asyncio logs a line for each
-            self.transport.write(self.core.take_owed())
+            owed = self._owed[0] if len(self._owed) == 1 else b"".join(self._owed)
+            self._owed.clear()
+            self.transport.write(owed)
+
+
+# What is awaited and ends at once would have to raise StopIteration to say so, and Cython
+# would make a traceback of it: that costs more than the message. So the interpreter is told
+# in C what one step gave, and whether it was the last.
+cdef extern from *:
+    """
+    static PyObject *(*koko_step)(PyObject *awaited, int *last);
+
+    static PySendResult koko_send(PyObject *awaited, PyObject *value, PyObject **result) {
+        int last = 0;
+        *result = koko_step(awaited, &last);
+        return *result == NULL ? PYGEN_ERROR : last ? PYGEN_RETURN : PYGEN_NEXT;
+    }
+
+    static PyObject *koko_next(PyObject *awaited) {
+        PyObject *result;
+        if (koko_send(awaited, Py_None, &result) != PYGEN_RETURN)
+            return result;
+        if (result != Py_None)
+            PyErr_SetObject(PyExc_StopIteration, result);
+        Py_DECREF(result);
+        return NULL;
+    }
+
+    static void koko_steps_by(void *step, PyTypeObject *awaited) {
+        koko_step = (PyObject *(*)(PyObject *, int *))step;
+        awaited->tp_iternext = koko_next;
+        awaited->tp_as_async->am_send = koko_send;
+    }
+    """
+    ctypedef struct PyTypeObject:
+        pass
+    void koko_steps_by(void *step, PyTypeObject *awaited)
 
 
 @cython.final
 @cython.freelist(64)
-cdef class Receiving:
-    """What ``receive`` and ``iterate`` give to be awaited."""
+cdef class Awaited:
+    """What ``receive``, ``iterate`` and ``send`` give: does nothing before it is awaited."""
 
     cdef Reflex _reflex
-    cdef bint _iterating
-
-    def __await__(self):
-        return self
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        try:
-            message = self._reflex.next_message()
-        except CloseError as error:
-            if self._iterating and error.ordinary:
-                raise StopAsyncIteration from None
-            raise
-        if message is not None:
-            raise StopIteration(message)
-        self._reflex.arrival._asyncio_future_blocking = True
-        return self._reflex.arrival
-
-    def send(self, value):
-        return self.__next__()
-
-    def throw(self, kind, error=None, traceback=None):
-        raise thrown(kind, error, traceback)
-
-    def close(self):
-        pass
-
-
-def receive(Reflex reflex not None):
-    """Return the next message, waiting for it if necessary."""
-    cdef Receiving receiving = Receiving.__new__(Receiving)
-    receiving._reflex = reflex
-    return receiving
-
-
-def iterate(Reflex reflex not None):
-    """Do as ``receive``; an ordinary end of the connection ends the iteration."""
-    cdef Receiving receiving = Receiving.__new__(Receiving)
-    receiving._reflex = reflex
-    receiving._iterating = True
-    return receiving
-
-
-@cython.final
-@cython.freelist(64)
-cdef class Sending:
-    """What ``send`` gives to be awaited; a coroutine where the sender has to wait."""
-
-    cdef Reflex _reflex  # until it is awaited
+    cdef bint _iterates  # an ordinary end of the connection ends an iteration
+    cdef bint _sends  # what follows is for sending only
+    cdef bint _begun
     cdef object _kind
     cdef object _message
     cdef object _wait  # the coroutine that waits for our turn
 
+    cdef object step(self, bint *last):
+        """Do as much as can be done now; return the result if that was the last step."""
+        return self.send_message(last) if self._sends else self.receive_message(last)
+
+    cdef object receive_message(self, bint *last):
+        cdef object message
+        try:
+            message = self._reflex.next_message()
+        except CloseError as error:
+            if self._iterates and error.ordinary:
+                raise StopAsyncIteration from None
+            raise
+        if message is None:
+            self._reflex.arrival._asyncio_future_blocking = True
+            return self._reflex.arrival
+        last[0] = True
+        return message
+
+    cdef object send_message(self, bint *last):
+        if not self._begun:
+            self._begun = True
+            if not self._reflex.must_wait():
+                self._reflex.write(self._kind, self._message)
+                last[0] = True
+                return None
+            owe = self._reflex.core.send
+            self._wait = self._reflex.write_in_turn(owe, self._kind, self._message)
+        elif self._wait is None:
+            raise RuntimeError("cannot reuse already awaited send()")
+        try:
+            return self._wait.send(None)
+        except StopIteration:
+            last[0] = True
+            return None
+
     def __await__(self):
         return self
 
     def __iter__(self):
         return self
 
-    def __next__(self):
-        return self.send(None)
+    def __next__(self):  # what stands in its place is koko_next
+        raise NotImplementedError
 
     def send(self, value):
-        cdef Reflex reflex = self._reflex
-        if reflex is not None:
-            self._reflex = None
-            if not reflex.congested:
-                reflex.write(self._kind, self._message)
-                raise StopIteration
-            self._wait = reflex.write_in_turn(reflex.core.send, self._kind, self._message)
-        if self._wait is None:
-            raise RuntimeError("cannot reuse already awaited send()")
-        return self._wait.send(value)
+        return next(self)
 
     def throw(self, kind, error=None, traceback=None):
-        self._reflex = None
+        self._begun = True
         error = thrown(kind, error, traceback)
         if self._wait is None:
             raise error
         return self._wait.throw(error)
 
     def close(self):
-        self._reflex = None
+        self._begun = True
         if self._wait is not None:
             self._wait.close()
 
     def __del__(self):
-        if self._reflex is not None:
+        if self._sends and not self._begun:
             warnings.warn("send() was never awaited; nothing was sent", RuntimeWarning)
+
+
+cdef object step_of(Awaited awaited, bint *last):
+    return awaited.step(last)
+
+
+koko_steps_by(<void *>step_of, <PyTypeObject *>Awaited)
+
+
+def receive(Reflex reflex not None):
+    """Return the next message, waiting for it if necessary."""
+    cdef Awaited awaited = Awaited.__new__(Awaited)
+    awaited._reflex = reflex
+    return awaited
+
+
+def iterate(Reflex reflex not None):
+    """Do as ``receive``; an ordinary end of the connection ends the iteration."""
+    cdef Awaited awaited = Awaited.__new__(Awaited)
+    awaited._reflex = reflex
+    awaited._iterates = True
+    return awaited
 
 
 def send(Reflex reflex not None, kind, message):
     """Send one message, when it is our turn."""
-    cdef Sending sending = Sending.__new__(Sending)
-    sending._reflex = reflex
-    sending._kind = kind
-    sending._message = message
-    return sending
+    cdef Awaited awaited = Awaited.__new__(Awaited)
+    awaited._reflex = reflex
+    awaited._kind = kind
+    awaited._message = message
+    awaited._sends = True
+    return awaited
 
 
 cdef thrown(kind, error, traceback):

@@ -135,6 +135,12 @@ class Reflex:
         self.gathered = 0  # bytes that wait for the next replies
         self.feeding = False
         self.flush_due = False
+        self.lock: asyncio.Lock | None = None  # who holds it may write; made when one has to wait
+
+    @property
+    def congested(self) -> bool:
+        """True when a writer has to wait for its turn or for the peer."""
+        return self.write_paused or (self.lock is not None and self.lock.locked())
 
     def data_received(self, data: bytes) -> None:
         """Feed the core, wake the receiver, write what is owed then."""
@@ -198,8 +204,6 @@ class Reflex:
 
     if TYPE_CHECKING:  # what a Pump adds, for what happens seldom
 
-        @property
-        def congested(self) -> bool: ...
         def busy(self) -> RuntimeError: ...
         def last_word(self) -> str | bytes | None: ...
         def nobody_waits(self) -> None: ...

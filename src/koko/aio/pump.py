@@ -25,7 +25,6 @@ class Pump(Reflex, asyncio.Protocol):
     ) -> None:
         super().__init__(core, transport, loop)
         self.lost = False
-        self._turn: asyncio.Lock | None = None
         self._half_closed = False
         self._leaving = False
         self._tasks: set[asyncio.Future[object]] = set()
@@ -63,16 +62,11 @@ class Pump(Reflex, asyncio.Protocol):
     # What a Conn calls
 
     @property
-    def congested(self) -> bool:
-        """True when a writer has to wait for its turn or for the peer."""
-        return self.write_paused or (self._turn is not None and self._turn.locked())
-
-    @property
     def turn(self) -> asyncio.Lock:
         """Who holds it may write; first come, first served."""
-        if self._turn is None:
-            self._turn = asyncio.Lock()
-        return self._turn
+        if self.lock is None:
+            self.lock = asyncio.Lock()
+        return self.lock
 
     async def writable(self) -> None:
         """Wait until the transport takes more, or nothing may be sent any longer."""

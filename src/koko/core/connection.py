@@ -63,9 +63,9 @@ class Connection:
     ) -> None:
         self.role = role
         self.close_timeout = options.close_timeout
-        self._outbox = Outbox(role, agreed)
-        self.owed = self._outbox.owed
-        self.take_owed = self._outbox.take
+        self.outbox = Outbox(role, agreed)
+        self.owed = self.outbox.owed
+        self.take_owed = self.outbox.take
         self.ending: BaseException | None = None
         self.sent: Close | None = None
         self.received: Close | None = None
@@ -229,32 +229,32 @@ class Connection:
         """Owe one whole message."""
         if self.life.state not in MAY_SEND:
             raise self.closed_error()
-        self._outbox.add(kind, payload)
+        self.outbox.add(kind, payload)
 
     def send_prepared(self, prepared: PreparedMessage) -> None:
         """Owe a prepared message."""
         if self.life.state not in MAY_SEND:
             raise self.closed_error()
-        self._outbox.add_prepared(prepared)
+        self.outbox.add_prepared(prepared)
 
     @property
     def write_compression(self) -> bool:
-        return self._outbox.compressing
+        return self.outbox.compressing
 
     @write_compression.setter
     def write_compression(self, enabled: bool) -> None:
-        self._outbox.compressing = enabled
+        self.outbox.compressing = enabled
 
     @property
     def compression_level(self) -> int | None:
-        deflater = self._outbox.deflater
+        deflater = self.outbox.deflater
         return None if deflater is None else deflater.level
 
     @compression_level.setter
     def compression_level(self, level: int) -> None:
         check_level(level)
-        if self._outbox.deflater is not None:
-            self._outbox.deflater.level = level
+        if self.outbox.deflater is not None:
+            self.outbox.deflater.level = level
 
     def write_control(self, kind: int, payload: bytes, now: float) -> None:
         """Owe a ping, a pong or a Close."""
@@ -266,7 +266,7 @@ class Connection:
         elif self.life.state not in MAY_SEND:
             raise self.closed_error()
         else:
-            self._outbox.add_control(kind, payload)
+            self.outbox.add_control(kind, payload)
 
     def start_ping(self, payload: bytes | None, now: float) -> Ping:
         """Owe a ping and return it; its ``on_pong`` is called when its pong comes."""
@@ -316,7 +316,7 @@ class Connection:
         if self.on_ping is not None:
             self.on_ping(payload)
         elif self.life.state in MAY_SEND:
-            self._outbox.add_control(Opcode.PONG, payload)
+            self.outbox.add_control(Opcode.PONG, payload)
 
     def _got_pong(self, payload: bytes) -> None:
         self._pings.answer(payload, self._now)
@@ -375,7 +375,7 @@ class Connection:
         payload = close_payload(close)  # misuse is told before anything has changed
         self.life.on(Event.SENT_CLOSE)
         self.sent = close
-        self._outbox.add_control(Opcode.CLOSE, payload)
+        self.outbox.add_control(Opcode.CLOSE, payload)
         self._deadline = self._now + self.close_timeout
 
     def _keep_alive(self, now: float, listening: bool, unsent: int) -> None:

@@ -24,13 +24,14 @@ class Outbox:
     """
 
     __slots__ = (
-        "_encoder",
+        "_at",
         "_masks",
         "_newest_pong",
         "_pongs",
         "_threshold",
         "compressing",
         "deflater",
+        "encode",
         "owed",
     )
 
@@ -39,22 +40,23 @@ class Outbox:
         self.compressing = True
         self.deflater = agreed.deflater(role) if agreed else None
         self._threshold = agreed.threshold if agreed else 0
-        self._encoder = Encoder(role)
+        self.encode = Encoder(role).encode
         self._masks = role.masks
         self._pongs = 0  # how many are owed
-        self._newest_pong = 0  # where the last of them stands
+        self._newest_pong = b""
+        self._at = 0  # where it stands, if it is still owed
 
     def add(self, kind: int, payload: Data) -> None:
         """Owe one whole message."""
         deflater = self.deflater
         if deflater is None or not self.compressing:
-            self.owed.append(self._encoder.encode(kind, payload))
+            self.owed.append(self.encode(kind, payload))
             return
         octets = payload.encode() if isinstance(payload, str) else bytes(payload)
         if len(octets) < self._threshold:
-            self.owed.append(self._encoder.encode(kind, octets))
+            self.owed.append(self.encode(kind, octets))
         else:
-            self.owed.append(self._encoder.encode(kind, deflater.compress(octets), True, True))
+            self.owed.append(self.encode(kind, deflater.compress(octets), True, True))
 
     def add_prepared(self, prepared: PreparedMessage) -> None:
         """Owe a prepared message; what connections can share of it is made once."""
@@ -70,28 +72,31 @@ class Outbox:
         if made is None:
             made = payload if deflater is None else deflater.compress(payload)
             if not self._masks:
-                made = self._encoder.encode(kind, made, True, rsv1)
+                made = self.encode(kind, made, True, rsv1)
             forms[form] = made
         # §5.3: each frame has a fresh key, so clients share the payload and servers the frame.
-        self.owed.append(self._encoder.encode(kind, made, True, rsv1) if self._masks else made)
+        self.owed.append(self.encode(kind, made, True, rsv1) if self._masks else made)
 
     def add_control(self, opcode: int, payload: bytes) -> None:
         """Owe a control frame whose payload was checked."""
-        frame = self._encoder.encode(opcode, payload)
+        frame = self.encode(opcode, payload)
         if opcode != Opcode.PONG:
             self.owed.append(frame)
-        elif self._pongs < MAX_OWED_PONGS:
+            return
+        if self._at >= len(self.owed) or self.owed[self._at] is not self._newest_pong:
+            self._pongs = 0  # they have left
+        if self._pongs < MAX_OWED_PONGS:
             self._pongs += 1
-            self._newest_pong = len(self.owed)
+            self._at = len(self.owed)
             self.owed.append(frame)
         else:
             # §5.5.3: where earlier pongs could not leave yet, the newest ping's is enough.
-            self.owed[self._newest_pong] = frame
+            self.owed[self._at] = frame
+        self._newest_pong = frame
 
     def take(self) -> bytes:
         """Return everything owed as one piece and owe it no more."""
         owed = self.owed
         taken = owed[0] if len(owed) == 1 else b"".join(owed)
         owed.clear()
-        self._pongs = 0
         return taken
