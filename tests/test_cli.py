@@ -27,10 +27,11 @@ FACES = pytest.mark.parametrize("face", ["aio", "sync"])
 # koko
 
 
-def test_version_names_codec_loop_and_deflate() -> None:
+def test_version_names_codec_loop_tls_and_deflate() -> None:
     done = koko("--version")
     said = (
-        r"koko \S+ \(codec: (native|pure), loop: (uvloop \S+|asyncio), deflate: (isal \S+|zlib)\)\n"
+        r"koko \S+ \(codec: (native|pure), loop: (uvloop \S+|asyncio), "
+        r"TLS: (aiofastnet \S+|the loop), deflate: (isal \S+|zlib)\)\n"
     )
     assert done.returncode == 0
     assert re.fullmatch(said, done.stdout.decode())

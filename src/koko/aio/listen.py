@@ -1,4 +1,8 @@
-"""Listening on every address that a name stands for, all of them on one port."""
+"""Listening on every address that a name stands for, all of them on one port.
+
+TLS is aiofastnet's where that is installed: it spends a third of what the loops' own does
+on a small message (``bench/run.py --only tls``).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,12 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+
+aiofastnet: Any = None
+with suppress(ImportError):
+    import aiofastnet
 
 _ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})  # as IPv6 on many a machine
 
@@ -22,13 +31,13 @@ async def listen(
     Raises:
         OSError: a name is unknown, a port is taken, or none of the addresses is here.
     """
-    loop = asyncio.get_running_loop()
     listeners: list[asyncio.Server] = []
     failure: OSError | None = None
     try:
         for address in await _addresses(host):
             try:
-                listeners.append(await loop.create_server(protocol, address, port, **options))
+                options.update(host=address, port=port)
+                listeners.append(await create_server(protocol, **options))
             except OSError as error:
                 if error.errno not in _ABSENT:
                     raise
@@ -42,6 +51,15 @@ async def listen(
             listener.close()
         raise
     return listeners
+
+
+async def create_server(protocol: Callable[[], asyncio.Protocol], **options: Any) -> asyncio.Server:
+    """Listen as ``loop.create_server`` does."""
+    loop = asyncio.get_running_loop()
+    if aiofastnet is None or options.get("ssl") is None:
+        return await loop.create_server(protocol, **options)
+    listener: asyncio.Server = await aiofastnet.create_server(loop, protocol, **options)
+    return listener
 
 
 async def _addresses(host: str | list[str] | None) -> list[str]:

@@ -17,7 +17,7 @@ from koko import upgrading
 from koko.aio.admit import Http, Opening
 from koko.aio.conn import Conn
 from koko.aio.door import Door
-from koko.aio.listen import listen
+from koko.aio.listen import create_server, listen
 from koko.aio.pump import Pump
 from koko.aio.reflex import clock_of
 from koko.aio.upgrade import Upgrader
@@ -107,9 +107,8 @@ class Server:
             options["reuse_port"] = reuse_port
             self._listeners = await listen(lambda: Opening(self), host, port, **options)
         else:
-            loop = asyncio.get_running_loop()
             options["sock"] = sock
-            self._listeners = [await loop.create_server(lambda: Opening(self), **options)]
+            self._listeners = [await create_server(lambda: Opening(self), **options)]
 
     async def serve_forever(self) -> None:
         """Serve until ``close`` is called; when cancelled, close gracefully with 1001."""

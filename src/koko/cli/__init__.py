@@ -48,6 +48,7 @@ def versions() -> str:
     fast = deflate.IMPLEMENTATION
     return (
         f"koko {__version__} (codec: {codec.IMPLEMENTATION}, loop: {loop or 'asyncio'}, "
+        f"TLS: {_with_version('aiofastnet') or 'the loop'}, "
         f"deflate: {_with_version(fast) or fast})"
     )
 
@@ -61,7 +62,9 @@ def _with_version(package: str) -> str | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="koko", description="WebSocket servers and a client at the command line."
+        prog="koko",
+        description="WebSocket servers and a client at the command line.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # or --version would be broken
     )
     parser.add_argument("--version", action="version", version=versions())
     commands = parser.add_subparsers(dest="command", metavar="serve | dial | demo")

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from koko.core import _codec, _inbox
+from koko.core.memory import keep_large_blocks
 
 if TYPE_CHECKING:
     from koko.core._codec import Decoder, Encoder, Item, mask
@@ -39,6 +40,8 @@ else:
         Inbox = _inbox.Inbox
     else:
         from koko.core._native_inbox import Inbox
+
+keep_large_blocks()  # here, since every connection has a codec
 
 IMPLEMENTATION = "pure" if Decoder is _codec.Decoder else "native"
 
