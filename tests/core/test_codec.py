@@ -157,7 +157,7 @@ def test_head_may_come_byte_by_byte(codec, role, size):
     head = len(frame) - size
     for octet in bytewise(frame[: head - 1]):
         assert decoder.feed(octet) == []
-        assert decoder.mid_message
+        assert not decoder.mid_message
     assert decoder.feed(frame[head - 1 :]) == [bytes(size)]
     assert not decoder.mid_message
 

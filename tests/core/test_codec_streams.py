@@ -18,9 +18,10 @@ def test_feed_stops_after_hold_bytes_and_goes_on_without_new_ones(codec):
     client = codec.Decoder(Role.CLIENT, hold=4)
     assert client.feed(b"\x81\x03abc\x81\x03def\x81\x03ghi\x81\x01") == ["abc", "def"]
     assert client.backlog
-    assert client.mid_message
+    assert not client.mid_message
     assert client.feed(b"") == ["ghi"]
     assert not client.backlog
+    assert client.mid_message
     assert client.feed(b"j") == ["j"]
     assert not client.mid_message
 
@@ -45,9 +46,17 @@ def test_violation_in_the_backlog_shows_when_its_turn_comes(codec):
 def test_small_bytes_that_inflate_to_much_are_not_inflated_all_at_once(inflating):
     bomb = wire("1 100 0010  0 len", compressed(bytes(200_000)))
     client = inflating(read_limit=200_000)
-    assert len(client.feed(bomb * 5)) == 2  # 262144 bytes are held at most, and one message more
-    assert len(client.feed(b"")) == 2
-    assert len(client.feed(b"")) == 1
+    # 262144 bytes are inflated at once, and the step that passes it
+    assert [len(client.feed(octets)) for octets in (bomb * 5, b"", b"", b"")] == [1, 1, 1, 2]
+    assert not client.backlog
+
+
+def test_one_message_that_inflates_to_much_is_inflated_a_hold_at_a_time(inflating):
+    client = inflating()
+    assert client.feed(wire("1 100 0010  0 len", compressed(bytes(1_000_000)))) == []
+    assert client.backlog
+    assert [client.feed(b"") for _ in range(3)] == [[], [], [bytes(1_000_000)]]
+    assert not client.backlog
 
 
 # Streams

@@ -125,7 +125,7 @@ class Decoder:
     @property
     def mid_message(self) -> bool:
         """True when the peer has begun a message and not ended it."""
-        return self._kind != 0 or self._left >= 0 or bool(self._tail)
+        return self._kind != 0
 
     def feed(self, data: bytes) -> list[Item]:
         """Take bytes from the peer and return what they complete, in order.
@@ -304,12 +304,11 @@ class Decoder:
             inflated = inflater.inflate(piece, room, last)
             self._check_limit(self._size + len(inflated))
             self._append(inflated)
-            if self._streaming:
-                self._held += len(inflated)
+            self._held += len(inflated)
             if not inflater.pending:
                 break
             piece = b""
-            if self._streaming and self._held >= self._hold:
+            if self._held >= self._hold:
                 self._draining = True
                 return
         if last:
@@ -341,7 +340,7 @@ class Decoder:
                 items.append(message.decode())
             except UnicodeDecodeError:
                 raise bad_utf8() from None
-        self._end_message(len(message))
+        self._end_message(0 if self._compressed else len(message))
 
     def _end_message(self, size: int) -> None:
         self._held += size

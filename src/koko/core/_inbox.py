@@ -63,14 +63,18 @@ class Inbox:
     def parse(self, data: bytes) -> list[Item] | None:
         """Do as ``feed``, for what has been fed before."""
         others: list[Item] | None = None
-        for item in self.decoder.feed(data):
-            if type(item) is str or type(item) is bytes:
-                self._messages.append(item)
-                self.heard_what = "a message"
-            elif others is None:
-                others = [item]
-            else:
-                others.append(item)
+        while True:
+            for item in self.decoder.feed(data):
+                if type(item) is str or type(item) is bytes:
+                    self._messages.append(item)
+                    self.heard_what = "a message"
+                elif others is None:
+                    others = [item]
+                else:
+                    others.append(item)
+            if self._messages or not self.plain or not self.decoder.backlog:
+                break
+            data = b""  # more of a message is here than one feed gives, and it is wanted whole
         if others is None and self.decoder.failure is not None:
             return []
         return others

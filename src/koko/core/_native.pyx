@@ -181,7 +181,7 @@ cdef class Decoder:
     @property
     def mid_message(self):
         """True when the peer has begun a message and not ended it."""
-        return self._kind != 0 or self._left >= 0 or PyBytes_GET_SIZE(self._tail) != 0
+        return self._kind != 0
 
     def feed(self, bytes data not None):
         """Take bytes from the peer and return what they complete, in order.
@@ -388,16 +388,15 @@ cdef class Decoder:
             size = PyBytes_GET_SIZE(inflated)
             self._check_limit(self._size + size)
             pending = self._inflater.pending
+            self._held += size
             if last and not pending and not self._size and not self._streaming:
                 self._give(inflated, items)
                 return 0
             self._append(bytes_at(inflated), size, NULL, 0)
-            if self._streaming:
-                self._held += size
             if not pending:
                 break
             piece = b""
-            if self._streaming and self._held >= self._hold:
+            if self._held >= self._hold:
                 self._draining = True
                 return 0
         if last:
@@ -478,7 +477,7 @@ cdef class Decoder:
     cdef int _give(self, bytes message, list items) except -1:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(message)
         items.append(message if self._kind == BINARY else decoded(bytes_at(message), size))
-        self._end_message(size)
+        self._end_message(0 if self._compressed else size)
         return 0
 
     cdef int _give_whole(self, const uint8_t *payload, Py_ssize_t size, list items) except -1:

@@ -54,18 +54,23 @@ cdef class Inbox:
 
     cpdef parse(self, bytes data):
         """Do as ``feed``, for what has been fed before."""
-        cdef list items = self.decoder.feed(data)
+        cdef list items
         cdef list others = None
-        for item in items:
-            if type(item) is str or type(item) is bytes:
-                if self._messages is None:
-                    self._messages = []
-                self._messages.append(item)
-                self.heard_what = "a message"
-            elif others is None:
-                others = [item]
-            else:
-                others.append(item)
+        while True:
+            items = self.decoder.feed(data)
+            for item in items:
+                if type(item) is str or type(item) is bytes:
+                    if self._messages is None:
+                        self._messages = []
+                    self._messages.append(item)
+                    self.heard_what = "a message"
+                elif others is None:
+                    others = [item]
+                else:
+                    others.append(item)
+            if self._messages is not None or not self.plain or not self.decoder.backlog:
+                break
+            data = b""  # more of a message is here than one feed gives, and it is wanted whole
         if others is None and self.decoder.failure is not None:
             return []
         return others
