@@ -48,6 +48,7 @@ OF_EACH_FACE = {
     "broadcast",
     "dial",
     "is_transient",
+    "join_messages",
     "reconnect",
     "serve",
 }

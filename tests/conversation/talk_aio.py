@@ -216,9 +216,13 @@ class Call:
 class Us:
     """A ``Conn`` with the verbs of ``koko.sync``; ``start_`` before one only begins it."""
 
-    def __init__(self, conn: Conn, loop: TurnedLoop) -> None:
+    def __init__(self, conn: Any, loop: TurnedLoop) -> None:
         self.conn = conn
         self._loop = loop
+
+    def on(self, stream: Any) -> Us:
+        """Return the same for a reader or a writer of the connection's."""
+        return Us(stream, self._loop)
 
     def __getattr__(self, name: str) -> Any:
         verb = name.removeprefix("start_")

@@ -20,9 +20,10 @@ from koko.core.head import Request, Response
 from koko.core.options import ConnectionOptions
 from koko.core.wire import Role
 from koko.sync import Conn, Delivery, broadcast
-from koko.sync import conn as conn_room
+from koko.sync import control as control_room
 from koko.sync import pump as pump_room
 from koko.sync import transport as transport_room
+from koko.sync import writing as writing_room
 from koko.sync.keeper import PERIOD, Kept
 from koko.sync.pump import Pump
 from koko.sync.transport import READ, WRITE
@@ -286,9 +287,13 @@ class Call:
 class Us:
     """A ``Conn`` each of whose verbs runs in a thread; ``start_`` before one only begins it."""
 
-    def __init__(self, conn: Conn, clock: TurnedClock) -> None:
+    def __init__(self, conn: Any, clock: TurnedClock) -> None:
         self.conn = conn
         self._clock = clock
+
+    def on(self, stream: Any) -> Us:
+        """Return the same for a reader or a writer of the connection's."""
+        return Us(stream, self._clock)
 
     def __getattr__(self, name: str) -> Any:
         verb = name.removeprefix("start_")
@@ -318,7 +323,7 @@ class SyncTalk:
     def __init__(self) -> None:
         self.clock = TurnedClock()
         self._patches = ExitStack()
-        for room in (conn_room, pump_room):
+        for room in (control_room, pump_room, writing_room):
             self._patches.enter_context(patch.object(room, "monotonic", self.clock.monotonic))
         self._patches.enter_context(patch.object(transport_room, "time", self.clock))
         self._patches.enter_context(patch.object(pump_room, "keeper", self.clock))
@@ -334,6 +339,7 @@ class SyncTalk:
         pump = Pump(core, line)
         pump._news = TurnedCondition(clock, pump.lock)
         pump._turn = TurnedCondition(clock, pump.lock)
+        pump.floor._free = TurnedCondition(clock, pump.lock)
         conn = Conn(pump, Request("GET", "/", {}), Response(101), None)  # type: ignore[arg-type]
         self._conns.append(conn)
         return Us(conn, clock), Peer(role.peer, line, clock.settle)

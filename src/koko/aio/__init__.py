@@ -5,6 +5,7 @@ from koko.aio.conn import Conn
 from koko.aio.dial import Dialer, dial
 from koko.aio.reconnect import reconnect
 from koko.aio.serve import Server, serve
+from koko.aio.streams import join_messages
 from koko.aio.upgrade import Upgrader
 from koko.broadcasting import Delivery
 from koko.reconnecting import Backoff, is_transient
@@ -19,6 +20,7 @@ __all__ = [
     "broadcast",
     "dial",
     "is_transient",
+    "join_messages",
     "reconnect",
     "serve",
 ]

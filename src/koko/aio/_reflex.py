@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
+from koko.aio.turn import Turn
 from koko.core.connection import Connection
 from koko.core.lifecycle import State
 from koko.errors import CloseError
@@ -135,7 +136,7 @@ class Reflex:
         self.gathered = 0  # bytes that wait for the next replies
         self.feeding = False
         self.flush_due = False
-        self.lock: asyncio.Lock | None = None  # who holds it may write; made when one has to wait
+        self.lock: Turn | None = None  # who holds it may write; made when one has to wait
 
     @property
     def congested(self) -> bool:

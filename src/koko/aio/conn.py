@@ -7,32 +7,28 @@ Only waiting is done here. What the bytes mean is ``koko.core``'s, how they move
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from koko.aio.control import ControlVerbs
 from koko.aio.pump import Pump
 from koko.aio.reflex import iterate, receive, send
-from koko.aio.waiting import within
+from koko.aio.streams import StreamVerbs
+from koko.aio.waiting import TOO_SLOW, within
 from koko.core.address import written
-from koko.core.connection import Connection, Ping
+from koko.core.connection import Connection
 from koko.core.head import Request, Response
 from koko.core.lifecycle import State
 from koko.errors import CloseError
 from koko.message import Data, Kind, PreparedMessage, check_kind, kind_of
 
-Handler = Callable[..., Awaitable[object] | object]
-
 _TEXT, _BINARY = Kind.TEXT, Kind.BINARY
 
-TOO_SLOW = "the peer reads too slowly; nothing was sent"
 
-
-class Conn:
+class Conn(ControlVerbs, StreamVerbs):
     """One end of an open WebSocket.
 
     Any number of tasks may send; messages are never interleaved. One task receives.
@@ -193,112 +189,6 @@ class Conn:
     def compression_level(self, level: int) -> None:
         self._core.compression_level = level
 
-    # Control frames
-
-    async def write_control(
-        self, kind: int, data: bytes = b"", deadline: float | None = None
-    ) -> None:
-        """Send a ping, a pong or a Close of at most 125 bytes, ahead of waiting messages.
-
-        A Close sent so is not waited for; see ``close``. ``deadline`` is a time of the
-        loop's clock up to which to wait for a peer that reads too slowly; without one the
-        frame is left to be written when it can be.
-
-        Raises:
-            ValueError: the payload may not stand in such a frame.
-            ErrCloseSent: a Close was sent already.
-            TimeoutError: the deadline passed first; nothing was sent.
-        """
-        if deadline is not None:
-            left = deadline - self._pump.now()
-            if left <= 0:
-                raise TimeoutError("the deadline had passed before the frame was written")
-            await within(left, TOO_SLOW, self._pump.writable())
-        self._write_control(kind, data)
-
-    async def ping(self, data: bytes | None = None, timeout: float | None = None) -> float:
-        """Send a ping, wait for its pong and return the round trip in seconds.
-
-        ``data`` is the ping's payload, at most 125 bytes; random without it. A pong
-        answers every ping before it as well.
-
-        Raises:
-            CloseError: the connection ended first.
-            TimeoutError: no pong came within ``timeout`` seconds; the connection is unharmed.
-            ValueError: a ping with this payload is still without its pong.
-        """
-        pump = self._pump
-        ping = self._core.start_ping(data, pump.now())
-        ping.on_pong = pump.release_waiters
-        pump.flush()
-        return await within(timeout, "no pong came", self._pong_of(ping))
-
-    async def _pong_of(self, ping: Ping) -> float:
-        while ping.round_trip is None:
-            if self._core.ending is not None:
-                raise self._core.closed_error()
-            await self._pump.wait_for_change()
-        return ping.round_trip
-
-    async def pong(self, data: bytes = b"") -> None:
-        """Send a pong that answers nothing, as a heartbeat (§5.5.3)."""
-        self._write_control(Kind.PONG, data)
-
-    @property
-    def latency(self) -> float | None:
-        """Seconds the last answered ping took, the keepalive's included; None before the first."""
-        return self._core.latency
-
-    @property
-    def ping_handler(self) -> Handler:
-        """What is called with a ping's payload as it arrives; the default answers it.
-
-        A plain function or a coroutine function; None restores the default. What it
-        raises ends the connection with 1011 and is raised to the receiver.
-        """
-        return self._handler(self._core.on_ping, self._answer_ping)
-
-    @ping_handler.setter
-    def ping_handler(self, handler: Handler | None) -> None:
-        self._core.on_ping = self._handled(handler)
-
-    @property
-    def pong_handler(self) -> Handler:
-        """What is called with a pong's payload as it arrives; the default does nothing."""
-        return self._handler(self._core.on_pong, _ignore)
-
-    @pong_handler.setter
-    def pong_handler(self, handler: Handler | None) -> None:
-        self._core.on_pong = self._handled(handler)
-
-    @property
-    def close_handler(self) -> Handler:
-        """What is called with the code and reason of the peer's Close, before it is answered."""
-        return self._handler(self._core.on_close, _ignore)
-
-    @close_handler.setter
-    def close_handler(self, handler: Handler | None) -> None:
-        self._core.on_close = self._handled(handler)
-
-    def _handled(self, handler: Handler | None) -> Callable[..., object] | None:
-        return None if handler is None else partial(self._call_handler, handler)
-
-    def _handler(self, handled: Callable[..., object] | None, default: Handler) -> Handler:
-        return handled.args[0] if isinstance(handled, partial) else default
-
-    def _call_handler(self, handler: Handler, *args: object) -> None:
-        result = handler(*args)
-        if inspect.isawaitable(result):
-            self._pump.run(result)
-
-    def _answer_ping(self, payload: bytes) -> None:
-        self._write_control(Kind.PONG, payload)
-
-    def _write_control(self, kind: int, payload: bytes) -> None:
-        self._core.write_control(kind, payload, self._pump.now())
-        self._pump.flush()
-        self._pump.part()
-
     # Ending
 
     async def close(self, code: int = 1000, reason: str = "", timeout: float | None = None) -> None:
@@ -365,13 +255,37 @@ class Conn:
         self._core.read_limit = limit
 
     @property
+    def read_deadline(self) -> float | None:
+        """A time of the loop's clock after which no read waits any longer; None for never.
+
+        For every read, beside its own timeout: the earlier one counts. What has come is
+        still given, and nothing is lost: a read under a later deadline goes on. A read
+        that waits notices when it is put off, by a handler of pongs say, or brought forward.
+        """
+        return self._pump.read_deadline
+
+    @read_deadline.setter
+    def read_deadline(self, deadline: float | None) -> None:
+        self._pump.set_read_deadline(deadline)
+
+    @property
+    def write_deadline(self) -> float | None:
+        """A time of the loop's clock after which no message is written; None for never.
+
+        For every message, beside its own timeout: the earlier one counts. What had not
+        begun by then is not sent; a message cut in the middle ends the connection.
+        """
+        turn = self._pump.lock
+        return None if turn is None else turn.deadline
+
+    @write_deadline.setter
+    def write_deadline(self, deadline: float | None) -> None:
+        self._pump.turn.deadline = deadline
+
+    @property
     def transport(self) -> asyncio.Transport:
         """The transport underneath; writing to it breaks the connection."""
         return self._pump.transport
 
     def __repr__(self) -> str:
         return f"<koko.aio.Conn {self._core.state.value} with {written(self.remote_address)}>"
-
-
-def _ignore(*args: object) -> None:
-    pass

@@ -8,13 +8,19 @@ Nothing about WebSocket is decided here: that is ``koko.core``.
 from __future__ import annotations
 
 import asyncio
+import types
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
 
 from koko.aio.reflex import Reflex
+from koko.aio.turn import Turn
+from koko.aio.waiting import TOO_SLOW, within
 from koko.core.connection import Connection, Parting
 from koko.core.lifecycle import State
+from koko.core.outgoing import Outgoing
 from koko.errors import CloseError
+from koko.message import Kind
 
 
 class Pump(Reflex, asyncio.Protocol):
@@ -25,6 +31,9 @@ class Pump(Reflex, asyncio.Protocol):
     ) -> None:
         super().__init__(core, transport, loop)
         self.lost = False
+        self.read_deadline: float | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._rung = 0.0  # when the last one was due
         self._half_closed = False
         self._leaving = False
         self._tasks: set[asyncio.Future[object]] = set()
@@ -47,6 +56,7 @@ class Pump(Reflex, asyncio.Protocol):
         self._end(f"the connection broke: {error}" if error else "the stream was closed")
         if self._timer is not None:
             self._timer.cancel()
+        self._forget_deadline()
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -62,15 +72,20 @@ class Pump(Reflex, asyncio.Protocol):
     # What a Conn calls
 
     @property
-    def turn(self) -> asyncio.Lock:
+    def turn(self) -> Turn:
         """Who holds it may write; first come, first served."""
         if self.lock is None:
-            self.lock = asyncio.Lock()
+            self.lock = Turn(self.now)
         return self.lock
 
     async def writable(self) -> None:
         """Wait until the transport takes more, or nothing may be sent any longer."""
         while self.write_paused and self.core.life.state is State.OPEN:
+            await self.wait_for_change()
+
+    async def vacant(self) -> None:
+        """Wait until a message may begin, or nothing may be sent; for who holds the turn."""
+        while (self.write_paused or self.turn.message) and self.core.life.state is State.OPEN:
             await self.wait_for_change()
 
     async def closed(self) -> None:
@@ -79,7 +94,7 @@ class Pump(Reflex, asyncio.Protocol):
             await self.wait_for_change()
 
     async def wait_for_change(self) -> None:
-        """Wait until the transport takes more, the state changes or a pong has come."""
+        """Wait until the transport takes more, the state changes, a pong or a turn has come."""
         if self._waiters is None:
             self._waiters = deque()
         waiter = self.loop.create_future()
@@ -92,10 +107,30 @@ class Pump(Reflex, asyncio.Protocol):
 
     async def write_in_turn(self, owe: Callable[..., None], *message: object) -> None:
         """Wait for our turn and for the peer, then write; until then nothing was owed."""
+        turn = self.turn
+        turn.check_own()
+        await within(turn.time_left(None), TOO_SLOW, self._write_in_turn(owe, *message))
+
+    async def open_message(self, kind: Kind) -> Outgoing:
+        """Begin a message that is written in parts, when no other is being written."""
         async with self.turn:
-            await self.writable()
-            owe(*message)
-            self.sent()
+            await self.vacant()
+            message = self.core.start_message(kind)
+            self.turn.pass_to(message)
+            return message
+
+    def leave_message(self, message: Outgoing) -> None:
+        """Let others send."""
+        if self.turn.message is message:
+            self.turn.message = self.turn.writer = None
+            self.release_waiters()
+
+    def set_read_deadline(self, deadline: float | None) -> None:
+        """Let no read wait beyond ``deadline``; one that waits already notices."""
+        self.read_deadline = deadline
+        self.core.watch(deadline is not None)
+        if deadline is not None and self.arrival.waiting and self._rings_after(deadline):
+            self.loop.call_soon(self.arrival.wake)  # not now: this may be a handler, amid a feed
 
     def say_goodbye(self) -> None:
         """See a Close that is owed through to the end of the connection."""
@@ -171,9 +206,22 @@ class Pump(Reflex, asyncio.Protocol):
 
     def last_word(self) -> str | bytes | None:
         """Return the next message, or raise how the connection ended."""
+        message: str | bytes | None = self.ask(self.core.next_message)
+        return message
+
+    @types.coroutine
+    def arrives(self) -> Generator[Any, None, None]:
+        """Wait, as the receiver, until there may be something to find."""
+        self.arrival._asyncio_future_blocking = True
+        yield self.arrival
+
+    def ask(self, take: Callable[[], Any]) -> Any:
+        """Return what ``take`` finds, None when ``arrives`` must be awaited for it."""
         core = self.core
+        if self.arrival.waiting:
+            raise self.busy()
         try:
-            message = core.next_message()
+            found = take()
         finally:
             if core.owed:
                 self.flush()
@@ -181,7 +229,9 @@ class Pump(Reflex, asyncio.Protocol):
                 self.part()
         if self.read_paused:
             self.read_on()
-        return message
+        if found is None and self.read_deadline is not None:
+            self._mind_deadline(self.read_deadline)
+        return found
 
     def busy(self) -> RuntimeError:
         """Return the error of a second receiver."""
@@ -191,6 +241,34 @@ class Pump(Reflex, asyncio.Protocol):
         )
 
     # How it works inside
+
+    async def _write_in_turn(self, owe: Callable[..., None], *message: object) -> None:
+        async with self.turn:
+            await self.vacant()
+            owe(*message)
+            self.sent()
+
+    def _mind_deadline(self, deadline: float) -> None:
+        # A timer may ring before its time by what the loop calls the resolution of its clock.
+        if max(self.now(), self._rung) >= deadline:
+            raise TimeoutError("no message came before read_deadline")
+        # One that was put off, as with each pong, sets no timer: it rings once too early.
+        if self._rings_after(deadline):
+            self._forget_deadline()
+            self._alarm = self.loop.call_at(deadline, self._ring, deadline)
+
+    def _forget_deadline(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _rings_after(self, deadline: float) -> bool:
+        return self._alarm is None or self._alarm.when() > deadline
+
+    def _ring(self, when: float) -> None:
+        self._alarm = None
+        self._rung = when
+        self.arrival.wake()
 
     def _tick(self) -> None:
         self._timer = self._due_at = None

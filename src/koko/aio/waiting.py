@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+TOO_SLOW = "the peer reads too slowly; nothing was sent"
+
 
 async def within(timeout: float | None, complaint: str, work: Coroutine[Any, Any, T]) -> T:
     """Await ``work``; a TimeoutError says what did not happen in time."""

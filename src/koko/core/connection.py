@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from enum import Enum
 from types import TracebackType
 
 from koko.core.codec import Decoder, Inbox, Item
 from koko.core.control import check_payload, close_payload, parse_close, shorten
-from koko.core.deflate import Agreed, check_level
+from koko.core.deflate import Agreed
+from koko.core.incoming import Reading
 from koko.core.keepalive import Due, Keepalive
-from koko.core.lifecycle import MAY_SEND, MAY_SEND_CLOSE, Event, Lifecycle, State
+from koko.core.lifecycle import MAY_SEND, MAY_SEND_CLOSE, Event, Lifecycle, Parting, State
 from koko.core.options import ConnectionOptions
 from koko.core.outbox import Outbox
+from koko.core.outgoing import Outgoing
 from koko.core.pings import Ping, Pings
 from koko.core.wire import Control, Opcode, Role
 from koko.errors import Close, CloseError, ErrCloseSent, ProtocolError
-from koko.message import Data, PreparedMessage
+from koko.message import Data, Kind, PreparedMessage
 
 __all__ = ["Connection", "Parting", "Ping"]
 
@@ -31,17 +32,7 @@ READ_AHEAD = 1 << 16  # bytes read for nobody before a face should stop reading
 REPLY_TIME = 1.0  # seconds in which a reader may answer the last message before a verdict
 
 
-class Parting(Enum):
-    """What a face should do to the stream once the owed bytes are written."""
-
-    STAY = "stay"
-    DROP = "drop"  # close the stream
-    # End our half, then discard what comes until the peer ends its own or ``due_at``: closing
-    # with unread bytes resets the stream, and the peer would never see why. Or else DROP.
-    HALF = "half"
-
-
-class Connection:
+class Connection(Reading):
     """The state of one end of one connection.
 
     What the peer did to end it, a Close or a violation, is its *verdict*. That waits until
@@ -61,8 +52,10 @@ class Connection:
     def __init__(
         self, role: Role, options: ConnectionOptions, agreed: Agreed | None, now: float
     ) -> None:
+        super().__init__()
         self.role = role
         self.close_timeout = options.close_timeout
+        self._fragment_size = options.write_buffer_size
         self.outbox = Outbox(role, agreed)
         self.owed = self.outbox.owed
         self.take_owed = self.outbox.take
@@ -100,16 +93,17 @@ class Connection:
     def handle(self, others: list[Item], now: float) -> None:
         """Act on what the inbox found beside messages."""
         self._now = now
-        for item in others:
+        for item in others if self._stream is None else self._sift(others):
             self._got_control(item)  # type: ignore[arg-type]
         if self._decoder.failure is not None and self._verdict is None:
             self._judge(self._decoder.failure.with_traceback(None))
         if self._verdict is None:
             return
-        if self.life.state is State.OPEN and (self.inbox or self.inbox.reader_away):
+        unread = self.inbox or self._stream
+        if self.life.state is State.OPEN and (unread or self.inbox.reader_away):
             # Who has taken the last message may never come for another: nobody but a peer
             # that waits for our Close would notice.
-            patience = self.close_timeout if self.inbox else min(self.close_timeout, REPLY_TIME)
+            patience = self.close_timeout if unread else min(self.close_timeout, REPLY_TIME)
             self._deadline = self._now + patience
         else:
             self._settle()
@@ -174,23 +168,23 @@ class Connection:
     @property
     def full(self) -> bool:
         """True when enough has been read that a face without a reader should stop."""
-        # Without a whole message there is nothing to hold back for: read_limit bounds it.
-        return bool(self.inbox) and (self.inbox.unread >= READ_AHEAD or self._decoder.backlog)
+        if self.inbox.unread < READ_AHEAD and not self._decoder.backlog:
+            return False
+        # Control frames alone are nothing to hold back for: nobody may ever receive.
+        return bool(self.inbox or self._stream) or (self._decoder.mid_message and not self.skipping)
 
     # What a reader does
 
     def next_message(self) -> str | bytes | None:
         """Return the next message, None if it has not come yet; raise how it ended."""
+        if not self.inbox.plain:
+            self._leave_parts()
         message = self.inbox.take()
-        if message is not None:
-            if self.inbox.backlog:
-                self.catch_up()
-            return message
-        if self._verdict is not None:
-            self._settle()
-        if self.ending is not None:
-            raise self.ending.with_traceback(self._traceback)
-        return None
+        if message is None:
+            self._await_more()
+        elif self.inbox.backlog:
+            self.catch_up()
+        return message
 
     def catch_up(self) -> None:
         """Parse on where the decoder stopped: no more bytes may come, and a Close be behind."""
@@ -205,12 +199,14 @@ class Connection:
 
     def drop_unread(self) -> None:
         """Forget what nobody will read, so that the peer's Close can come through."""
-        inbox = self.inbox
-        inbox.clear()
-        inbox.reader_away = False
-        while self._decoder.backlog:
-            self.catch_up()
-            inbox.clear()
+        while True:
+            self._leave_parts(for_parts=True)  # what has not come whole is not wanted either
+            self.inbox.clear()
+            if self._stream is not None or self._open_stream() is None:
+                if not self._decoder.backlog:
+                    break
+                self.catch_up()
+        self.inbox.reader_away = False
         self._settle()
 
     @property
@@ -237,6 +233,16 @@ class Connection:
             raise self.closed_error()
         self.outbox.add_prepared(prepared)
 
+    def start_message(self, kind: Kind) -> Outgoing:
+        """Begin a message that is written in parts; no other may be sent before its end."""
+        self.check_open()
+        return Outgoing(self, self.outbox, kind, self._fragment_size)
+
+    def check_open(self) -> None:
+        """Raise unless a message may be sent."""
+        if self.life.state not in MAY_SEND:
+            raise self.closed_error()
+
     @property
     def write_compression(self) -> bool:
         return self.outbox.compressing
@@ -247,14 +253,11 @@ class Connection:
 
     @property
     def compression_level(self) -> int | None:
-        deflater = self.outbox.deflater
-        return None if deflater is None else deflater.level
+        return self.outbox.level
 
     @compression_level.setter
     def compression_level(self, level: int) -> None:
-        check_level(level)
-        if self.outbox.deflater is not None:
-            self.outbox.deflater.level = level
+        self.outbox.level = level
 
     def write_control(self, kind: int, payload: bytes, now: float) -> None:
         """Owe a ping, a pong or a Close."""
@@ -325,7 +328,7 @@ class Connection:
 
     def _judge(self, verdict: Close | ProtocolError) -> None:
         self._verdict = verdict
-        self.inbox.plain = False
+        self._mark()
 
     def _settle(self) -> None:
         """Let the peer's verdict, if there is one, take effect."""
@@ -363,7 +366,7 @@ class Connection:
 
     def _end(self, error: BaseException) -> None:
         self.ending = error
-        self.inbox.plain = False
+        self._mark()
         self._traceback = error.__traceback__
 
     def _fail(self, error: BaseException, close: Close) -> None:

@@ -153,6 +153,13 @@ class Deflater:
             return self._give_back(compressor)
         return compressor.flush(zlib.Z_SYNC_FLUSH).removesuffix(TAIL)
 
+    def discard(self) -> None:
+        """Forget a message that was not finished and of which the peer has seen nothing.
+
+        With context takeover the next one starts from an empty window.
+        """
+        self._writing = self._kept = None
+
     def _begin(self) -> _Compressor:
         if self._kept is not None and self._made_for == self._level:
             return self._kept

@@ -61,3 +61,13 @@ class Lifecycle:
             raise RuntimeError(f"{event.value} cannot happen while {self.state.value}")
         self.state = following
         return following
+
+
+class Parting(Enum):
+    """What a face should do to the stream once the owed bytes are written."""
+
+    STAY = "stay"
+    DROP = "drop"  # close the stream
+    # End our half, then discard what comes until the peer ends its own or ``due_at``: closing
+    # with unread bytes resets the stream, and the peer would never see why. Or else DROP.
+    HALF = "half"

@@ -7,7 +7,7 @@ to write. Whether something may still be sent is ``connection``'s to know.
 from __future__ import annotations
 
 from koko.core.codec import Encoder
-from koko.core.deflate import Agreed
+from koko.core.deflate import Agreed, check_level
 from koko.core.wire import Opcode, Role
 from koko.message import Data, PreparedMessage
 
@@ -46,6 +46,17 @@ class Outbox:
         self._newest_pong = b""
         self._at = 0  # where it stands, if it is still owed
 
+    @property
+    def level(self) -> int | None:
+        """The compression level of the next messages, None where nothing was agreed on."""
+        return None if self.deflater is None else self.deflater.level
+
+    @level.setter
+    def level(self, level: int) -> None:
+        check_level(level)
+        if self.deflater is not None:
+            self.deflater.level = level
+
     def add(self, kind: int, payload: Data) -> None:
         """Owe one whole message."""
         deflater = self.deflater
@@ -76,6 +87,10 @@ class Outbox:
             forms[form] = made
         # §5.3: each frame has a fresh key, so clients share the payload and servers the frame.
         self.owed.append(self.encode(kind, made, True, rsv1) if self._masks else made)
+
+    def add_fragment(self, opcode: int, octets: Data, final: bool, rsv1: bool) -> None:
+        """Owe one frame of a message that has several; what is compressed is so already."""
+        self.owed.append(self.encode(opcode, octets, final, rsv1))
 
     def add_control(self, opcode: int, payload: bytes) -> None:
         """Owe a control frame whose payload was checked."""

@@ -7,6 +7,7 @@ from koko.sync.conn import Conn
 from koko.sync.dial import Dialer, dial
 from koko.sync.reconnect import reconnect
 from koko.sync.serve import Server, serve
+from koko.sync.streams import join_messages
 from koko.sync.upgrade import Upgrader
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "broadcast",
     "dial",
     "is_transient",
+    "join_messages",
     "reconnect",
     "serve",
 ]

@@ -29,10 +29,11 @@ def broadcast(
     """Send one message to many connections, encoded once; return what became of it, in numbers.
 
     A connection is slow while the system takes no more for its peer, or while another
-    thread writes. The slow ones are waited for at most ``timeout`` seconds, all at once,
-    in this thread and behind nobody else; None leaves the giving up to the keepalive. To
-    those who are still slow then happens what ``slow`` says: "drop" the message, or "close"
-    the connection with 1013, within its ``close_timeout`` and without waiting for that.
+    thread writes, be it a message in parts. The slow ones are waited for at most ``timeout``
+    seconds, all at once, in this thread and behind nobody else; None leaves the giving up to
+    the keepalive. To those who are still slow then happens what ``slow`` says: "drop" the
+    message, or "close" the connection with 1013, within its ``close_timeout`` and without
+    waiting for that.
 
     Of a message that the system takes only in part, the rest is written while ``timeout``
     lasts and then by the thread that looks after all connections, twice a second.
@@ -73,6 +74,14 @@ class _Round:
                 return True
             if not pump.handling:
                 pump.flush()
+            if not begun and pump.floor.holder:
+                pump.floor.check_own()
+                if not pump.handling:
+                    self.waiting[conn] = False
+                    return False
+                pump.write(None, core.send_prepared, self._prepared)  # behind that message
+                self.sent += 1
+                return True
             if not begun and _has_room(pump):
                 pump.owe(core.send_prepared, self._prepared)
                 self.sent += 1

@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from socket import socket as Socket  # noqa: N812 - "socket" is a word of Conn's own
 from threading import get_ident
-from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,15 +18,15 @@ from koko.core.address import written
 from koko.core.head import Request, Response
 from koko.errors import CloseError
 from koko.message import Data, Kind, PreparedMessage, check_kind, kind_of
+from koko.sync.control import ControlVerbs
 from koko.sync.pump import Pump
+from koko.sync.streams import StreamVerbs
 from koko.sync.transport import peer_name
-
-Handler = Callable[..., object]
 
 _TEXT, _BINARY = Kind.TEXT, Kind.BINARY
 
 
-class Conn:
+class Conn(ControlVerbs, StreamVerbs):
     """One end of an open WebSocket.
 
     Any number of threads may send; messages are never interleaved. One thread receives.
@@ -75,11 +73,12 @@ class Conn:
             TimeoutError: nothing arrived within ``timeout`` seconds; nothing is lost.
             RuntimeError: another thread is receiving already.
         """
-        return self._pump.receive(timeout)
+        message: str | bytes = self._pump.receive(timeout, self._core.next_message)
+        return message
 
     def read_message(self, timeout: float | None = None) -> tuple[Kind, str | bytes]:
         """Return the kind of the next message and the message; waits and raises as ``recv``."""
-        message = self._pump.receive(timeout)
+        message = self._pump.receive(timeout, self._core.next_message)
         return (_TEXT if type(message) is str else _BINARY), message
 
     def read_json(
@@ -90,7 +89,7 @@ class Conn:
         ``decoder`` may be another library's, such as ``orjson.loads``. What it raises leaves
         the connection unharmed; the message has been read then.
         """
-        return decoder(self._pump.receive(timeout))
+        return decoder(self._pump.receive(timeout, self._core.next_message))
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Yield messages until an ordinary end of the connection.
@@ -98,10 +97,10 @@ class Conn:
         Ordinary is our own ``close`` and a Close with 1000, 1001 or no code; any other
         end is raised, as by ``recv``.
         """
-        receive = self._pump.receive
+        receive, next_message = self._pump.receive, self._core.next_message
         try:
             while True:
-                yield receive(None)
+                yield receive(None, next_message)
         except CloseError as error:
             if not error.ordinary:
                 raise
@@ -191,89 +190,6 @@ class Conn:
         with self._pump.lock:
             self._core.compression_level = level
 
-    # Control frames
-
-    def write_control(self, kind: int, data: bytes = b"", deadline: float | None = None) -> None:
-        """Send a ping, a pong or a Close of at most 125 bytes.
-
-        A Close sent so is not waited for; see ``close``. ``deadline`` is a time of
-        ``time.monotonic`` up to which to wait for a peer that reads too slowly; without
-        one the frame is left to be written when it can be.
-
-        Raises:
-            ValueError: the payload may not stand in such a frame.
-            ErrCloseSent: a Close was sent already.
-            TimeoutError: the deadline passed first; nothing was sent.
-        """
-        core, pump = self._core, self._pump
-        if deadline is None:
-            pump.owe(core.write_control, kind, data, monotonic())
-            return
-        now = monotonic()
-        if deadline <= now:
-            raise TimeoutError("the deadline had passed before the frame was written")
-        pump.write(deadline - now, core.write_control, kind, data, now)
-
-    def ping(self, data: bytes | None = None, timeout: float | None = None) -> float:
-        """Send a ping, wait for its pong and return the round trip in seconds.
-
-        ``data`` is the ping's payload, at most 125 bytes; random without it. A pong
-        answers every ping before it as well. Messages that arrive meanwhile are kept for
-        ``recv``; once more than 64 KiB of them wait, the pong behind them cannot be seen
-        until somebody receives.
-
-        Raises:
-            CloseError: the connection ended first.
-            TimeoutError: no pong came within ``timeout`` seconds; the connection is unharmed.
-        """
-        return self._pump.ping(data, timeout)
-
-    def pong(self, data: bytes = b"") -> None:
-        """Send a pong that answers nothing, as a heartbeat (§5.5.3)."""
-        self.write_control(Kind.PONG, data)
-
-    @property
-    def latency(self) -> float | None:
-        """Seconds the last answered ping took, the keepalive's included; None before the first."""
-        return self._core.latency
-
-    @property
-    def ping_handler(self) -> Handler:
-        """What is called with a ping's payload as it arrives; the default answers it.
-
-        None restores the default. What a handler raises ends the connection with 1011 and
-        is raised to the receiver.
-        """
-        return self._handler(self._core.on_ping, self.pong)
-
-    @ping_handler.setter
-    def ping_handler(self, handler: Handler | None) -> None:
-        self._core.on_ping = self._handled(handler)
-
-    @property
-    def pong_handler(self) -> Handler:
-        """What is called with a pong's payload as it arrives; the default does nothing."""
-        return self._handler(self._core.on_pong, _ignore)
-
-    @pong_handler.setter
-    def pong_handler(self, handler: Handler | None) -> None:
-        self._core.on_pong = self._handled(handler)
-
-    @property
-    def close_handler(self) -> Handler:
-        """What is called with the code and reason of the peer's Close, before it is answered."""
-        return self._handler(self._core.on_close, _ignore)
-
-    @close_handler.setter
-    def close_handler(self, handler: Handler | None) -> None:
-        self._core.on_close = self._handled(handler)
-
-    def _handled(self, handler: Handler | None) -> Handler | None:
-        return None if handler is None else partial(self._pump.call_handler, handler)
-
-    def _handler(self, handled: Handler | None, default: Handler) -> Handler:
-        return handled.args[0] if isinstance(handled, partial) else default
-
     # Ending
 
     def close(self, code: int = 1000, reason: str = "", timeout: float | None = None) -> None:
@@ -330,13 +246,36 @@ class Conn:
         self._core.read_limit = limit
 
     @property
+    def read_deadline(self) -> float | None:
+        """A time of ``time.monotonic`` after which no read waits any longer; None for never.
+
+        For every read, beside its own timeout: the earlier one counts. What has come is
+        still given, and nothing is lost: a read under a later deadline goes on. A read
+        that waits notices when a handler, of pongs say, puts it off.
+        """
+        return self._pump.read_deadline
+
+    @read_deadline.setter
+    def read_deadline(self, deadline: float | None) -> None:
+        self._pump.read_deadline = deadline
+
+    @property
+    def write_deadline(self) -> float | None:
+        """A time of ``time.monotonic`` after which no message is written; None for never.
+
+        For every message, beside its own timeout: the earlier one counts. What had not
+        begun by then is not sent; a message cut in the middle ends the connection.
+        """
+        return self._pump.write_deadline
+
+    @write_deadline.setter
+    def write_deadline(self, deadline: float | None) -> None:
+        self._pump.write_deadline = deadline
+
+    @property
     def socket(self) -> Socket:
         """The socket underneath; reading or writing it breaks the connection."""
         return self._pump.stream.socket
 
     def __repr__(self) -> str:
         return f"<koko.sync.Conn {self._core.state.value} with {written(self.remote_address)}>"
-
-
-def _ignore(*args: object) -> None:
-    pass

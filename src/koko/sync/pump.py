@@ -15,36 +15,29 @@ import threading
 from collections.abc import Callable
 from threading import get_ident
 from time import monotonic
+from typing import Any
 
 from koko.core.connection import Connection, Parting, Ping
 from koko.core.lifecycle import State
 from koko.sync.keeper import keeper
-from koko.sync.transport import READ, WRITE, Stream, broken_by, deadline_in, time_left
+from koko.sync.transport import READ, WRITE, Stream, broken_by, deadline_in, earliest, time_left
+from koko.sync.writing import Writing
 
-GATHER = 1 << 16  # bytes of replies gathered at most by a thread that asked for it
 _GLANCE = 4  # reads of the keeper's in one round: a peer that floods is not its only one
 _STAY = 1.0  # seconds that a thread woken by the end of the socket may take to leave it
 
 
-class Pump:
+class Pump(Writing):
     """The private half of a ``Conn``: its lock, its roles, its socket."""
 
     def __init__(self, core: Connection, stream: Stream, early: bytes = b"") -> None:
-        self.core = core
-        self.stream = stream
-        self.lock = threading.RLock()  # a handler may send: it is called with the lock held
+        super().__init__(core, stream)
         self.closed = False
+        self.read_deadline: float | None = None
         self._news = threading.Condition(self.lock)
-        self._turn = threading.Condition(self.lock)
         self._followers = 0
-        self._queued = 0
         self._receiver = 0
         self._reading = False
-        self._writing = False
-        self.handling = False
-        self.corked_by = 0  # the thread whose messages are gathered
-        self._gathered = 0  # bytes of it
-        self._mute = False
         self._half_closed = False
         self._why = "the peer's stream ended without a Close"
         if early:  # what the peer said right behind its handshake
@@ -53,8 +46,10 @@ class Pump:
 
     # What a Conn calls
 
-    def receive(self, timeout: float | None) -> str | bytes:
-        """Return the next message, or raise how the connection ended."""
+    def receive(
+        self, timeout: float | None, take: Callable[[], Any], what: str = "no message"
+    ) -> Any:
+        """Return what ``take`` finds as soon as it does, or raise how the connection ended."""
         core = self.core
         with self.lock:
             if self._receiver or self.handling:
@@ -62,68 +57,17 @@ class Pump:
             self._receiver = get_ident()
             try:
                 deadline = None if timeout is None else deadline_in(timeout)
-                while (message := core.next_message()) is None:
+                while (found := take()) is None:
                     if self._gathered and self.corked_by == self._receiver:
                         self.write_gathered()
-                    elif not self.await_news(deadline):
-                        raise TimeoutError(f"no message came within {timeout:g} s")
-                return message
+                    elif not self.await_news(earliest(deadline, self.read_deadline)):
+                        self._check_late(what, timeout, deadline)
+                return found
             finally:
                 self._receiver = 0
                 if core.owed and not self._gathered:
                     self.flush()
                 if core.ending is not None:
-                    self.part()
-
-    def write(self, timeout: float | None, owe: Callable[..., object], *what: object) -> None:
-        """Owe something and write it, whole, when it is our turn.
-
-        What does not get its turn in time was never owed. What is cut off in the middle
-        ends the connection: nothing can be sent behind half a frame.
-        """
-        core = self.core
-        with self.lock:
-            if self.handling:  # the reader that called the handler writes it
-                owe(*what)
-                return
-            deadline = None
-            try:
-                if self.corked_by == get_ident() and timeout is None:
-                    owe(*what)
-                    self._gathered += len(core.owed[-1])
-                    if self._gathered >= GATHER:
-                        self.write_gathered()
-                    return
-                if self._writing or timeout is not None:
-                    deadline = deadline_in(timeout)
-                    self._await_turn(deadline)
-                owe(*what)
-                self._write_owed(deadline)
-            finally:
-                if core.ending is not None:
-                    self.part()
-                if self._queued:
-                    self._turn.notify()
-
-    def write_gathered(self) -> None:
-        """Write, whole, what was gathered. The lock is held, once."""
-        self._gathered = 0
-        try:
-            if self._writing:
-                self._await_turn(None)
-            if self.core.owed and self.core.ending is None:
-                self._write_owed(None)
-        finally:
-            if self._queued:
-                self._turn.notify()
-
-    def owe(self, owe: Callable[..., object], *what: object) -> None:
-        """Owe something and write what of it leaves at once."""
-        with self.lock:
-            owe(*what)
-            if not self.handling:
-                self.flush()
-                if self.core.ending is not None:
                     self.part()
 
     def ping(self, payload: bytes | None, timeout: float | None) -> float:
@@ -134,7 +78,7 @@ class Pump:
         with self.lock:
             if self.handling:
                 raise self._not_now("ping")
-        self.write(timeout, lambda: sent.append(core.start_ping(payload, monotonic())))
+        self.write_between(deadline, lambda: sent.append(core.start_ping(payload, monotonic())))
         with self.lock:
             while (round_trip := sent[0].round_trip) is None:
                 if core.ending is not None:
@@ -142,6 +86,14 @@ class Pump:
                 if not self.await_news(deadline):
                     raise TimeoutError(f"no pong came within {timeout:g} s")
             return round_trip
+
+    def _check_late(self, what: str, timeout: float | None, deadline: float | None) -> None:
+        now = monotonic()
+        if deadline is not None and now >= deadline:
+            raise TimeoutError(f"{what} came within {timeout:g} s")
+        # A handler of pongs may have put it off meanwhile.
+        if self.read_deadline is not None and now >= self.read_deadline:
+            raise TimeoutError(f"{what} came before read_deadline")
 
     def wait_closed(self, timeout: float | None) -> None:
         """Wait until the socket has been given back."""
@@ -206,6 +158,8 @@ class Pump:
                 core.tick(now, listening, self.stream.pending)
             if core.owed or self.stream.pending:
                 self.flush()
+            if self.floor.dropped and self.floor.message is not None:
+                self.leave_message(self.floor.message, whole=False)
             if core.ending is not None:
                 self.part()
             if self._followers:
@@ -276,70 +230,6 @@ class Pump:
             self._take(octets)
             reads = reads - 1 if octets else 0
 
-    def flush(self) -> None:
-        """Write what is owed as far as it leaves at once; a waiting writer does the rest."""
-        if self._writing or self._mute:
-            return
-        try:
-            # Behind what is stuck nothing is added: the core bounds the pongs that it owes.
-            if (not self.stream.pending or self.stream.flush()) and self.core.owed:
-                self.stream.write(self.core.take_owed())
-        except OSError as error:
-            self._break(error)
-
-    def _write_owed(self, deadline: float | None) -> None:
-        try:
-            if not self.stream.write(self.core.take_owed()):
-                self._drain(deadline)
-        except OSError as error:
-            self._break(error)
-            raise self._settled_error() from error
-
-    def _await_turn(self, deadline: float | None) -> None:
-        while not self._mute:
-            if self._writing:
-                self._queued += 1
-                try:
-                    in_time = self._turn.wait(time_left(deadline))
-                finally:
-                    self._queued -= 1
-            elif deadline is None:
-                return
-            else:
-                in_time = self._await_room(deadline)
-                if in_time and not self.stream.pending:
-                    return
-            if not in_time:
-                self.flush()  # what a reader left to us, because we seemed to be writing
-                raise TimeoutError("the peer reads too slowly; nothing was sent")
-
-    def _drain(self, deadline: float | None) -> None:
-        while self.stream.pending and not self._mute:
-            if not self._await_room(deadline):
-                self.abort("a message was cut off in the middle by the timeout of its write")
-                raise self.core.closed_error()
-            if self.core.owed:
-                self.flush()
-        if self._mute:
-            raise self._settled_error()
-
-    def _await_room(self, deadline: float | None) -> bool:
-        """Wait, as the one who writes, until the socket takes more, and pass on what is pending."""
-        self._writing = True
-        self.lock.release()
-        try:
-            ready = self.stream.wait(WRITE, time_left(deadline))
-        finally:
-            self.lock.acquire()
-            self._writing = False
-        if ready and self.stream.pending and not self._mute:
-            self.core.keepalive.taken_at = monotonic()
-            try:
-                self.stream.flush()
-            except OSError as error:
-                self._break(error)
-        return bool(ready)
-
     def _break(self, error: OSError) -> None:
         """Give up writing: what the peer said before is still read, then it is over."""
         self._mute = True
@@ -362,6 +252,8 @@ class Pump:
         """Do to the socket what the state of the connection asks for; wait for nothing."""
         self.flush()
         core = self.core
+        if self.floor.holder and core.state is not State.OPEN:
+            self.floor.wake()
         parting = core.parting
         if core.state is not State.CLOSED and (core.owed or self.stream.pending or self._writing):
             return

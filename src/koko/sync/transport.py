@@ -91,8 +91,9 @@ class PlainStream:
         return True
 
     def flush(self) -> bool:
-        self._rest = self._rest[self._send(self._rest) :]
-        self.pending = len(self._rest)
+        rest = self._rest[self._send(self._rest) :]
+        self.pending = len(rest)
+        self._rest = rest if rest else memoryview(b"")  # an empty view would keep all of it alive
         return not self.pending
 
     def _send(self, octets: bytes | memoryview) -> int:
@@ -158,6 +159,13 @@ def broken_by(error: OSError) -> str:
 def deadline_in(timeout: float | None) -> float | None:
     """Return when ``timeout`` seconds will have passed."""
     return None if timeout is None else time.monotonic() + timeout
+
+
+def earliest(one: float | None, other: float | None) -> float | None:
+    """Return the earlier of two deadlines, None where there is neither."""
+    if one is None or other is None:
+        return one if other is None else other
+    return min(one, other)
 
 
 def time_left(deadline: float | None) -> float | None:

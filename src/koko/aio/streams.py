@@ -1,0 +1,279 @@
+"""Messages in parts, for asyncio: a reader and a writer, awaited.
+
+What has come and what may leave is ``koko.core``'s; only waiting is done here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from koko.aio.pump import Pump
+from koko.aio.waiting import within
+from koko.core.connection import Connection
+from koko.core.incoming import ALL, LINE, Incoming, Joined
+from koko.core.outgoing import PART, Outgoing
+from koko.message import Data, Kind, check_kind
+
+if TYPE_CHECKING:
+    from koko.aio.conn import Conn
+
+
+class MessageReader:
+    """The bytes of a message, read as they come; text as UTF-8, checked already.
+
+    The verbs of ``asyncio.StreamReader`` that a message has a meaning for; iteration gives
+    lines, as with any file. Reads wait as ``recv`` does, count as the connection's one
+    receiver, and end in the same errors; a message that ends in the middle because the
+    connection does is never taken for a whole one. Cancelling a read loses nothing.
+
+    Asking for the next message closes a reader that was not read to its end: to read on
+    from it is a ValueError. So does ``close``; the rest of the message is skipped.
+    """
+
+    def __init__(
+        self, pump: Pump, source: Incoming | Joined, read: Callable[[int], bytes | None]
+    ) -> None:
+        self._pump = pump
+        self._source = source
+        self._take = read
+
+    async def read(self, size: int | None = -1, timeout: float | None = None) -> bytes:
+        """Return at most ``size`` bytes, as soon as there are any; b"" at the end.
+
+        Without a size, wait for the end of the message and return all of it.
+
+        Raises:
+            CloseError: the connection ended in the middle of the message.
+            TimeoutError: nothing came within ``timeout`` seconds; nothing is lost.
+            ValueError: the reader is closed.
+        """
+        return await self._read(ALL if size is None or size < 0 else size, timeout)
+
+    async def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer`` with what is there, waiting for at least one byte; 0 at the end."""
+        with memoryview(buffer).cast("B") as view:
+            octets = await self._read(len(view))
+            view[: len(octets)] = octets
+            return len(octets)
+
+    async def readline(self) -> bytes:
+        """Return up to the end of the line or of the message."""
+        return await self._read(LINE)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if line := await self._read(LINE):
+            return line
+        raise StopAsyncIteration
+
+    def close(self) -> None:
+        """Skip what is left of the message. Waits for nothing."""
+        self._source.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed before the message had been read to its end."""
+        return self._source.closed
+
+    async def _read(self, size: int, timeout: float | None = None) -> bytes:
+        if timeout is not None:
+            return await within(timeout, "no more of the message came", self._read(size))
+        pump, take = self._pump, partial(self._take, size)
+        octets: bytes | None = pump.ask(take)
+        while octets is None:
+            await pump.arrives()
+            octets = pump.ask(take)
+        return octets
+
+
+class MessageWriter:
+    """A message that is sent in fragments while it is written; ``close`` ends it.
+
+    A fragment leaves when ``write_buffer_size`` bytes are there and more comes, so a short
+    message is one frame. Other tasks' messages wait until it is closed; control frames do
+    not, and neither does receiving. One task at a time.
+
+    A message that cannot be ended as it should - the ``async with`` block was left by an
+    exception, a write timed out or was cancelled, the writer was dropped without ``close``
+    - is not ended: where nothing of it had left nothing is sent and the connection is
+    unharmed, else the connection is closed with 1011.
+    """
+
+    def __init__(self, pump: Pump, kind: Kind, message: Outgoing) -> None:
+        self._pump = pump
+        self._kind = kind
+        self._message = message
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the message has ended, or was cut off."""
+        return self._closed
+
+    async def write(self, data: Data, timeout: float | None = None) -> int:
+        """Add to the message: bytes as they are, str as UTF-8 where it is text.
+
+        Returns how many bytes that were, always all of them. Waits while the peer reads too
+        slowly.
+
+        Raises:
+            CloseError: the connection is over.
+            TimeoutError: it was not done within ``timeout`` seconds; the message is cut off.
+            ValueError: the writer is closed.
+        """
+        self._check_open()
+        check_kind(self._kind, data)
+        view = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
+        await self._or_cut(timeout, self._write, view)
+        return len(view)
+
+    async def close(self) -> None:
+        """End the message: what is left of it is sent as its last fragment."""
+        if not self._closed:
+            await self._or_cut(None, self._end)
+            self._leave()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the message, or cut it off where the block failed or was cancelled."""
+        if error is None:
+            await self.close()
+        elif not self._closed:
+            self._cut()
+
+    def __del__(self) -> None:
+        if not self._closed:
+            with suppress(RuntimeError):  # the loop is closed, and the connection with it
+                self._pump.loop.call_soon_threadsafe(_cut, self._pump, self._message)
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
+
+    async def _or_cut(self, timeout: float | None, work: Callable[..., Any], *args: Any) -> None:
+        try:
+            timeout = self._pump.turn.time_left(timeout)
+            await within(timeout, "", work(*args))
+        except TimeoutError:
+            self._cut()
+            raise self._message.late() from None
+        except BaseException:
+            self._cut()
+            raise
+
+    async def _write(self, view: memoryview) -> None:
+        for at in range(0, len(view), PART):
+            await self._pump.writable()
+            self._message.add(view[at : at + PART])
+            self._pump.flush()
+
+    async def _end(self) -> None:
+        await self._pump.writable()
+        self._message.end()
+        self._pump.flush()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("write to a closed writer: its message has ended")
+
+    def _cut(self) -> None:
+        _cut(self._pump, self._message)
+        self._closed = True
+
+    def _leave(self) -> None:
+        self._pump.leave_message(self._message)
+        self._closed = True
+
+
+def _cut(pump: Pump, message: Outgoing) -> None:
+    message.cut(pump.now())
+    pump.leave_message(message)
+    pump.flush()
+    pump.part()
+
+
+class Opening:
+    """A message being begun: an awaitable and an async context manager."""
+
+    def __init__(self, pump: Pump, kind: Kind, timeout: float | None) -> None:
+        self._pump = pump
+        self._kind = kind
+        self._timeout = timeout
+        self._writer: MessageWriter | None = None
+
+    def __await__(self) -> Generator[Any, None, MessageWriter]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> MessageWriter:
+        self._writer = await self._open()
+        return self._writer
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._writer is not None
+        await self._writer.__aexit__(kind, error, traceback)
+
+    async def _open(self) -> MessageWriter:
+        pump = self._pump
+        pump.turn.check_own()
+        timeout = pump.turn.time_left(self._timeout)
+        message = await within(timeout, "no message could begin", pump.open_message(self._kind))
+        return MessageWriter(pump, self._kind, message)
+
+
+class StreamVerbs:
+    """The verbs of a ``Conn`` for messages in parts."""
+
+    _pump: Pump
+    _core: Connection
+
+    async def next_reader(self, timeout: float | None = None) -> tuple[Kind, MessageReader]:
+        """Return the kind of the next message and a reader of its bytes, once it has begun.
+
+        Waits and raises as ``recv``. What was not read of the message before is skipped.
+        """
+        if timeout is not None:
+            return await within(timeout, "no message came", self.next_reader())
+        pump, core = self._pump, self._core
+        while (message := pump.ask(core.next_stream)) is None:
+            await pump.arrives()
+        return message.kind, MessageReader(pump, message, partial(core.read_stream, message))
+
+    def next_writer(self, kind: int, timeout: float | None = None) -> Opening:
+        """Begin a message of this kind; ``async with`` or ``await`` gives its writer.
+
+        Waits while another task is writing a message in parts, or the peer reads too slowly.
+
+        Raises:
+            CloseError: the connection is over.
+            TimeoutError: it could not begin within ``timeout`` seconds; nothing was sent.
+            RuntimeError: this task is writing one already.
+        """
+        check_kind(kind, b"")
+        return Opening(self._pump, Kind(kind), timeout)
+
+
+def join_messages(conn: Conn, separator: Data = b"") -> MessageReader:
+    """Return a reader of all messages to come as one, each followed by ``separator``.
+
+    Text and binary alike. An ordinary end of the connection, as for iteration, is the end
+    of it; any other is raised.
+    """
+    octets = separator.encode() if isinstance(separator, str) else bytes(separator)
+    joined = Joined(conn._core, octets)
+    return MessageReader(conn._pump, joined, joined.read)

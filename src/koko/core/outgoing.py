@@ -1,0 +1,108 @@
+"""A message that is written in parts: what is gathered of it, and the fragments it becomes (§5.4).
+
+Whose turn it is to send is the face's to keep, whether anything may be sent is
+``connection``'s. The buffer is there only while the message is being written.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from koko.core.lifecycle import State
+from koko.core.outbox import Outbox
+from koko.core.wire import Opcode
+from koko.message import Kind
+
+if TYPE_CHECKING:
+    from koko.core.connection import Connection
+
+Octets = bytes | bytearray | memoryview
+
+PART = 1 << 16  # bytes to add at once; a face waits for room before it adds more
+CUT = "a message was cut off in the middle"
+
+
+class Outgoing:
+    """One message on its way; ``begun`` once a fragment of it was owed.
+
+    A fragment is owed when the buffer is full and more comes, so what fits into one frame
+    is one frame and leaves as if it had been sent whole.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_core",
+        "_deflater",
+        "_kind",
+        "_opcode",
+        "_outbox",
+        "_size",
+        "_whole",
+        "begun",
+    )
+
+    def __init__(self, core: Connection, outbox: Outbox, kind: Kind, size: int) -> None:
+        self.begun = False
+        self._core = core
+        self._outbox = outbox
+        self._deflater = outbox.deflater if outbox.compressing else None
+        self._kind = kind
+        self._opcode: int = kind
+        self._size = size
+        self._buffer = bytearray()
+        self._whole = True  # it may still become one frame: nothing was compressed or owed
+
+    def add(self, octets: Octets) -> None:
+        """Take more of the message, at most ``PART`` bytes, and owe the fragments it fills."""
+        self._core.check_open()
+        if self._deflater is not None and not self._whole:
+            octets = self._deflater.compress_piece(octets)
+        self._buffer += octets
+        if len(self._buffer) <= self._size:
+            return
+        if self._whole:
+            self._whole = False
+            if self._deflater is not None:
+                self._buffer[:] = self._deflater.compress_piece(self._buffer)
+        self._owe_full()
+
+    def end(self) -> None:
+        """Owe the rest, as the last fragment."""
+        self._core.check_open()
+        if self._whole:
+            self._outbox.add(self._kind, bytes(self._buffer))
+        else:
+            if self._deflater is not None:
+                self._buffer += self._deflater.finish()
+                self._owe_full()
+            self._owe(self._buffer, final=True)
+        self._buffer = bytearray()
+
+    def cut(self, now: float) -> None:
+        """Give it up; where a part of it was owed, that ends the connection."""
+        if self._deflater is not None and not self._whole:
+            self._deflater.discard()
+        self._buffer = bytearray()
+        # Without a last fragment the peer waits for ever, with one it takes a part for the whole.
+        if self.begun and self._core.state is State.OPEN:
+            self._core.start_close(1011, CUT, now)
+
+    def late(self) -> TimeoutError:
+        """Return the error of a write that took too long."""
+        if self.begun:
+            return TimeoutError(f"{CUT} because it took too long, which ends the connection")
+        return TimeoutError("the message could not be sent in time; nothing was sent")
+
+    def _owe_full(self) -> None:
+        at = 0
+        with memoryview(self._buffer) as view:
+            while len(view) - at > self._size:
+                self._owe(view[at : at + self._size], final=False)
+                at += self._size
+        del self._buffer[:at]
+
+    def _owe(self, octets: Octets, final: bool) -> None:
+        rsv1 = self._deflater is not None and self._opcode != Opcode.CONTINUATION
+        self._outbox.add_fragment(self._opcode, octets, final, rsv1)
+        self._opcode = Opcode.CONTINUATION  # RFC 7692 §6.1: RSV1 on the first fragment only
+        self.begun = True

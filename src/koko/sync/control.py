@@ -1,0 +1,108 @@
+"""Control frames, for threads: the verbs of a ``Conn`` for pings, pongs and Closes.
+
+They do not wait for a message that is being written: they may stand between its fragments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+
+from koko.core.connection import Connection
+from koko.message import Kind
+from koko.sync.pump import Pump
+
+Handler = Callable[..., object]
+
+
+class ControlVerbs:
+    """The verbs of a ``Conn`` for control frames, and who is called when one comes."""
+
+    _pump: Pump
+    _core: Connection
+
+    def write_control(self, kind: int, data: bytes = b"", deadline: float | None = None) -> None:
+        """Send a ping, a pong or a Close of at most 125 bytes.
+
+        A Close sent so is not waited for; see ``close``. ``deadline`` is a time of
+        ``time.monotonic`` up to which to wait for a peer that reads too slowly; without
+        one the frame is left to be written when it can be.
+
+        Raises:
+            ValueError: the payload may not stand in such a frame.
+            ErrCloseSent: a Close was sent already.
+            TimeoutError: the deadline passed first; nothing was sent.
+        """
+        core, pump = self._core, self._pump
+        if deadline is None:
+            pump.owe(core.write_control, kind, data, monotonic())
+            return
+        now = monotonic()
+        if deadline <= now:
+            raise TimeoutError("the deadline had passed before the frame was written")
+        pump.write_between(deadline, core.write_control, kind, data, now)
+
+    def ping(self, data: bytes | None = None, timeout: float | None = None) -> float:
+        """Send a ping, wait for its pong and return the round trip in seconds.
+
+        ``data`` is the ping's payload, at most 125 bytes; random without it. A pong
+        answers every ping before it as well. Messages that arrive meanwhile are kept for
+        ``recv``; once more than 64 KiB of them wait, the pong behind them cannot be seen
+        until somebody receives.
+
+        Raises:
+            CloseError: the connection ended first.
+            TimeoutError: no pong came within ``timeout`` seconds; the connection is unharmed.
+        """
+        return self._pump.ping(data, timeout)
+
+    def pong(self, data: bytes = b"") -> None:
+        """Send a pong that answers nothing, as a heartbeat (§5.5.3)."""
+        self.write_control(Kind.PONG, data)
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds the last answered ping took, the keepalive's included; None before the first."""
+        return self._core.latency
+
+    @property
+    def ping_handler(self) -> Handler:
+        """What is called with a ping's payload as it arrives; the default answers it.
+
+        None restores the default. What a handler raises ends the connection with 1011 and
+        is raised to the receiver.
+        """
+        return self._handler(self._core.on_ping, self.pong)
+
+    @ping_handler.setter
+    def ping_handler(self, handler: Handler | None) -> None:
+        self._core.on_ping = self._handled(handler)
+
+    @property
+    def pong_handler(self) -> Handler:
+        """What is called with a pong's payload as it arrives; the default does nothing."""
+        return self._handler(self._core.on_pong, _ignore)
+
+    @pong_handler.setter
+    def pong_handler(self, handler: Handler | None) -> None:
+        self._core.on_pong = self._handled(handler)
+
+    @property
+    def close_handler(self) -> Handler:
+        """What is called with the code and reason of the peer's Close, before it is answered."""
+        return self._handler(self._core.on_close, _ignore)
+
+    @close_handler.setter
+    def close_handler(self, handler: Handler | None) -> None:
+        self._core.on_close = self._handled(handler)
+
+    def _handled(self, handler: Handler | None) -> Handler | None:
+        return None if handler is None else partial(self._pump.call_handler, handler)
+
+    def _handler(self, handled: Handler | None, default: Handler) -> Handler:
+        return handled.args[0] if isinstance(handled, partial) else default
+
+
+def _ignore(*args: object) -> None:
+    pass

@@ -1,0 +1,220 @@
+"""Messages in parts, for threads: a reader and a writer that are ``io`` objects.
+
+What has come and what may leave is ``koko.core``'s; only waiting is done here.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from koko.core.connection import Connection
+from koko.core.incoming import ALL, LINE, Incoming, Joined
+from koko.core.outgoing import PART, Outgoing
+from koko.message import Data, Kind, check_kind
+from koko.sync.pump import Pump
+
+if TYPE_CHECKING:
+    from koko.sync.conn import Conn
+
+
+class Source(Protocol):
+    """What a reader reads and gives up."""
+
+    def close(self) -> None: ...
+
+
+class MessageReader(io.RawIOBase):
+    """The bytes of a message, read as they come; text as UTF-8, checked already.
+
+    A real ``io`` object: ``shutil.copyfileobj``, ``json.load``, ``io.TextIOWrapper`` and
+    ``io.BufferedReader`` take it. It cannot seek. Reads wait as ``recv`` does, count as the
+    connection's one receiver, and end in the same errors; a message that ends in the middle
+    because the connection does is never taken for a whole one. One thread at a time.
+
+    Asking for the next message closes a reader that was not read to its end: to read on
+    from it is a ValueError. So does ``close``; the rest of the message is skipped.
+    """
+
+    def __init__(self, pump: Pump, source: Source, read: Callable[[int], bytes | None]) -> None:
+        self._pump = pump
+        self._source = source
+        self._take = read
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, timeout: float | None = None) -> bytes:
+        """Return at most ``size`` bytes, as soon as there are any; b"" at the end.
+
+        Without a size, wait for the end of the message and return all of it.
+
+        Raises:
+            CloseError: the connection ended in the middle of the message.
+            TimeoutError: nothing came within ``timeout`` seconds; nothing is lost.
+            ValueError: the reader is closed.
+        """
+        return self._read(ALL if size is None or size < 0 else size, timeout)
+
+    def readall(self) -> bytes:
+        return self._read(ALL)
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer`` with what is there, waiting for at least one byte; 0 at the end."""
+        with memoryview(buffer).cast("B") as view:
+            octets = self._read(len(view))
+            view[: len(octets)] = octets
+            return len(octets)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        """Return up to the end of the line or of the message."""
+        if size is None or size < 0:
+            return self._read(LINE)
+        return super().readline(size)
+
+    def close(self) -> None:
+        """Skip what is left of the message. Waits for nothing."""
+        if not self.closed:
+            self._source.close()
+            super().close()
+
+    def _read(self, size: int, timeout: float | None = None) -> bytes:
+        if self.closed:
+            raise ValueError("read of a closed reader")
+        take = partial(self._take, size)
+        octets: bytes = self._pump.receive(timeout, take, "no more of the message")
+        return octets
+
+
+class MessageWriter(io.RawIOBase):
+    """A message that is sent in fragments while it is written; ``close`` ends it.
+
+    A real ``io`` object, for ``shutil.copyfileobj``, ``io.TextIOWrapper`` and the like. A
+    fragment leaves when ``write_buffer_size`` bytes are there and more comes, so a short
+    message is one frame. Other threads' messages wait until it is closed; control frames do
+    not, and neither does receiving. One thread at a time.
+
+    A message that cannot be ended as it should - the ``with`` block was left by an
+    exception, a write timed out, the writer was dropped without ``close`` - is not ended:
+    where nothing of it had left nothing is sent and the connection is unharmed, else the
+    connection is closed with 1011.
+    """
+
+    def __init__(self, pump: Pump, kind: Kind, timeout: float | None) -> None:
+        self._message: Outgoing | None = None  # so that a failed opening can be collected
+        self._pump = pump
+        self._kind = kind
+        self._message = pump.open_message(kind, timeout)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Data, timeout: float | None = None) -> int:  # type: ignore[override]
+        """Add to the message: bytes as they are, str as UTF-8 where it is text.
+
+        Returns how many bytes that were, always all of them. Waits while the peer reads too
+        slowly.
+
+        Raises:
+            CloseError: the connection is over.
+            TimeoutError: it was not done within ``timeout`` seconds; the message is cut off.
+            ValueError: the writer is closed.
+        """
+        message = self._open_message()
+        check_kind(self._kind, data)
+        view = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
+        try:
+            deadline = self._pump.write_by(timeout)
+            for at in range(0, len(view), PART):
+                self._pump.write_between(deadline, message.add, view[at : at + PART])
+        except BaseException as error:
+            raise self._cut_by(error) from None
+        return len(view)
+
+    def close(self) -> None:
+        """End the message: what is left of it is sent as its last fragment."""
+        if self.closed:
+            return
+        message = self._open_message()
+        try:
+            self._pump.write_between(self._pump.write_by(None), message.end)
+        except BaseException as error:
+            raise self._cut_by(error) from None
+        self._leave(whole=True)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the message, or cut it off where the block failed."""
+        if error is None:
+            self.close()
+        else:
+            self._leave(whole=False)
+
+    def __del__(self) -> None:
+        # Not the base class's, which would end the message as if it were whole. This may run
+        # anywhere, inside the core even: the keeper does what is to be done.
+        if self._message is not None and not self.closed:
+            self._pump.floor.dropped = True
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
+
+    def _open_message(self) -> Outgoing:
+        if self.closed or self._message is None:
+            raise ValueError("write to a closed writer: its message has ended")
+        return self._message
+
+    def _cut_by(self, error: BaseException) -> BaseException:
+        self._leave(whole=False)
+        return self._message.late() if type(error) is TimeoutError and self._message else error
+
+    def _leave(self, whole: bool) -> None:
+        if self._message is not None:
+            self._pump.leave_message(self._message, whole)
+        super().close()
+
+
+class StreamVerbs:
+    """The verbs of a ``Conn`` for messages in parts."""
+
+    _pump: Pump
+    _core: Connection
+
+    def next_reader(self, timeout: float | None = None) -> tuple[Kind, MessageReader]:
+        """Return the kind of the next message and a reader of its bytes, once it has begun.
+
+        Waits and raises as ``recv``. What was not read of the message before is skipped.
+        """
+        message: Incoming = self._pump.receive(timeout, self._core.next_stream)
+        read = partial(self._core.read_stream, message)
+        return message.kind, MessageReader(self._pump, message, read)
+
+    def next_writer(self, kind: int, timeout: float | None = None) -> MessageWriter:
+        """Begin a message of this kind and return its writer, to be used in ``with``.
+
+        Waits while another thread is writing a message in parts.
+
+        Raises:
+            CloseError: the connection is over.
+            TimeoutError: it could not begin within ``timeout`` seconds; nothing was sent.
+            RuntimeError: this thread is writing one already.
+        """
+        check_kind(kind, b"")
+        return MessageWriter(self._pump, Kind(kind), timeout)
+
+
+def join_messages(conn: Conn, separator: Data = b"") -> MessageReader:
+    """Return a reader of all messages to come as one, each followed by ``separator``.
+
+    Text and binary alike. An ordinary end of the connection, as for iteration, is the end
+    of it; any other is raised.
+    """
+    octets = separator.encode() if isinstance(separator, str) else bytes(separator)
+    joined = Joined(conn._core, octets)
+    return MessageReader(conn._pump, joined, joined.read)
