@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from koko import CloseError, ErrCloseSent
+from koko import CloseError, ErrCloseSent, Kind, PreparedMessage
 from koko.core.wire import Role
 from tests.conversation.conftest import Talk
 
@@ -94,6 +94,19 @@ def test_every_later_call_says_how_it_ended(talk: Talk) -> None:
         with pytest.raises(ErrCloseSent, match="enough"):
             us.send("more")
     assert us.conn.ending.code == 3000
+
+
+def test_reading_on_after_the_end_is_the_same_error_each_time_and_no_panic(talk: Talk) -> None:
+    us, peer = talk.open()
+    peer.ends()
+    errors = []
+    for _ in range(1001):
+        with pytest.raises(CloseError) as raised:
+            us.recv()
+        errors.append(raised.value)
+    assert {(type(error), error.code, str(error)) for error in errors} == {
+        (CloseError, 1006, str(errors[0]))
+    }
 
 
 # We close
@@ -191,6 +204,31 @@ def test_nothing_is_sent_after_our_close(talk: Talk) -> None:
     us.start_close(1000)
     with pytest.raises(ErrCloseSent, match="nothing can be sent after a Close"):
         us.send("one more thing")
+    peer.hears_close(1000)
+    peer.hears_nothing()
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [
+        ("send", ["text"]),
+        ("write_message", [Kind.BINARY, b"bytes"]),
+        ("write_json", [{}]),
+        ("write_prepared", [PreparedMessage(Kind.TEXT, "text")]),
+        ("write_control", [Kind.PING]),
+        ("write_control", [Kind.CLOSE, b"\x03\xe8"]),
+        ("pong", []),
+        ("ping", []),
+    ],
+)
+def test_nothing_goes_out_by_any_verb_after_our_close(
+    talk: Talk, verb: str, arguments: Any
+) -> None:
+    us, peer = talk.open()
+    us.start_close(1000)
+    for _ in range(3):
+        with pytest.raises(ErrCloseSent):
+            getattr(us, verb)(*arguments)
     peer.hears_close(1000)
     peer.hears_nothing()
 

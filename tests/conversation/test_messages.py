@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from koko import CloseError, ErrReadLimit, Kind, PreparedMessage
+from koko.core.deflate import Agreed
 from koko.core.wire import Role
 from tests.conversation.conftest import Talk
 
@@ -28,6 +29,33 @@ def test_binary_comes_as_bytes_and_goes_as_binary(talk: Talk, role: Role) -> Non
     assert us.recv() == b"\x00\xff"
     us.send(memoryview(b"\xff\x00"))
     peer.hears("1 000 0010", b"\xff\x00")
+
+
+def test_empty_message_is_a_message_and_not_the_end(talk: Talk, role: Role) -> None:
+    us, peer = talk.open(role)
+    for kind, empty in (("0001", ""), ("0010", b"")):
+        peer.says(f"1 000 {kind}")
+        assert us.recv() == empty
+        us.send(empty)
+        peer.hears(f"1 000 {kind}", b"")
+    call = us.start_recv()
+    peer.closes(1000)
+    with pytest.raises(CloseError):
+        call.result()
+
+
+@pytest.mark.parametrize("agreed", [None, Agreed(threshold=0)], ids=["plain", "deflate"])
+@pytest.mark.parametrize("size", [0, 1, 124, 125, 126, 127, 65535, 65536, 65537, 200_000])
+def test_message_of_any_size_is_what_it_was_on_the_other_side(
+    talk: Talk, role: Role, size: int, agreed: Agreed | None
+) -> None:
+    payload = bytes(i * 7 & 0xFF for i in range(size))
+    us, peer = talk.open(role, agreed)
+    us.send(payload)
+    frame = peer.hears()
+    them, echo = talk.open(role.peer, agreed)
+    echo.says(frame.bits, frame.payload)
+    assert them.recv() == payload
 
 
 def test_waiting_receiver_gets_the_message_as_it_arrives(talk: Talk) -> None:
@@ -224,12 +252,13 @@ def test_what_json_cannot_encode_sends_nothing(talk: Talk) -> None:
 
 def test_bad_json_leaves_the_connection_unharmed(talk: Talk) -> None:
     us, peer = talk.open()
-    for broken in (b"", b"  ", b'{"a": ', b"nonsense"):
+    whole = b'{"A": [1, "a"]}'
+    for broken in (b"  ", b"nonsense", *(whole[:size] for size in range(len(whole)))):
         peer.says("1 000 0001", broken)
-        with pytest.raises(ValueError, match="Expecting"):
+        with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
             us.read_json()
-    peer.says("1 000 0001", b"1")
-    assert us.read_json() == 1
+    peer.says("1 000 0001", whole)
+    assert us.read_json() == {"A": [1, "a"]}
 
 
 def test_another_json_library_can_be_given(talk: Talk) -> None:

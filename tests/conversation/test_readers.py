@@ -413,6 +413,20 @@ def test_end_of_the_stream_between_fragments_is_1006(talk: Talk) -> None:
         assert raised.value.code == 1006
 
 
+@pytest.mark.parametrize("verb", ["recv", "next_reader"])
+def test_end_of_the_stream_while_a_message_is_skipped_is_1006(talk: Talk, verb: str) -> None:
+    us, peer = talk.open()
+    begin = us.start_next_reader()
+    peer.sends(peer.frame("1 000 0010", b"never read, nor whole")[:-1])
+    begin.result()
+    then = getattr(us, f"start_{verb}")()
+    assert then.waits
+    peer.ends()
+    with pytest.raises(CloseError) as raised:
+        then.result()
+    assert raised.value.code == 1006
+
+
 def test_bad_text_is_raised_where_the_good_ends(talk: Talk) -> None:
     us, peer = talk.open()
     begin = us.start_next_reader()

@@ -57,6 +57,28 @@ def test_mask_goes_on_where_the_payload_before_it_ended(codec, at):
     assert codec.mask(payload, KEY, at) == masked(bytes(at) + payload)[at:]
 
 
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+def test_every_size_up_to_1024_is_masked_from_every_position_in_the_key(codec, at):
+    payload = bytes(i * 7 & 0xFF for i in range(1024))
+    expected = masked(bytes(at) + payload)[at:]
+    for size in range(1025):
+        assert codec.mask(payload[:size], KEY, at) == expected[:size]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+@pytest.mark.parametrize("before", range(8))
+def test_every_size_up_to_1024_is_unmasked_wherever_it_lies_in_memory(codec, before, cut):
+    server = codec.Decoder(Role.SERVER)
+    payload = bytes(i * 7 & 0xFF for i in range(1024))
+    hidden = masked(payload)
+    pong = wire("1 000 1010  1 len", bytes(before))  # shifts what stands behind it
+    for size in range(cut, 1025):
+        head = wire("1 000 0010  1 len", length=size)
+        at = len(pong + head) + cut
+        octets = pong + head + hidden[:size]
+        assert (server.feed(octets[:at]) + server.feed(octets[at:]))[1] == payload[:size]
+
+
 def test_key_of_zeros_masks_to_the_same_bytes(codec):
     assert codec.Decoder(Role.SERVER).feed(wire("1 000 0010  1 len", b"hi", key=bytes(4))) == [
         b"hi"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+
 import pytest
 
 from koko.core.wire import Opcode, Role
@@ -82,3 +85,16 @@ def test_no_masking_key_is_used_twice(codec):
     client = codec.Encoder(Role.CLIENT)
     keys = {client.encode(2, b"")[2:] for _ in range(1000)}
     assert len(keys) > 990  # 1000 of 2**32: a pair in common has odds of 1 in 8600
+
+
+def test_masking_keys_are_what_the_system_gave(codec, monkeypatch):
+    drawn = []
+
+    def urandom(size):
+        drawn.append(secrets.token_bytes(size))
+        return drawn[-1]
+
+    monkeypatch.setattr(os, "urandom", urandom)
+    client = codec.Encoder(Role.CLIENT)
+    keys = b"".join(client.encode(2, b"")[2:] for _ in range(200))
+    assert b"".join(drawn)[: len(keys)] == keys

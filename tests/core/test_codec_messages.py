@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tracemalloc
+import zlib
 
 import pytest
 
@@ -152,6 +153,16 @@ def test_limit_counts_all_fragments_of_a_message(codec):
     assert client.failure.code == 1009
 
 
+@pytest.mark.parametrize("length", [(1 << 63) - 10, (1 << 63) - 1])
+def test_lengths_that_overflow_together_do_not_get_round_the_limit(codec, length):
+    server = codec.Decoder(Role.SERVER, read_limit=15)
+    assert server.feed(wire("0 000 0010  1 len", bytes(10))) == []
+    assert server.failure is None
+    assert server.feed(wire("1 000 0000  1 1111111", length=length)) == []
+    assert type(server.failure) is ErrReadLimit
+    assert f"at least {length + 10} bytes" in str(server.failure)
+
+
 def test_limit_does_not_count_control_frames(codec):
     client = codec.Decoder(Role.CLIENT, read_limit=4)
     assert client.feed(wire("1 000 1001  0 1111101", bytes(125)) + b"\x82\x01a")[1] == b"a"
@@ -164,6 +175,23 @@ def test_limit_counts_inflated_bytes(inflating, cut):
     assert client.feed(frame[:cut]) + client.feed(frame[cut:]) == []
     assert str(client.failure) == "peer sent a message of at least 100000 bytes, read_limit=99999"
     assert inflating(read_limit=100_000).feed(frame) == [bytes(100_000)]
+
+
+def test_limit_that_is_used_up_by_a_fragment_holds_for_the_next(inflating):
+    deflate = zlib.compressobj(wbits=-15)
+    exact, bomb = (
+        deflate.compress(bytes(size)) + deflate.flush(zlib.Z_SYNC_FLUSH) for size in (1000, 900_000)
+    )
+    client = inflating(read_limit=1000)
+    assert client.feed(wire("0 100 0010  0 len", exact)) == []
+    assert client.failure is None
+    tracemalloc.start()
+    try:
+        assert client.feed(wire("1 000 0000  0 len", bomb)) == []
+        assert tracemalloc.get_traced_memory()[1] < 50_000
+    finally:
+        tracemalloc.stop()
+    assert str(client.failure) == "peer sent a message of at least 1001 bytes, read_limit=1000"
 
 
 def test_limit_counts_compressed_bytes_on_the_wire_too(inflating):
@@ -235,6 +263,15 @@ def test_message_is_no_larger_than_its_bytes(codec):
         ]
         assert items == [bytes(5000)]
         assert sys.getsizeof(items[0]) == sys.getsizeof(bytes(5000))
+
+
+def test_messages_keep_nothing_alive_of_what_was_fed(codec):
+    client = codec.Decoder(Role.CLIENT)
+    octets = wire("1 000 0010  0 len", b"x" * 1000) + wire("1 000 0001  0 len", b"y" * 1000)
+    known = sys.getrefcount(octets)
+    messages = client.feed(octets)
+    assert messages == [b"x" * 1000, "y" * 1000]
+    assert sys.getrefcount(octets) == known
 
 
 def test_100000_empty_fragments_are_one_message_and_take_no_room(codec):

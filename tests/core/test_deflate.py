@@ -170,6 +170,7 @@ def test_our_own_offer_is_answered_and_accepted_as_it_was_meant(settings):
 def test_nothing_offered_is_nothing_answered():
     assert answer(Compression(), []) is None
     assert answer(Compression(), ["x-webkit-deflate-frame"]) is None
+    assert answer(Compression(), ["x-permessage-deflate, permessage-deflate-x"]) is None
 
 
 @pytest.mark.parametrize(

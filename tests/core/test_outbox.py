@@ -9,6 +9,7 @@ from koko.core.outbox import MAX_OWED_PONGS, Outbox
 from koko.core.wire import Opcode, Role
 from koko.message import Kind, PreparedMessage
 from tests.core.ends import client, server
+from tests.wire import masked
 
 LARGE = "hello " * 100
 TAKEOVER = Agreed(server_no_context_takeover=False, client_no_context_takeover=False)
@@ -74,6 +75,37 @@ def test_a_prepared_message_reads_as_if_it_had_been_sent(sender, reader, agreed,
     for _ in range(2):
         end.send_prepared(prepared)
     assert read(peer, *end.owed) == [payload] * 2
+
+
+def plain(frame):
+    """Return a frame without the key that masks it, which is another each time."""
+    if frame[1] < 0x80:
+        return frame
+    start = {126: 4, 127: 10}.get(frame[1] & 0x7F, 2)
+    return frame[:start] + masked(frame[start + 4 :], frame[start : start + 4])
+
+
+@pytest.mark.parametrize("kind", [Kind.TEXT, Kind.BINARY])
+@pytest.mark.parametrize("level", [None, -2, 1, 9])
+@pytest.mark.parametrize("end_of", [server, client])
+def test_a_prepared_message_is_byte_for_byte_what_would_be_sent(end_of, level, kind):
+    payload = bytearray(b"What is sent twice is made once. " * 100)
+    prepared, message = PreparedMessage(kind, payload), bytes(payload)
+    payload[:] = bytes(len(payload))
+    agreed = None if level is None else Agreed(level=level)
+    for _ in range(2):
+        one, other = end_of(agreed), end_of(agreed)
+        one.send_prepared(prepared)
+        other.send(kind, message)
+        assert plain(one.owed[0]) == plain(other.owed[0])
+
+
+def test_a_new_level_prepares_the_message_anew():
+    prepared, end = PreparedMessage(Kind.TEXT, LARGE), server(Agreed(level=9))
+    end.send_prepared(prepared)
+    end.compression_level = 0
+    end.send_prepared(prepared)
+    assert len(end.owed[0]) < len(LARGE) < len(end.owed[1])
 
 
 def test_servers_share_the_frame():

@@ -73,6 +73,12 @@ def test_refusal_is_read_with_its_body():
         Proxy.of("http://me:secret@p").check(response, b"")
 
 
+def test_refusal_without_a_reason_phrase_is_one_too():
+    response = TunnelParser().feed(b"HTTP/1.1 407\r\nContent-Length: 0\r\n\r\n")
+    with pytest.raises(ErrBadHandshake, match="407: the proxy http://p answered"):
+        Proxy.of("http://p").check(response, b"")
+
+
 def test_redirect_of_a_proxy_is_a_refusal():
     with pytest.raises(ErrBadHandshake):
         Proxy.of("http://p").check(Response(302), b"")

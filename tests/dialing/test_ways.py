@@ -159,6 +159,18 @@ def unix_echo(path: Path, context: ssl.SSLContext | None = None) -> Iterator[Non
         done.result(PATIENCE)
 
 
+def test_the_socket_underneath_and_its_addresses_can_be_seen(
+    face: Face, servers: dict[str, Server]
+) -> None:
+    with face.dial(url(servers["ws"])) as client:
+        conn = client.conn
+        in_threads = face.name == "sync"
+        underneath = conn.socket if in_threads else conn.transport.get_extra_info("socket")
+        assert underneath.getsockname() == conn.local_address
+        assert underneath.getpeername() == conn.remote_address
+        assert conn.remote_address == servers["ws"].address
+
+
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 def test_a_unix_socket_leads_to_a_server(
     face: Face,

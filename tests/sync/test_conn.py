@@ -252,6 +252,26 @@ def test_messages_of_many_threads_are_never_interleaved(link: Link) -> None:
     assert sorted(messages) == sorted(letter * 60_000 for letter in letters for _ in range(20))
 
 
+def test_control_frames_of_many_threads_are_never_lost_or_torn(link: Link) -> None:
+    conn, peer = link()
+    text = "x" * (1 << 22)
+
+    def ping(number: int) -> None:
+        for round_ in range(10):
+            payload = b"%d of %d" % (round_, number)
+            conn.write_control(Kind.PING, payload, deadline=monotonic() + PATIENCE)
+
+    threads = [in_thread(ping, number) for number in range(10)]
+    threads.append(in_thread(conn.send, text))
+    heard = peer.reads_messages(101)
+    for thread in threads:
+        thread.result(PATIENCE)
+    payloads = [b"%d of %d" % (round_, number) for round_ in range(10) for number in range(10)]
+    pings = [each for each in heard if isinstance(each, Control)]
+    assert sorted(each.payload for each in pings) == sorted(payloads)
+    assert sum(each == text for each in heard) == 1
+
+
 def test_a_reader_does_not_wait_behind_a_writer_whose_pipe_is_full(link: Link) -> None:
     conn, peer = link(read_limit=None)
     sender = in_thread(conn.send, bytes(MUCH))
