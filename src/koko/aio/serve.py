@@ -89,8 +89,7 @@ class Server:
         self._listeners: list[asyncio.Server] = []
         self._doors: set[Door] = set()
         self._openings: set[Opening] = set()
-        self._empty = asyncio.Event()  # of openings
-        self._empty.set()
+        self._empty: asyncio.Event | None = None  # of openings; made when somebody waits for it
         self._handlers: dict[asyncio.Task[None], Conn] = {}
         self._closing: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
@@ -198,12 +197,11 @@ class Server:
     def _welcome(self, opening: Opening) -> None:
         """Take note of somebody whose handshake has begun."""
         self._openings.add(opening)
-        self._empty.clear()
 
     def _forget(self, opening: Opening) -> None:
         """Take note that his handshake is over."""
         self._openings.discard(opening)
-        if not self._openings:
+        if self._empty is not None and not self._openings:
             self._empty.set()
 
     def _admit(
@@ -249,8 +247,13 @@ class Server:
         await conn.close(code)
 
     def _log_end(self, conn: Conn) -> None:
-        peer = written(conn.remote_address)
-        self.logger.info("%s %s: %s", peer, conn.request.target, conn.ending)
+        ending = conn.ending
+        if self.logger.isEnabledFor(logging.INFO):
+            self.logger.info("%s %s: %s", written(conn.remote_address), conn.request.target, ending)
+        if ending is not None:
+            # The frames it went through hold conn, which holds it: a circle that keeps a
+            # connection in memory until the garbage collector comes by.
+            ending.__traceback__ = None
 
     async def _close(
         self, code: int, reason: str, timeout: float, caller: asyncio.Task[Any] | None
@@ -261,6 +264,9 @@ class Server:
             door.transport.abort()
         for opening in tuple(self._openings):
             opening.refuse_as_closing()
+        self._empty = asyncio.Event()
+        if not self._openings:
+            self._empty.set()
         goings = [
             asyncio.create_task(self._empty.wait()),
             *(asyncio.create_task(conn.close(code, reason, timeout)) for conn in self.connections),

@@ -116,10 +116,12 @@ class Connection(Reading):
         if self._lost is not None:
             return
         self._now = now
-        self._note_heard()
-        self._lost = CloseError(1006, f"{why}, {self.keepalive.heard(now)}", sent=self.sent)
         self.life.on(Event.GOT_EOF)
         self._pings.clear()
+        if self.ending is None:
+            self._note_heard()
+            why = f"{why}, {self.keepalive.heard(now)}"
+        self._lost = CloseError(1006, why, sent=self.sent)
         if self.ending is None:
             self._end(self._lost)
             self._settle()
