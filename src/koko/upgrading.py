@@ -179,11 +179,11 @@ class Upgrader(ConnectionOptions):
             return next((name for name in subprotocols(request) if name in spoken), None)
         # §4.2.2: what the client did not offer must not be answered, whoever asks for it.
         chosen = extra.popall("Sec-WebSocket-Protocol", [None])[0]
-        return chosen if chosen in subprotocols(request) else None
+        return chosen if chosen is not None and chosen in subprotocols(request) else None
 
     def _agree(self, request: Request) -> tuple[str | None, Agreed | None]:
         offers = request.headers.getall("Sec-WebSocket-Extensions", ())
-        if self.deflate is None or not offers:
+        if not offers or self.deflate is None:
             return None, None
         try:
             return deflate.answer(self.deflate, offers) or (None, None)

@@ -206,6 +206,8 @@ class Conn(ControlVerbs, StreamVerbs):
             core.close_timeout = timeout
             core.start_close(code, reason, pump.now())
         pump.say_goodbye()
+        if core.due_at is not None and core.due_at <= pump.now() + timeout:
+            return await pump.closed()  # the core gives up in time by itself
         with suppress(TimeoutError):  # another's Close may have been given more time
             return await self.wait_closed(timeout)
         pump.abort(f"no answer within {timeout:g} s")

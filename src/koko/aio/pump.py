@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
@@ -36,8 +35,8 @@ class Pump(Reflex, asyncio.Protocol):
         self._rung = 0.0  # when the last one was due
         self._half_closed = False
         self._leaving = False
-        self._tasks: set[asyncio.Future[object]] = set()
-        self._waiters: deque[asyncio.Future[None]] | None = None
+        self._tasks: set[asyncio.Future[object]] | None = None
+        self._waiters: list[asyncio.Future[None]] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due_at: float | None = None
         self.rearm()
@@ -96,7 +95,7 @@ class Pump(Reflex, asyncio.Protocol):
     async def wait_for_change(self) -> None:
         """Wait until the transport takes more, the state changes, a pong or a turn has come."""
         if self._waiters is None:
-            self._waiters = deque()
+            self._waiters = []
         waiter = self.loop.create_future()
         self._waiters.append(waiter)
         try:
@@ -148,6 +147,8 @@ class Pump(Reflex, asyncio.Protocol):
     def run(self, work: Awaitable[object]) -> None:
         """Run what a handler returned in a task; what it raises ends the connection."""
         task = asyncio.ensure_future(work, loop=self.loop)
+        if self._tasks is None:
+            self._tasks = set()
         self._tasks.add(task)
         task.add_done_callback(self._ran)
 

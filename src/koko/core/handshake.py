@@ -57,8 +57,9 @@ _ANSWERED = "(RFC 6455 §4.1)"
 
 def tokens(values: Iterable[str]) -> list[str]:
     """Return the tokens of a comma list that is spread over header lines, in lower case."""
+    text = ",".join(values)
     # Only ASCII folds: the Kelvin sign is no k, though Python's lower() says so.
-    return _items(",".join(values).translate(_LOWER))
+    return _items(text.lower() if text.isascii() else text.translate(_LOWER))
 
 
 def subprotocols(request: Request) -> list[str]:

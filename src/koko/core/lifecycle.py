@@ -10,6 +10,7 @@ from enum import Enum
 
 
 class State(Enum):
+    __hash__ = object.__hash__  # Enum's own is written in Python
     OPEN = "open"
     CLOSING = "closing"  # we sent a Close, the peer has not answered
     ANSWERING = "answering"  # the peer sent a Close, we have not answered
@@ -20,6 +21,7 @@ class State(Enum):
 
 
 class Event(Enum):
+    __hash__ = object.__hash__
     SENT_CLOSE = "sent Close"
     GOT_CLOSE = "got Close"
     VIOLATION = "violation"
@@ -41,7 +43,6 @@ NEXT: dict[State, dict[Event, State]] = {
     CLOSED: {},
 }
 
-# Tuples: a set would hash the Enum, in Python, for each message.
 MAY_SEND = (OPEN,)  # messages, pings and pongs
 MAY_SEND_CLOSE = (OPEN, ANSWERING, FAILING)
 
