@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
+from koko.aio.alarms import Sleeper
 from koko.aio.pump import end_half
 from koko.core.address import written
 from koko.core.handshake import is_websocket_upgrade, refusal
@@ -37,7 +38,7 @@ class Opening(asyncio.Protocol):
         self._server = server
         self._parser = RequestParser()
         self._early = b""
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm: set[Sleeper] | None = None
         self._answering: asyncio.Task[None] | None = None
         self._answered = False
         self._accepted_at = asyncio.get_running_loop().time()  # TLS comes between
@@ -189,7 +190,7 @@ class Opening(asyncio.Protocol):
         self.transport.write(octets)
         # Our half ends here; closing the whole with bytes unread would reset the stream
         # and could destroy the answer on its way. A timer bounds the wait for the peer's.
-        if self._timer is None:
+        if self._alarm is None:
             self._bound(self._server.upgrader.close_timeout)
         end_half(self.transport)
 
@@ -199,14 +200,17 @@ class Opening(asyncio.Protocol):
 
     def _bound(self, timeout: float | None, since: float | None = None) -> None:
         if timeout is not None:
-            loop = asyncio.get_running_loop()
-            since = loop.time() if since is None else since
-            self._timer = loop.call_at(since + timeout, self.transport.abort)
+            since = asyncio.get_running_loop().time() if since is None else since
+            self._alarm = self._server._alarms.set(since + timeout, self)
+
+    def ring(self) -> None:
+        """Drop a client that took longer than it may."""
+        self.transport.abort()
 
     def _leave(self) -> None:
         self._server._forget(self)
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._alarm is not None:
+            self._alarm.discard(self)
 
 
 def _going_away() -> HandshakeError:

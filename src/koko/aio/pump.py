@@ -12,6 +12,7 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
+from koko.aio.alarms import Alarms, Sleeper
 from koko.aio.reflex import Reflex
 from koko.aio.turn import Turn
 from koko.aio.waiting import TOO_SLOW, within
@@ -26,18 +27,23 @@ class Pump(Reflex, asyncio.Protocol):
     """The private half of a ``Conn``: its protocol, its timer, its waits."""
 
     def __init__(
-        self, core: Connection, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop
+        self,
+        core: Connection,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        alarms: Alarms | None = None,
     ) -> None:
         super().__init__(core, transport, loop)
         self.lost = False
         self.read_deadline: float | None = None
-        self._alarm: asyncio.TimerHandle | None = None
+        self._bell: asyncio.TimerHandle | None = None  # for read_deadline
         self._rung = 0.0  # when the last one was due
         self._half_closed = False
         self._leaving = False
         self._tasks: set[asyncio.Future[object]] | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarms = alarms or Alarms(loop)
+        self._alarm: set[Sleeper] | None = None
         self._due_at: float | None = None
         self.rearm()
 
@@ -47,14 +53,14 @@ class Pump(Reflex, asyncio.Protocol):
         self._end("the peer's stream ended without a Close")
         if not self.transport.is_closing() and self.transport.get_write_buffer_size():
             # The peer may have stopped reading as well: the last bytes get a bounded time.
-            self._timer = self.loop.call_later(self.core.close_timeout, self.transport.abort)
+            self._alarm = self._alarms.set(self.now() + self.core.close_timeout, self)
         return False  # the transport closes itself
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
         self._end(f"the connection broke: {error}" if error else "the stream was closed")
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._alarm is not None:
+            self._alarm.discard(self)
         self._forget_deadline()
 
     def pause_writing(self) -> None:
@@ -174,16 +180,27 @@ class Pump(Reflex, asyncio.Protocol):
             end_half(self.transport)
 
     def rearm(self) -> None:
-        """Set the one timer to when the core wants to be told the time."""
+        """Set the one alarm to when the core wants to be told the time."""
         due_at = self.core.due_at
         if due_at == self._due_at:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._alarm is not None:
+            self._alarm.discard(self)
         self._due_at = due_at
-        if due_at is not None:
-            self._timer = self.loop.call_at(due_at, self._tick)
+        self._alarm = None if due_at is None else self._alarms.set(due_at, self)
+
+    def ring(self) -> None:
+        """Tell the core the time, which it wanted to be told by now."""
+        self._alarm = self._due_at = None
+        core = self.core
+        unsent = self.transport.get_write_buffer_size()
+        core.tick(self.now(), listening=not self.read_paused, unsent=unsent)
+        self.flush()
+        if core.ending is not None:
+            self.arrival.wake()
+        if core.life.state is State.CLOSED:
+            self.transport.abort()
+        self.part()
 
     # What a Reflex calls
 
@@ -256,32 +273,20 @@ class Pump(Reflex, asyncio.Protocol):
         # One that was put off, as with each pong, sets no timer: it rings once too early.
         if self._rings_after(deadline):
             self._forget_deadline()
-            self._alarm = self.loop.call_at(deadline, self._ring, deadline)
+            self._bell = self.loop.call_at(deadline, self._wake_at, deadline)
 
     def _forget_deadline(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        if self._bell is not None:
+            self._bell.cancel()
+            self._bell = None
 
     def _rings_after(self, deadline: float) -> bool:
-        return self._alarm is None or self._alarm.when() > deadline
+        return self._bell is None or self._bell.when() > deadline
 
-    def _ring(self, when: float) -> None:
-        self._alarm = None
+    def _wake_at(self, when: float) -> None:
+        self._bell = None
         self._rung = when
         self.arrival.wake()
-
-    def _tick(self) -> None:
-        self._timer = self._due_at = None
-        core = self.core
-        unsent = self.transport.get_write_buffer_size()
-        core.tick(self.now(), listening=not self.read_paused, unsent=unsent)
-        self.flush()
-        if core.ending is not None:
-            self.arrival.wake()
-        if core.life.state is State.CLOSED:
-            self.transport.abort()
-        self.part()
 
     def _end(self, why: str) -> None:
         self.core.feed_eof(self.now(), why)

@@ -15,6 +15,7 @@ from typing import Any, Self, Unpack
 
 from koko import upgrading
 from koko.aio.admit import Http, Opening
+from koko.aio.alarms import Alarms
 from koko.aio.conn import Conn
 from koko.aio.door import Door
 from koko.aio.listen import create_server, listen
@@ -86,6 +87,7 @@ class Server:
         self.max_connections = check_limit(max_connections)
         self._ssl = ssl
         self._where = (host, port, sock, reuse_port)
+        self._alarms: Alarms  # of the loop it was started in
         self._listeners: list[asyncio.Server] = []
         self._doors: set[Door] = set()
         self._openings: set[Opening] = set()
@@ -98,6 +100,8 @@ class Server:
 
     async def start(self) -> None:
         """Begin to accept connections."""
+        loop = asyncio.get_running_loop()
+        self._alarms = Alarms(loop)
         host, port, sock, reuse_port = self._where
         options: dict[str, Any] = {"ssl": self._ssl, "backlog": 1024}
         if self._ssl is not None:
@@ -215,7 +219,7 @@ class Server:
         """Make a connection of an accepted handshake, for ``task``, or one for the handler."""
         loop = asyncio.get_running_loop()
         core = Connection(Role.SERVER, upgrader, accepted.agreed, clock_of(loop)())
-        pump = Pump(core, transport, loop)
+        pump = Pump(core, transport, loop, self._alarms)
         conn = Conn(pump, request, accepted.response, accepted.subprotocol)
         if task is None:
             task = loop.create_task(self._run(conn))

@@ -1,0 +1,74 @@
+"""Many deadlines on one timer of the loop.
+
+Every connection has a deadline at every moment, and almost none of them is ever reached:
+setting one and taking it back has to cost nothing. So those that are close together share
+a slot, and only the first slot has a timer. They ring together, never too early and at most
+``1 / RATE`` seconds late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from heapq import heapify, heappop, heappush
+from math import ceil
+from typing import Protocol
+
+RATE = 64  # slots a second
+EARLY = 0.001  # seconds by which a loop may call before it was to
+
+
+class Sleeper(Protocol):
+    """Who wants to be rung up."""
+
+    def ring(self) -> None: ...
+
+
+class Alarms:
+    """The deadlines of the connections of one loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._slots: dict[int, set[Sleeper]] = {}
+        self._order: list[int] = []  # the same slots, as a heap
+        self._enough = RATE
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, when: float, sleeper: Sleeper) -> set[Sleeper]:
+        """Ring ``sleeper`` at ``when``, unless it is discarded from what is returned."""
+        slot = ceil(when * RATE)
+        sleepers = self._slots.get(slot)
+        if sleepers is None:
+            sleepers = self._slots[slot] = set()
+            heappush(self._order, slot)
+            if self._order[0] == slot:
+                self._arm()
+            elif len(self._order) > self._enough:
+                self._sweep()
+        sleepers.add(sleeper)
+        return sleepers
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._order[0] / RATE, self._ring) if self._order else None
+
+    def _sweep(self) -> None:
+        # Slots that everybody has left: with long deadlines they could be many.
+        self._slots = {slot: sleepers for slot, sleepers in self._slots.items() if sleepers}
+        self._order = list(self._slots)
+        heapify(self._order)
+        self._enough = RATE + 2 * len(self._order)
+
+    def _ring(self) -> None:
+        now = (self._loop.time() + EARLY) * RATE
+        due = []
+        while self._order and self._order[0] <= now:
+            due.append(self._slots.pop(heappop(self._order)))
+        self._arm()
+        for sleepers in due:
+            while sleepers:  # who is rung may discard others
+                try:
+                    sleepers.pop().ring()
+                except Exception as error:  # is not the others' fault
+                    complaint = "a deadline could not be kept"
+                    self._loop.call_exception_handler({"message": complaint, "exception": error})
