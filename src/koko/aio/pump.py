@@ -24,7 +24,19 @@ from koko.message import Kind
 
 
 class Pump(Reflex, asyncio.Protocol):
-    """The private half of a ``Conn``: its protocol, its timer, its waits."""
+    """The private half of a ``Conn``: its protocol, its alarm, its waits."""
+
+    __slots__ = (
+        "_alarm",
+        "_alarms",
+        "_due_at",
+        "_half_closed",
+        "_leaving",
+        "_tasks",
+        "_turn",
+        "_waiters",
+        "lost",
+    )
 
     def __init__(
         self,

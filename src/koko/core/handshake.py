@@ -16,7 +16,7 @@ from string import ascii_lowercase, ascii_uppercase
 
 from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
 
-from koko.core.head import REASONS, TOKEN, Headers, Request, Response
+from koko.core.head import REASONS, TOKEN, Headers, Request, Response, field_name
 from koko.errors import ErrBadHandshake, HandshakeError
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # §1.3
@@ -47,6 +47,8 @@ _REFUSAL_HEADERS = {
         "Sec-WebSocket-Version": VERSION,
     },
 }
+
+_SWITCHING = ((field_name("Upgrade"), "websocket"), (field_name("Connection"), "Upgrade"))
 
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # base64 of 16 bytes
@@ -171,10 +173,9 @@ def accept_response(
     Raises:
         ValueError: ``headers`` has a name that only the handshake may write.
     """
-    fields = [
-        ("Upgrade", "websocket"),
-        ("Connection", "Upgrade"),
-        ("Sec-WebSocket-Accept", accept_key(request_key)),
+    fields: list[tuple[str, str]] = [
+        *_SWITCHING,
+        (field_name("Sec-WebSocket-Accept"), accept_key(request_key)),
     ]
     if subprotocol:
         fields.append(("Sec-WebSocket-Protocol", subprotocol))

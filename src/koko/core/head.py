@@ -21,7 +21,7 @@ from httptools import (
     HttpRequestParser,
     HttpResponseParser,
 )
-from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
+from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping, istr
 
 from koko.errors import HandshakeError
 
@@ -100,6 +100,12 @@ class Response:
     def __reduce__(self) -> tuple[type[Response], tuple[object, ...]]:
         # A view of headers cannot be sent to another process; what it shows can.
         return Response, (self.status, self.body, list(self.headers.items()), self.reason)
+
+
+@lru_cache(maxsize=128)
+def field_name(name: str) -> istr:
+    """Return ``name`` as headers keep it: all heads that have it share it."""
+    return istr(name)
 
 
 class _Lines:
@@ -200,7 +206,8 @@ class _HeadParser:
         # httptools has seen that each line is one whole field, neither folded nor bare of its
         # CR. To be called by it for each of them would cost as much as all else that it does.
         lines = self._head.decode("latin-1").split("\r\n")[1:-2]
-        return [(name, value.strip(" \t")) for name, _, value in [x.partition(":") for x in lines]]
+        pairs = [line.partition(":") for line in lines]
+        return [(field_name(name), value.strip(" \t")) for name, _, value in pairs]
 
     def _explain(self, complaint: str) -> HandshakeError:
         for pattern, status, sentence in self._strangers:
