@@ -25,19 +25,23 @@ OWN = (
 class Floor:
     """Who has it, and who waits for it."""
 
+    __slots__ = ("_core", "_deferred", "_free", "_lock", "dropped", "holder", "message")
+
     def __init__(self, core: Connection, lock: threading.RLock) -> None:
         # The thread that opened the message: itself, since its number may be another's soon.
         self.holder: threading.Thread | None = None
         self.message: Outgoing | None = None
         self.dropped = False  # its writer was collected as garbage
         self._core = core
-        self._free = threading.Condition(lock)
+        self._lock = lock
+        self._free: threading.Condition | None = None  # 1 KB, and most messages are whole
         self._deferred: list[Callable[[], object]] = []
 
     def wait(self, deadline: float | None) -> None:
         """Wait until a message may begin, or nothing may be sent any longer."""
         while self.holder and self._core.state is State.OPEN:
             self.check_own()
+            self._free = self._free or threading.Condition(self._lock)
             if not self._free.wait(time_left(deadline)):
                 raise TimeoutError("another message is still being written; nothing was sent")
 
@@ -59,7 +63,7 @@ class Floor:
         for owe in deferred:
             with suppress(CloseError):
                 owe()
-        self._free.notify_all()
+        self.wake()
 
     def defer(self, owe: Callable[[], object]) -> None:
         """Begin a message when the one that is being written has ended."""
@@ -67,4 +71,5 @@ class Floor:
 
     def wake(self) -> None:
         """Have those who wait look again."""
-        self._free.notify_all()
+        if self._free is not None:
+            self._free.notify_all()

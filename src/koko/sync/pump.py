@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import cached_property
 from threading import get_ident
 from time import monotonic
 from typing import Any
@@ -34,7 +35,6 @@ class Pump(Writing):
         super().__init__(core, stream)
         self.closed = False
         self.read_deadline: float | None = None
-        self._news = threading.Condition(self.lock)
         self._followers = 0
         self._receiver = 0
         self._reading = False
@@ -169,6 +169,11 @@ class Pump(Writing):
 
     # How it works inside; the lock is held on entry and on exit
 
+    # A condition is 1 KB, and where one thread does everything nobody waits in it.
+    @cached_property
+    def _news(self) -> threading.Condition:
+        return threading.Condition(self.lock)
+
     def await_news(self, deadline: float | None) -> bool:
         """Read once, or wait until another thread has; False when the deadline has passed."""
         core = self.core
@@ -270,14 +275,17 @@ class Pump(Writing):
                 self.core.feed_eof(monotonic())
             self._mute = True
             self.stream.shutdown()  # and whoever is inside comes out
-            self._news.notify_all()
+            if self._followers:
+                self._news.notify_all()
         # A number given back while a thread is inside might already be another's socket.
         if not self.closed and not self._reading and not self._writing:
             self.closed = True
             self.stream.close()
             keeper.forget(self)
-            self._news.notify_all()
-            self._turn.notify_all()
+            if self._followers:
+                self._news.notify_all()
+            if self._queued:
+                self._turn.notify_all()
 
     def _not_now(self, verb: str) -> RuntimeError:
         if self.handling:

@@ -20,7 +20,7 @@ READ = getattr(select, "POLLIN", 1)
 WRITE = getattr(select, "POLLOUT", 4)
 
 _DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
-_LITTLE, _MUCH = 4096, 1 << 16  # bytes asked of the system at once
+_LITTLE, _MUCH = 1024, 1 << 16  # bytes asked of the system at once
 
 
 class Stream(Protocol):

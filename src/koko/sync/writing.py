@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -42,7 +42,6 @@ class Writing:
         self.handling = False
         self.corked_by = 0  # the thread whose messages are gathered
         self._gathered = 0  # bytes of it
-        self._turn = threading.Condition(self.lock)
         self._queued = 0
         self._writing = False
         self._mute = False
@@ -132,6 +131,11 @@ class Writing:
                     self.part()
 
     # How it works inside; the lock is held on entry and on exit
+
+    # A condition is 1 KB, and where one thread does everything nobody waits in it.
+    @cached_property
+    def _turn(self) -> threading.Condition:
+        return threading.Condition(self.lock)
 
     def _write(self, deadline: float | None, owe: Callable[..., object], *what: object) -> None:
         core = self.core
