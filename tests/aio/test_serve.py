@@ -9,6 +9,7 @@ import os
 import signal
 import ssl
 import sys
+import weakref
 from contextlib import suppress
 
 import aiohttp
@@ -328,3 +329,22 @@ async def test_nothing_is_left_behind_by_clients_that_come_and_go() -> None:
     assert server.connections == set()
     gc.collect()
     assert [thing for thing in gc.get_objects() if isinstance(thing, Pump)] == []
+
+
+async def test_a_connection_that_has_ended_waits_for_no_garbage_collector() -> None:
+    seen: list[weakref.ref[Conn]] = []
+
+    async def remember(conn: Conn) -> None:
+        seen.append(weakref.ref(conn))
+        await echo(conn)
+
+    gc.disable()
+    try:
+        async with Server(remember, HERE) as server, raw(server) as peer:
+            peer.says(handshake())
+            await peer.hears_head()
+            peer.says(b"\x88\x82\0\0\0\0\x03\xe8")
+            assert await peer.hears_all() == b"\x88\x02\x03\xe8"
+        assert seen[0]() is None
+    finally:
+        gc.enable()

@@ -1,0 +1,148 @@
+"""Deadlines that share a timer: who is rung, when, and who is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import pytest
+
+from koko.aio.alarms import RATE, Alarms
+
+
+class TurnedLoop:
+    """What alarms need of a loop, with a clock that we turn."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.made = 0
+        self.complaints: list[dict[str, Any]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> TurnedLoop:
+        self.made += 1
+        self.timers = [(when, callback)]
+        return self
+
+    def cancel(self) -> None:
+        self.timers.clear()
+
+    def call_exception_handler(self, complaint: dict[str, Any]) -> None:
+        self.complaints.append(complaint)
+
+    def advance(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.timers and self.timers[0][0] <= end:
+            self.now, callback = max(self.now, self.timers[0][0]), self.timers.pop()[1]
+            callback()
+        self.now = end
+
+
+class Sleeper:
+    def __init__(self, then: Callable[[], object] = lambda: None) -> None:
+        self.rung = 0
+        self._then = then
+
+    def ring(self) -> None:
+        self.rung += 1
+        self._then()
+
+
+@pytest.fixture
+def loop() -> TurnedLoop:
+    return TurnedLoop()
+
+
+@pytest.fixture
+def alarms(loop: TurnedLoop) -> Alarms:
+    return Alarms(cast(asyncio.AbstractEventLoop, loop))
+
+
+def test_nobody_is_rung_too_early_nor_more_than_a_slot_late(
+    loop: TurnedLoop, alarms: Alarms
+) -> None:
+    sleeper = Sleeper()
+    alarms.set(1010.001, sleeper)
+    loop.advance(10)
+    assert not sleeper.rung
+    loop.advance(1 / RATE)
+    assert sleeper.rung == 1
+    loop.advance(100)
+    assert sleeper.rung == 1
+
+
+def test_who_was_discarded_is_left_in_peace(loop: TurnedLoop, alarms: Alarms) -> None:
+    leaver, stayer = Sleeper(), Sleeper()
+    alarm = alarms.set(1010, leaver)
+    assert alarms.set(1010, stayer) is alarm
+    alarm.discard(leaver)
+    loop.advance(10)
+    assert (leaver.rung, stayer.rung) == (0, 1)
+
+
+def test_the_earlier_deadline_comes_first_though_it_was_set_later(
+    loop: TurnedLoop, alarms: Alarms
+) -> None:
+    order: list[int] = []
+    for when in (1020, 1005, 1010):
+        alarms.set(when, Sleeper(partial(order.append, when)))
+    loop.advance(30)
+    assert order == [1005, 1010, 1020]
+
+
+def test_deadlines_of_one_slot_cost_one_timer(loop: TurnedLoop, alarms: Alarms) -> None:
+    for _ in range(100):
+        alarms.set(1010, Sleeper())
+    assert loop.made == 1
+
+
+def test_who_is_rung_may_set_another_alarm_even_for_now(loop: TurnedLoop, alarms: Alarms) -> None:
+    def again() -> None:
+        if sleeper.rung < 3:
+            alarms.set(loop.now, sleeper)
+
+    sleeper = Sleeper(again)
+    alarms.set(1010, sleeper)
+    loop.advance(11)
+    assert sleeper.rung == 3
+
+
+def test_who_is_rung_may_discard_another_of_the_same_slot(loop: TurnedLoop, alarms: Alarms) -> None:
+    def only() -> None:
+        alarm.clear()
+
+    first, second = Sleeper(only), Sleeper(only)
+    alarm = alarms.set(1010, first)
+    alarms.set(1010, second)
+    loop.advance(10)
+    assert first.rung + second.rung == 1
+
+
+def test_one_that_fails_is_complained_of_and_the_others_are_rung(
+    loop: TurnedLoop, alarms: Alarms
+) -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    others = [Sleeper(), Sleeper()]
+    for sleeper in (others[0], Sleeper(fail), others[1]):
+        alarms.set(1010, sleeper)
+    loop.advance(10)
+    assert [sleeper.rung for sleeper in others] == [1, 1]
+    assert str(loop.complaints[0]["exception"]) == "no"
+
+
+def test_slots_that_everybody_has_left_are_not_kept(loop: TurnedLoop, alarms: Alarms) -> None:
+    stayer = Sleeper()
+    alarms.set(5000, stayer)
+    for number in range(10_000):
+        leaver = Sleeper()
+        alarms.set(2000 + number / RATE, leaver).discard(leaver)
+    assert len(alarms._slots) == len(alarms._order) < 4 * RATE
+    loop.advance(4001)
+    assert stayer.rung == 1
