@@ -313,6 +313,7 @@ class Pump(Reflex, asyncio.Protocol):
                 self.transport.resume_reading()
 
     def _ran(self, task: asyncio.Future[object]) -> None:
+        assert self._tasks is not None  # it was in there
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is None:
