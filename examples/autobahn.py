@@ -5,6 +5,7 @@ wstest -m fuzzingclient -s spec.json    with "url": "ws://127.0.0.1:9001/m" and 
 """
 
 import os
+import shutil
 
 from koko import PreparedMessage
 from koko.sync import Conn, Server, serve
@@ -23,7 +24,33 @@ def prepared(conn: Conn) -> None:
         conn.write_prepared(PreparedMessage(*conn.read_message()))
 
 
-STYLES = {"/m": whole, "/p": prepared}
+def streamed(conn: Conn) -> None:
+    """Read a whole message, write it through a stream."""
+    while True:
+        kind, reader = conn.next_reader()
+        with conn.next_writer(kind) as writer:
+            writer.write(reader.read())
+
+
+def copied(conn: Conn) -> None:
+    """Copy from stream to stream: no message is ever whole in memory."""
+    while True:
+        kind, reader = conn.next_reader()
+        with conn.next_writer(kind) as writer:
+            shutil.copyfileobj(reader, writer)
+
+
+def passed_on(conn: Conn) -> None:
+    """Copy through one buffer, filled again and again."""
+    buffer = memoryview(bytearray(4096))
+    while True:
+        kind, reader = conn.next_reader()
+        with conn.next_writer(kind) as writer:
+            while size := reader.readinto(buffer):
+                writer.write(buffer[:size])
+
+
+STYLES = {"/m": whole, "/p": prepared, "/r": streamed, "/f": copied, "/c": passed_on}
 
 
 def echo(conn: Conn) -> None:

@@ -239,7 +239,7 @@ def autobahn() -> Iterator[str]:
         yield address
 
 
-@pytest.mark.parametrize("path", ["/m", "/p"])
+@pytest.mark.parametrize("path", ["/m", "/p", "/r", "/f", "/c"])
 @pytest.mark.parametrize("compression", [False, True])
 def test_autobahn_echoes_every_message_at_every_path(
     autobahn: str, path: str, compression: bool
