@@ -29,13 +29,16 @@ class Pump(Reflex, asyncio.Protocol):
     __slots__ = (
         "_alarm",
         "_alarms",
+        "_bell",
         "_due_at",
         "_half_closed",
         "_leaving",
+        "_rung",
         "_tasks",
         "_turn",
         "_waiters",
         "lost",
+        "read_deadline",
     )
 
     def __init__(
