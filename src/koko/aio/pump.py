@@ -35,7 +35,6 @@ class Pump(Reflex, asyncio.Protocol):
         "_leaving",
         "_rung",
         "_tasks",
-        "_turn",
         "_waiters",
         "lost",
         "read_deadline",

@@ -35,6 +35,7 @@ REASONS = {status.value: status.phrase for status in HTTPStatus}
 BODILESS = frozenset({*range(100, 200), 204, 304})  # RFC 9110 §6.4.1
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
+field_name = lru_cache(maxsize=128)(istr)  # as headers keep it: all that have it share it
 _START_LINE = re.compile(rb"[^\r\n]++\r\n")
 _TARGET = re.compile(r"[!-~]+")
 _UNSAFE = re.compile(r"[^\t -~\x80-\xff]")  # RFC 9110 §5.5: no CR, LF, NUL, no other control
@@ -100,12 +101,6 @@ class Response:
     def __reduce__(self) -> tuple[type[Response], tuple[object, ...]]:
         # A view of headers cannot be sent to another process; what it shows can.
         return Response, (self.status, self.body, list(self.headers.items()), self.reason)
-
-
-@lru_cache(maxsize=128)
-def field_name(name: str) -> istr:
-    """Return ``name`` as headers keep it: all heads that have it share it."""
-    return istr(name)
 
 
 class _Lines:
@@ -205,8 +200,7 @@ class _HeadParser:
     def _fields(self) -> list[tuple[str, str]]:
         # httptools has seen that each line is one whole field, neither folded nor bare of its
         # CR. To be called by it for each of them would cost as much as all else that it does.
-        lines = self._head.decode("latin-1").split("\r\n")[1:-2]
-        pairs = [line.partition(":") for line in lines]
+        pairs = [line.partition(":") for line in self._head.decode("latin-1").split("\r\n")[1:-2]]
         return [(field_name(name), value.strip(" \t")) for name, _, value in pairs]
 
     def _explain(self, complaint: str) -> HandshakeError:
