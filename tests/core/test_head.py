@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from contextlib import suppress
 
 import pytest
@@ -411,3 +412,10 @@ def test_no_target_can_split_a_head(target):
 def test_no_method_can_split_a_head():
     with pytest.raises(ValueError, match="method 'GET /' is not a token"):
         write_request(Request("GET /", "/", {}))
+
+
+def test_a_response_can_be_sent_to_another_process():
+    response = Response(403, b"no", [("X-Why", "because"), ("X-Why", "of that")], "Not Here")
+    there = pickle.loads(pickle.dumps(response))
+    assert (there.status, there.body, there.reason) == (403, b"no", "Not Here")
+    assert there.headers.getall("x-why") == ["because", "of that"]

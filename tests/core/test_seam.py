@@ -8,20 +8,22 @@ from types import ModuleType
 import pytest
 
 import koko.core
-from koko.core import _codec, codec
+from koko.core import _codec, _inbox, codec
+
+NATIVE = ("_native", "_native_inbox")
 
 
 @pytest.fixture
-def native(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def native(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ...]:
     """Put modules in the native codec's place, built or not."""
-    for name in ("_native_inbox", "_native"):
-        module = ModuleType(f"koko.core.{name}")
+    modules = tuple(ModuleType(f"koko.core.{name}") for name in NATIVE)
+    for name, module in zip(NATIVE, modules, strict=True):
         monkeypatch.delattr(koko.core, name, raising=False)
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    return module
+    return modules
 
 
-@pytest.fixture(params=["_native", "_native_inbox"])
+@pytest.fixture(params=NATIVE)
 def no_native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take one of the native modules away: all of them are used or none is."""
     monkeypatch.delattr(koko.core, request.param, raising=False)
@@ -30,22 +32,24 @@ def no_native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("wanted", ["", "native"])
 def test_native_codec_is_used_where_it_was_built(
-    native: ModuleType, monkeypatch: pytest.MonkeyPatch, wanted: str
+    native: tuple[ModuleType, ...], monkeypatch: pytest.MonkeyPatch, wanted: str
 ) -> None:
     monkeypatch.setenv("KOKO_CODEC", wanted)
-    assert codec._choose() is native
+    assert codec._choose() == native
 
 
-def test_pure_codec_can_be_asked_for(native: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pure_codec_can_be_asked_for(
+    native: tuple[ModuleType, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KOKO_CODEC", "pure")
-    assert codec._choose() is _codec
+    assert codec._choose() == (_codec, _inbox)
 
 
 def test_pure_codec_stands_in_where_the_native_one_was_not_built(
     no_native: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("KOKO_CODEC", raising=False)
-    assert codec._choose() is _codec
+    assert codec._choose() == (_codec, _inbox)
 
 
 def test_native_codec_asked_for_and_not_built_is_an_error(

@@ -23,23 +23,20 @@ else:
         if wanted not in ("", "native", "pure"):
             raise ValueError(f"KOKO_CODEC={wanted!r}, expected 'native' or 'pure'")
         if wanted == "pure":
-            return _codec
+            return _codec, _inbox
         try:
-            from koko.core import _native, _native_inbox  # noqa: F401 - both or neither
+            from koko.core import _native, _native_inbox  # both or neither
         except ImportError as error:
             if wanted == "native":
                 raise ImportError(
                     "KOKO_CODEC=native, but the native codec was not built"
                 ) from error
-            return _codec
-        return _native
+            return _codec, _inbox
+        return _native, _native_inbox
 
-    _chosen = _choose()
+    _chosen, _chosen_inbox = _choose()
     Decoder, Encoder, mask = _chosen.Decoder, _chosen.Encoder, _chosen.mask
-    if _chosen is _codec:
-        Inbox = _inbox.Inbox
-    else:
-        from koko.core._native_inbox import Inbox
+    Inbox = _chosen_inbox.Inbox
 
 keep_large_blocks()  # here, since every connection has a codec
 
