@@ -216,6 +216,14 @@ ROWS = (
         MEMORY,
     ),
     _against(
+        "idle-deflate",
+        "idle, compressed: 1,000 connections",
+        "idle --conns 1000 --text --file {json}",
+        AIO._replace(deflate=True),
+        {"aiohttp": None, "websockets": None, "picows.websockets": None, "gorilla": None},
+        MEMORY,
+    ),
+    _against(
         "idle-sync",
         "idle on threads: 1,000 connections",
         "idle --conns 1000",
