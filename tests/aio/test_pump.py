@@ -106,6 +106,14 @@ def test_send_that_is_cancelled_while_it_waits_sends_nothing(talk: AioTalk) -> N
     peer.hears("1 000 0001", b"three")
 
 
+def test_send_that_is_never_awaited_is_told_of_each_time(talk: AioTalk) -> None:
+    us, _ = talk.open()
+    us.send("awaited")
+    for _ in range(2):
+        with pytest.warns(RuntimeWarning, match="never awaited"):
+            us.conn.send("lost")
+
+
 def test_close_that_is_cancelled_goes_on_within_its_bounds(talk: AioTalk) -> None:
     us, peer = talk.open(close_timeout=10)
     call = us.start_close()

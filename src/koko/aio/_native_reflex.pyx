@@ -313,7 +313,8 @@ cdef class Awaited:
         if self._wait is not None:
             self._wait.close()
 
-    def __del__(self):
+    # Not __del__: one that came from the freelist counts as finalized already.
+    def __dealloc__(self):
         if self._sends and not self._begun:
             warnings.warn("send() was never awaited; nothing was sent", RuntimeWarning)
 
