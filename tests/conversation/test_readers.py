@@ -355,6 +355,14 @@ def test_deadline_holds_for_a_reader(talk: Talk) -> None:
     assert reader.read() == b"ab"
 
 
+def test_message_held_back_under_a_deadline_is_given_without_one(talk: Talk) -> None:
+    us, peer = talk.open(Role.SERVER, Agreed(), read_limit=None)
+    us.conn.read_deadline = talk.clock.now + 5
+    peer.says("1 100 0010", compressed(bytes(3_000_000)))
+    us.conn.read_deadline = None
+    assert us.recv() == bytes(3_000_000)
+
+
 # The end in the middle
 
 

@@ -180,7 +180,8 @@ class Reading:
     def watch(self, timed: bool) -> None:
         """Have the inbox not ``plain`` while a reader has to look at a clock."""
         self._timed = timed
-        self._mark()
+        if timed:  # else the next read marks it: what was held back meanwhile it has to fetch
+            self._mark()
 
     @property
     def skipping(self) -> bool:
