@@ -26,9 +26,9 @@ async def broadcast(
     the same order. A connection is slow while more than 64 KiB wait for its peer, or while
     another task's message is being written. The slow ones are waited for at most
     ``timeout`` seconds, all at once and behind nobody else; None leaves the giving up to
-    the keepalive. To those who are still slow then happens what ``slow`` says: "drop" the
-    message, or "close" the connection with 1013, within its ``close_timeout`` and without
-    waiting for that.
+    the keepalive. To those who are still slow then, and to those whose ``write_deadline``
+    has passed, happens what ``slow`` says: "drop" the message, or "close" the connection
+    with 1013, within its ``close_timeout`` and without waiting for that.
 
     When cancelled, those who are still waited for do not get the message.
     """
@@ -57,7 +57,7 @@ def _offer(conn: Conn, prepared: PreparedMessage) -> bool | None:
     pump = conn._pump
     if pump.core.state is not State.OPEN:
         return None
-    if pump.congested:
+    if pump.write_paused or not (pump.lock is None or pump.lock.free):
         return False
     pump.core.send_prepared(prepared)
     pump.sent()

@@ -39,6 +39,12 @@ class Turn(asyncio.Lock):
         """Return True when who wants to send has to wait, or to look at the deadline first."""
         return self.message is not None or self.deadline is not None or super().locked()
 
+    @property
+    def free(self) -> bool:
+        """True when a message may begin at once."""
+        taken = self.message is not None or super().locked()
+        return not taken and (self.deadline is None or self._now() < self.deadline)
+
     def pass_to(self, message: Outgoing) -> None:
         """Let this task go on with ``message`` while nobody else may begin one."""
         self.message = message

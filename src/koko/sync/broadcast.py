@@ -31,9 +31,9 @@ def broadcast(
     A connection is slow while the system takes no more for its peer, or while another
     thread writes, be it a message in parts. The slow ones are waited for at most ``timeout``
     seconds, all at once, in this thread and behind nobody else; None leaves the giving up to
-    the keepalive. To those who are still slow then happens what ``slow`` says: "drop" the
-    message, or "close" the connection with 1013, within its ``close_timeout`` and without
-    waiting for that.
+    the keepalive. To those who are still slow then, and to those whose ``write_deadline``
+    has passed, happens what ``slow`` says: "drop" the message, or "close" the connection
+    with 1013, within its ``close_timeout`` and without waiting for that.
 
     Of a message that the system takes only in part, the rest is written while ``timeout``
     lasts and then by the thread that looks after all connections, twice a second.
@@ -44,7 +44,7 @@ def broadcast(
         round_.offer(conn)
     if round_.waiting and timeout != 0:
         round_.wait(deadline_in(timeout))
-    late = [conn for conn, begun in round_.waiting.items() if not begun]
+    late = round_.late + [conn for conn, begun in round_.waiting.items() if not begun]
     if slow == "close":
         for conn in late:
             conn._pump.start_close(*TOO_SLOW)
@@ -56,12 +56,14 @@ class _Round:
 
     Attributes:
         waiting: who must be waited for; True where a part of the message has left.
+        late: to whom nothing may be sent any more, since their ``write_deadline`` has passed.
     """
 
     def __init__(self, prepared: PreparedMessage) -> None:
         self.sent = 0
         self.gone = 0
         self.waiting: dict[Conn, bool] = {}
+        self.late: list[Conn] = []
         self._prepared = prepared
 
     def offer(self, conn: Conn) -> bool:
@@ -71,6 +73,9 @@ class _Round:
             begun = self.waiting.get(conn, False)
             if not begun and core.state is not State.OPEN:
                 self.gone += 1
+                return True
+            if not begun and pump.too_late:
+                self.late.append(conn)
                 return True
             if not pump.handling:
                 pump.flush()

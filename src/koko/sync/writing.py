@@ -83,10 +83,15 @@ class Writing:
 
     def write_by(self, timeout: float | None) -> float | None:
         """Return when a write that begins now must be done, None for never."""
-        deadline = self.write_deadline
-        if deadline is not None and monotonic() >= deadline:
+        if self.too_late:
             raise TimeoutError("write_deadline had passed before anything was written")
-        return earliest(deadline_in(timeout), deadline)
+        return earliest(deadline_in(timeout), self.write_deadline)
+
+    @property
+    def too_late(self) -> bool:
+        """True when no message may begin any more."""
+        deadline = self.write_deadline
+        return deadline is not None and monotonic() >= deadline
 
     def open_message(self, kind: Kind, timeout: float | None) -> Outgoing:
         """Begin a message that is written in parts, when no other is being written."""
