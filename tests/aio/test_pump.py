@@ -76,6 +76,40 @@ def test_who_cancels_a_receiver_may_receive_at_once(talk: AioTalk) -> None:
     assert taking_over.result() == "for the second"
 
 
+def test_receiver_that_is_cancelled_twice_takes_nobody_else_along(talk: AioTalk) -> None:
+    us, peer = talk.open()
+
+    async def take_over() -> str | bytes:
+        first = asyncio.create_task(us.conn.recv())
+        await asyncio.sleep(0)
+        talk.clock.call_soon(first.cancel)
+        first.cancel()
+        return await us.conn.recv()
+
+    taking_over = talk.clock.create_task(take_over())
+    talk.clock.settle()
+    peer.says("1 000 0001", b"for the second")
+    assert taking_over.result() == "for the second"
+
+
+def test_receiver_that_is_cancelled_once_woken_takes_nobody_else_along(talk: AioTalk) -> None:
+    us, peer = talk.open()
+    pump = us.conn._pump
+
+    async def take_over() -> str | bytes:
+        first = asyncio.create_task(us.conn.recv())
+        await asyncio.sleep(0)
+        talk.clock.call_soon(first.cancel)
+        pump.data_received(peer.frame("1 000 0001", b"wakes the first"))
+        assert await us.conn.recv() == "wakes the first"
+        return await us.conn.recv()
+
+    taking_over = talk.clock.create_task(take_over())
+    talk.clock.settle()
+    peer.says("1 000 0001", b"for the second")
+    assert taking_over.result() == "for the second"
+
+
 def test_timeouts_of_asyncio_lose_nothing_either(talk: AioTalk) -> None:
     us, peer = talk.open()
 

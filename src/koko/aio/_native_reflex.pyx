@@ -33,7 +33,7 @@ class Cancelled:
 
 @cython.final
 cdef class Arrival:
-    """The wait of one receiver for what comes next; made once, waited on many times.
+    """The wait of one receiver for what comes next; made seldom, waited on many times.
 
     Speaks the protocol that ``asyncio.Task`` expects of a future, so that ``wake``
     can enter the task at once: a Future costs a ``call_soon`` and another turn of
@@ -41,6 +41,7 @@ cdef class Arrival:
     """
 
     cdef public bint _asyncio_future_blocking
+    cdef bint _held  # by a task that goes on soon, and can cancel what it holds until then
     cdef object _loop
     cdef object _callback
     cdef object _context
@@ -71,6 +72,7 @@ cdef class Arrival:
         if current_task(self._loop) is None:
             context.run(callback, self)
         else:
+            self._held = True
             self._loop.call_soon(callback, self, context=context)
 
     # What the task asks of a future
@@ -89,7 +91,7 @@ cdef class Arrival:
         callback, self._callback = self._callback, None
         if callback is None:
             return False
-        # Not ``self``: until the task has learned of it, another may wait here already.
+        self._held = True
         self._loop.call_soon(callback, Cancelled, context=self._context)
         return True
 
@@ -154,8 +156,14 @@ cdef class Reflex:
             self.flush()
         if self._life.state is not OPEN:
             self.part()
-        if arrival._callback is None:
+        if self.arrival._callback is None:
             self.nobody_waits()
+
+    cpdef Arrival next_arrival(self):
+        """Return what a receiver is to wait for; a task may not have left the last one yet."""
+        if self.arrival._held:
+            self.arrival = Arrival(self.loop)
+        return self.arrival
 
     cpdef next_message(self):
         """Return the next message, None when ``arrival`` must be awaited for it."""
@@ -260,6 +268,7 @@ cdef class Awaited:
 
     cdef object receive_message(self, bint *last):
         cdef object message
+        cdef Arrival arrival
         try:
             message = self._reflex.next_message()
         except CloseError as error:
@@ -267,8 +276,9 @@ cdef class Awaited:
                 raise StopAsyncIteration from None
             raise
         if message is None:
-            self._reflex.arrival._asyncio_future_blocking = True
-            return self._reflex.arrival
+            arrival = self._reflex.next_arrival()
+            arrival._asyncio_future_blocking = True
+            return arrival
         last[0] = True
         return message
 

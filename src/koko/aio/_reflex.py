@@ -34,7 +34,7 @@ class Cancelled:
 
 
 class Arrival:
-    """The wait of one receiver for what comes next; made once, waited on many times.
+    """The wait of one receiver for what comes next; made seldom, waited on many times.
 
     Speaks the protocol that ``asyncio.Task`` expects of a future, so that ``wake``
     can enter the task at once: a Future costs a ``call_soon`` and another turn of
@@ -45,6 +45,7 @@ class Arrival:
         "_asyncio_future_blocking",
         "_callback",
         "_context",
+        "_held",
         "_loop",
         "_yielded",
     )
@@ -54,6 +55,7 @@ class Arrival:
         self._loop = loop
         self._callback: Callable[[Any], object] | None = None
         self._context: Context | None = None
+        self._held = False  # by a task that goes on soon, and can cancel what it holds until then
         self._yielded = False
 
     @property
@@ -79,6 +81,7 @@ class Arrival:
         if asyncio.current_task(self._loop) is None:
             context.run(callback, self)
         else:
+            self._held = True
             self._loop.call_soon(callback, self, context=context)
 
     # The awaitable
@@ -114,7 +117,7 @@ class Arrival:
         callback, self._callback = self._callback, None
         if callback is None:
             return False
-        # Not ``self``: until the task has learned of it, another may wait here already.
+        self._held = True
         self._loop.call_soon(callback, Cancelled, context=self._context)
         return True
 
@@ -157,8 +160,14 @@ class Reflex:
             self.flush()
         if core.life.state is not OPEN:
             self.part()
-        if not arrival.waiting:
+        if not self.arrival.waiting:
             self.nobody_waits()
+
+    def next_arrival(self) -> Arrival:
+        """Return what a receiver is to wait for; a task may not have left the last one yet."""
+        if self.arrival._held:
+            self.arrival = Arrival(self.loop)
+        return self.arrival
 
     def next_message(self) -> str | bytes | None:
         """Return the next message, None when ``arrival`` must be awaited for it."""
@@ -216,7 +225,7 @@ class Reflex:
 async def receive(reflex: Reflex) -> str | bytes:
     """Return the next message, waiting for it if necessary."""
     while (message := reflex.next_message()) is None:
-        await reflex.arrival
+        await reflex.next_arrival()
     return message
 
 
@@ -224,7 +233,7 @@ async def iterate(reflex: Reflex) -> str | bytes:
     """Do as ``receive``; an ordinary end of the connection ends the iteration."""
     try:
         while (message := reflex.next_message()) is None:
-            await reflex.arrival
+            await reflex.next_arrival()
     except CloseError as error:
         if error.ordinary:
             raise StopAsyncIteration from None

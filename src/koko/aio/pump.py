@@ -244,8 +244,9 @@ class Pump(Reflex, asyncio.Protocol):
     @types.coroutine
     def arrives(self) -> Generator[Any, None, None]:
         """Wait, as the receiver, until there may be something to find."""
-        self.arrival._asyncio_future_blocking = True
-        yield self.arrival
+        arrival = self.next_arrival()
+        arrival._asyncio_future_blocking = True
+        yield arrival
 
     def ask(self, take: Callable[[], Any]) -> Any:
         """Return what ``take`` finds, None when ``arrives`` must be awaited for it."""
