@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from koko import Kind
 from koko.aio import Conn, Delivery, Server, broadcast
 from tests.aio.conftest import Raw, handshake, raw
 from tests.wire import wire
@@ -107,3 +108,12 @@ async def test_two_broadcasts_reach_everybody_in_the_same_order() -> None:
         await asyncio.gather(broadcast(conns, "hello"), broadcast(reversed(conns), "again"))
         for _, client in pairs:
             await client.hears(HELLO + wire("1 000 0001  0 len", b"again"))
+
+
+async def test_broadcast_does_not_wait_for_its_own_writer() -> None:
+    async with crowd(1) as pairs:
+        conn, _ = pairs[0]
+        async with asyncio.timeout(5), conn.next_writer(Kind.TEXT) as writer:
+            with pytest.raises(RuntimeError, match="close that writer first"):
+                await broadcast([conn], "hello", timeout=None)
+            await writer.close()

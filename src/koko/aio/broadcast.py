@@ -58,6 +58,7 @@ def _offer(conn: Conn, prepared: PreparedMessage) -> bool | None:
     if pump.core.state is not State.OPEN:
         return None
     if pump.write_paused or not (pump.lock is None or pump.lock.free):
+        pump.turn.check_own()
         return False
     pump.core.send_prepared(prepared)
     pump.sent()
