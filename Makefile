@@ -84,7 +84,7 @@ wheel: $(EQUIPPED)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .coverage htmlcov .hypothesis .*_cache
-	rm -f src/koko/core/_native.c src/koko/core/_native*.so
+	rm -f src/koko/*/_native*.c src/koko/*/_native*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -98,9 +98,9 @@ $(EQUIPPED): EXTRAS := dev
 
 # An old extension must not outlive sources that no longer compile. Where everything must
 # run, pip is to fail with the compiler's own words.
-$(INSTALLED) $(EQUIPPED): pyproject.toml setup.py $(wildcard src/koko/core/*.pyx) | $(BIN)/python
+$(INSTALLED) $(EQUIPPED): pyproject.toml setup.py $(wildcard src/koko/*/*.pyx) | $(BIN)/python
 	@echo "==> installing koko[$(EXTRAS)] into $(VENV) (the first time takes a minute)"
-	@rm -f src/koko/core/_native*.so
+	@rm -f src/koko/*/_native*.so
 	@KOKO_CODEC=$(if $(KOKO_REQUIRE_ALL),native) \
 		$(BIN)/pip install -qq --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@ls src/koko/core/_native*.so >/dev/null 2>&1 \
