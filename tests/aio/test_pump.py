@@ -177,6 +177,25 @@ def test_block_that_is_cancelled_closes_with_1001(talk: AioTalk) -> None:
 # Waking
 
 
+def test_what_was_awaited_is_not_awaited_again(talk: AioTalk) -> None:
+    us, peer = talk.open()
+    peer.says("1 000 0001", b"first")
+    peer.says("1 000 0001", b"second")
+
+    async def twice(awaited: Any, closed: Any) -> None:
+        await awaited
+        closed.close()
+        for over in (awaited, closed):
+            with pytest.raises(RuntimeError, match="cannot reuse already awaited"):
+                await over
+
+    for begin in (us.conn.recv, us.conn.__anext__, lambda: us.conn.send("once")):
+        talk.clock.run_until_complete(twice(begin(), begin()))
+        peer.says("1 000 0001", b"next")
+    peer.hears("1 000 0001", b"once")
+    peer.hears_nothing()
+
+
 def test_second_receiver_is_told_the_name_of_the_first(talk: AioTalk) -> None:
     us, _ = talk.open()
     talk.clock.create_task(us.conn.recv(), name="first")

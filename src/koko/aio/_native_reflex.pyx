@@ -258,6 +258,7 @@ cdef class Awaited:
     cdef bint _iterates  # an ordinary end of the connection ends an iteration
     cdef bint _sends  # what follows is for sending only
     cdef bint _begun
+    cdef bint _over  # as a coroutine is that has returned: receiving again takes another one
     cdef object _kind
     cdef object _message
     cdef object _wait  # the coroutine that waits for our turn
@@ -269,6 +270,9 @@ cdef class Awaited:
     cdef object receive_message(self, bint *last):
         cdef object message
         cdef Arrival arrival
+        if self._over:
+            raise RuntimeError("cannot reuse already awaited recv()")
+        self._over = True
         try:
             message = self._reflex.next_message()
         except CloseError as error:
@@ -276,6 +280,7 @@ cdef class Awaited:
                 raise StopAsyncIteration from None
             raise
         if message is None:
+            self._over = False
             arrival = self._reflex.next_arrival()
             arrival._asyncio_future_blocking = True
             return arrival
@@ -312,14 +317,14 @@ cdef class Awaited:
         return next(self)
 
     def throw(self, kind, error=None, traceback=None):
-        self._begun = True
+        self._begun = self._over = True
         error = thrown(kind, error, traceback)
         if self._wait is None:
             raise error
         return self._wait.throw(error)
 
     def close(self):
-        self._begun = True
+        self._begun = self._over = True
         if self._wait is not None:
             self._wait.close()
 
