@@ -1,17 +1,18 @@
 """What a message costs the codec: both twins beside the sans-I/O core of ``websockets``.
 
-    python bench/codec.py [--secs 0.1]
+    python bench/codec.py [--fast] [-o after.json]      and every other option of pyperf
+    python -m pyperf compare_to before.json after.json
 
-Nanoseconds for one message that a server reads and echoes: masked frame in, message to the
-user, frame out. The best of five runs of ``--secs`` each.
+The time of one message that a server reads and echoes: masked frame in, message to the user,
+frame out.
 """
 
 from __future__ import annotations
 
-import argparse
-import timeit
 from collections.abc import Callable
 from types import ModuleType
+
+import pyperf
 
 from koko.core import _codec
 from koko.core.wire import Opcode, Role
@@ -67,33 +68,40 @@ def echo_of_websockets() -> Callable[[list[bytes]], None]:
     return echo
 
 
-def cost(echo: Callable[[list[bytes]], None], pieces: list[bytes], secs: float) -> float:
-    """Return nanoseconds a message."""
-    timer = timeit.Timer(lambda: echo(pieces))
-    count, took = timer.autorange()
-    count = max(1, int(count * secs / took))
-    return min(timer.repeat(5, count)) / count * 1e9
+def timed(count: int, echo: Callable[[list[bytes]], None], pieces: list[bytes]) -> float:
+    """Return the seconds that ``count`` messages take."""
+    started = pyperf.perf_counter()
+    for _ in range(count):
+        echo(pieces)
+    return pyperf.perf_counter() - started
+
+
+def echoes() -> dict[str, Callable[[list[bytes]], None]]:
+    """Return those who echo, by name."""
+    codecs = {"native": _native, "pure": _codec}
+    found = {name: echo_of_koko(codec) for name, codec in codecs.items() if codec is not None}
+    if ServerProtocol is not None:
+        found["websockets"] = echo_of_websockets()
+    return found
+
+
+def ways() -> dict[str, list[bytes]]:
+    """Return what arrives, by name: a message at once, and a large one in several reads."""
+    encoder, found = _codec.Encoder(Role.CLIENT), {}
+    for title, message in MESSAGES.items():
+        frame = encoder.encode(1 if isinstance(message, str) else 2, message)
+        found[title] = [frame]
+        if len(frame) > PIECE:
+            pieces = [frame[at : at + PIECE] for at in range(0, len(frame), PIECE)]
+            found[f"{title}, in reads of 16"] = pieces
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="what a message costs the codec")
-    parser.add_argument("--secs", type=float, default=0.1)
-    secs = parser.parse_args().secs
-    codecs = {"native": _native, "pure": _codec}
-    echoes = {name: echo_of_koko(codec) for name, codec in codecs.items() if codec is not None}
-    if ServerProtocol is not None:
-        echoes["websockets"] = echo_of_websockets()
-    print(f"{'ns a message, feed + encode':<32}" + "".join(f"{name:>12}" for name in echoes))
-    encoder = _codec.Encoder(Role.CLIENT)
-    for title, message in MESSAGES.items():
-        frame = encoder.encode(1 if isinstance(message, str) else 2, message)
-        ways = {title: [frame]}
-        if len(frame) > PIECE:
-            pieces = [frame[at : at + PIECE] for at in range(0, len(frame), PIECE)]
-            ways[f"{title}, in reads of 16"] = pieces
-        for way, pieces in ways.items():
-            costs = [cost(echo, pieces, secs) for echo in echoes.values()]
-            print(f"{way:<32}" + "".join(f"{ns:12,.0f}" for ns in costs))
+    runner = pyperf.Runner(values=3, processes=3)
+    for way, pieces in ways().items():
+        for name, echo in echoes().items():
+            runner.bench_time_func(f"{way}: {name}", timed, echo, pieces)
 
 
 if __name__ == "__main__":
