@@ -39,8 +39,8 @@ async def listen(
                 options.update(host=address, port=port)
                 listeners.append(await create_server(protocol, **options))
             except OSError as error:
-                if error.errno not in _ABSENT:
-                    raise
+                if error.errno is not None and error.errno not in _ABSENT:
+                    raise  # asyncio since 3.12 says that an address is absent in words alone
                 failure = error
             else:
                 port = port or listeners[0].sockets[0].getsockname()[1]
