@@ -2,8 +2,8 @@
 
 What runs for every message on asyncio, and nothing else: waking the receiver where the
 bytes arrive, the awaitables of ``recv`` and ``send``, the gathering of replies. What
-happens seldom is ``pump``'s, what a message means is ``koko.core``'s. ``_native.pyx`` is
-the twin of this file: the same names in the same order.
+happens seldom is ``pump``'s, what a message means is ``koko.core``'s. ``_native_reflex.pyx``
+is the twin of this file: the same names in the same order.
 """
 
 from __future__ import annotations

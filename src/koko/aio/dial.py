@@ -45,7 +45,7 @@ class Dialer(dialing.Dialer):
         return Dialing(self if sock is None else self.over(sock), url, headers)
 
 
-class Dialing(Pending):
+class Dialing(Pending[Conn]):
     """A connection being opened to a server."""
 
     def __init__(self, dialer: dialing.Dialer, url: str, headers: Headers | None) -> None:

@@ -1,30 +1,31 @@
-"""A connection that is being opened: to be awaited, or used in ``async with``."""
+"""What is being opened, a connection or a message: to be awaited, or used in ``async with``."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from koko.aio.conn import Conn
+T = TypeVar("T", bound=AbstractAsyncContextManager[Any])
 
 
-class Pending(ABC):
-    """A connection being opened: an awaitable and an async context manager."""
+class Pending(ABC, Generic[T]):
+    """Something being opened: an awaitable and an async context manager."""
 
-    _conn: Conn | None = None
+    _opened: T | None = None
 
     @abstractmethod
-    async def _open(self) -> Conn:
+    async def _open(self) -> T:
         """Open it."""
 
-    def __await__(self) -> Generator[Any, None, Conn]:
+    def __await__(self) -> Generator[Any, None, T]:
         return self._open().__await__()
 
-    async def __aenter__(self) -> Conn:
-        self._conn = await self._open()
-        return self._conn
+    async def __aenter__(self) -> T:
+        self._opened = await self._open()
+        return self._opened
 
     async def __aexit__(
         self,
@@ -32,5 +33,5 @@ class Pending(ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._conn is not None
-        await self._conn.__aexit__(kind, error, traceback)
+        assert self._opened is not None
+        await self._opened.__aexit__(kind, error, traceback)

@@ -6,12 +6,13 @@ What has come and what may leave is ``koko.core``'s; only waiting is done here.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from koko.aio.pending import Pending
 from koko.aio.pump import Pump
 from koko.aio.waiting import within
 from koko.core.connection import Connection
@@ -203,30 +204,13 @@ def _cut(pump: Pump, message: Outgoing) -> None:
     pump.part()
 
 
-class Opening:
-    """A message being begun: an awaitable and an async context manager."""
+class Opening(Pending[MessageWriter]):
+    """A message being begun."""
 
     def __init__(self, pump: Pump, kind: Kind, timeout: float | None) -> None:
         self._pump = pump
         self._kind = kind
         self._timeout = timeout
-        self._writer: MessageWriter | None = None
-
-    def __await__(self) -> Generator[Any, None, MessageWriter]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> MessageWriter:
-        self._writer = await self._open()
-        return self._writer
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._writer is not None
-        await self._writer.__aexit__(kind, error, traceback)
 
     async def _open(self) -> MessageWriter:
         pump = self._pump

@@ -34,7 +34,7 @@ class Upgrader(upgrading.Upgrader):
         return Upgrading(self, request, headers)
 
 
-class Upgrading(Pending):
+class Upgrading(Pending[Conn]):
     """A connection being opened to a client."""
 
     def __init__(self, upgrader: Upgrader, request: Incoming, headers: Headers | None) -> None:
