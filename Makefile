@@ -98,7 +98,7 @@ $(EQUIPPED): EXTRAS := dev
 
 # An old extension must not outlive sources that no longer compile. Where everything must
 # run, pip is to fail with the compiler's own words.
-$(INSTALLED) $(EQUIPPED): pyproject.toml setup.py $(wildcard src/koko/*/*.pyx) | $(BIN)/python
+$(INSTALLED) $(EQUIPPED): pyproject.toml setup.py $(wildcard src/koko/*/*.p[yx][xd]) | $(BIN)/python
 	@echo "==> installing koko[$(EXTRAS)] into $(VENV) (the first time takes a minute)"
 	@rm -f src/koko/*/_native*.so
 	@KOKO_CODEC=$(if $(KOKO_REQUIRE_ALL),native) \

@@ -14,7 +14,13 @@ from setuptools.errors import BaseError, CCompilerError
 
 CODEC = os.environ.get("KOKO_CODEC", "")
 
-NATIVE = ("koko.core._native", "koko.core._native_inbox", "koko.aio._native_reflex")
+NATIVE = [
+    "koko.core._native",
+    "koko.core._native_inbox",
+    "koko.aio._native_reflex",
+]
+if sys.platform == "linux":
+    NATIVE.append("koko.aio._native_transport")
 
 native = [
     Extension(

@@ -7,20 +7,41 @@ not wait costs more than what it does.
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t
+
+from koko.core._native cimport Encoder
+from koko.core._native_inbox cimport Inbox
 
 import asyncio
 import time
 import warnings
 from asyncio import current_task
 
+from koko.aio.waiting import TOO_SLOW, within
 from koko.core.lifecycle import State
 from koko.errors import CloseError
+from koko.message import kind_of
+
+cdef extern from "Python.h":
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
 
 
 GATHER = 1 << 16  # bytes of replies gathered while more messages wait to be read
 
 cdef object OPEN = State.OPEN
 cdef Py_ssize_t ENOUGH = GATHER
+
+cdef enum:
+    TEXT = 1
+    BINARY = 2
+
+
+cdef class Line:
+    cdef int put(self, bytes octets) except -1:
+        """Write ``octets``; what the peer has no room for is kept until it has."""
+        raise NotImplementedError
 
 
 class Cancelled:
@@ -31,7 +52,6 @@ class Cancelled:
         raise asyncio.CancelledError
 
 
-@cython.final
 cdef class Arrival:
     """The wait of one receiver for what comes next; made seldom, waited on many times.
 
@@ -39,12 +59,6 @@ cdef class Arrival:
     can enter the task at once: a Future costs a ``call_soon`` and another turn of
     the loop. Cancelling goes through ``call_soon``, as with any future.
     """
-
-    cdef public bint _asyncio_future_blocking
-    cdef bint _held  # by a task that goes on soon, and can cancel what it holds until then
-    cdef object _loop
-    cdef object _callback
-    cdef object _context
 
     def __cinit__(self, loop):
         self._loop = loop
@@ -75,6 +89,17 @@ cdef class Arrival:
             self._held = True
             self._loop.call_soon(callback, self, context=context)
 
+    cdef int enter(self) except -1:
+        """Let the receiver go on at once; for who knows that no task is running."""
+        callback, context = self._callback, self._context
+        self._callback = None
+        PyContext_Enter(context)
+        try:
+            callback(self)
+        finally:
+            PyContext_Exit(context)
+        return 0
+
     # What the task asks of a future
 
     def get_loop(self):
@@ -99,35 +124,17 @@ cdef class Arrival:
 cdef class Reflex:
     """The half of a ``Pump`` that every message passes through."""
 
-    cdef readonly object core
-    cdef readonly object transport
-    cdef readonly object loop
-    cdef readonly object now
-    cdef readonly Arrival arrival
-    cdef public Py_ssize_t corked  # how many blocks gather what is sent
-    cdef public bint write_paused
-    cdef public bint read_paused
-    cdef public Py_ssize_t gathered  # bytes that wait for the next replies
-    cdef public bint feeding
-    cdef public bint flush_due
-    cdef public object lock  # who holds it may write; made when somebody has to wait
-    cdef object _inbox
-    cdef object _outbox
-    cdef object _life
-    cdef list _owed
-    cdef object _feed, _take, _encode  # bound once: looking them up costs as much as a call
-
     def __init__(self, core, transport, loop):
         self.core = core
         self.transport = transport
         self.loop = loop
         self.now = clock_of(loop)
         self.arrival = Arrival(loop)
+        self._line = transport if isinstance(transport, Line) else None
         self._inbox = core.inbox
-        self._outbox = core.outbox
+        self._encoder = core.outbox.encoder if core.outbox.deflater is None else None
         self._life = core.life
         self._owed = core.owed
-        self._feed, self._take, self._encode = core.inbox.feed, core.inbox.take, core.outbox.encode
 
     @property
     def congested(self):
@@ -139,17 +146,27 @@ cdef class Reflex:
 
     def data_received(self, bytes data not None):
         """Feed the core, wake the receiver, write what is owed then."""
+        cdef const uint8_t *octets = <const uint8_t *>PyBytes_AS_STRING(data)
+        self.arrived(octets, PyBytes_GET_SIZE(data), self.now(), False)
+
+    cdef int arrived(self, const uint8_t *octets, Py_ssize_t size, double now, bint alone) except -1:
+        """Do so; ``alone`` means that no task is running."""
         cdef Arrival arrival = self.arrival
+        cdef Inbox inbox = self._inbox
+        cdef list others
         self.feeding = True
         try:
-            if self._inbox.plain:
-                others = self._feed(data, self.now())
+            if inbox.plain:
+                others = inbox.feed_octets(octets, size, now)
                 if others is not None:
-                    self.core.handle(others, self._inbox.heard_at)
+                    self.core.handle(others, now)
             else:
-                self.core.feed(data, self.now())
-            if arrival._callback is not None and (len(self._inbox) or not self._inbox.plain):
-                arrival.wake()
+                self.core.feed(octets[:size], now)
+            if arrival._callback is not None and (inbox._messages is not None or not inbox.plain):
+                if alone:
+                    arrival.enter()
+                else:
+                    arrival.wake()
         finally:
             self.feeding = False
         if self._owed:
@@ -158,6 +175,7 @@ cdef class Reflex:
             self.part()
         if self.arrival._callback is None:
             self.nobody_waits()
+        return 0
 
     cpdef Arrival next_arrival(self):
         """Return what a receiver is to wait for; a task may not have left the last one yet."""
@@ -167,24 +185,25 @@ cdef class Reflex:
 
     cpdef next_message(self):
         """Return the next message, None when ``arrival`` must be awaited for it."""
-        if self.arrival._callback is not None and not len(self._inbox):
+        cdef Inbox inbox = self._inbox
+        if self.arrival._callback is not None and inbox._messages is None:
             raise self.busy()
-        if not self._inbox.plain:
+        if not inbox.plain:
             return self.last_word()
-        message = self._take()
+        message = inbox.take()
         if message is None:
             if self._owed:
                 self.flush()
-        elif self._inbox.backlog:
+        elif inbox.decoder.has_backlog() and inbox._messages is None:
             self.core.catch_up()
         if self.read_paused:
             self.read_on()
         return message
 
-    cpdef write(self, kind, message):
+    cpdef write(self, int kind, message):
         """Send a message; whoever calls it has the turn."""
-        if self._life.state is OPEN and self._outbox.deflater is None:
-            self._owed.append(self._encode(kind, message))
+        if self._encoder is not None and self._life.state is OPEN:
+            self._owed.append(self._encoder.frame_of(kind, message, True, False))
         else:
             self.core.send(kind, message)
         self.sent()
@@ -194,7 +213,7 @@ cdef class Reflex:
 
         What is gathered leaves at the end of the loop's turn at the latest.
         """
-        if self.corked or len(self._inbox):
+        if self.corked or self._inbox._messages is not None:
             self.gathered += len(<bytes>self._owed[len(self._owed) - 1])
             if self.gathered < ENOUGH:
                 if not self.feeding and not self.flush_due:
@@ -209,10 +228,16 @@ cdef class Reflex:
         self.gathered = 0
         if not self._owed or self.write_paused:
             return
-        if not self.transport.is_closing():  # or asyncio logs a line for each
-            owed = self._owed[0] if len(self._owed) == 1 else b"".join(self._owed)
-            self._owed.clear()
-            self.transport.write(owed)
+        if self._line is not None:
+            if not self._line._closing:
+                self._line.put(self.all_owed())
+        elif not self.transport.is_closing():  # or asyncio logs a line for each
+            self.transport.write(self.all_owed())
+
+    cdef bytes all_owed(self):
+        cdef bytes owed = self._owed[0] if len(self._owed) == 1 else b"".join(self._owed)
+        self._owed.clear()
+        return owed
 
 
 # What is awaited and ends at once would have to raise StopIteration to say so, and Cython
@@ -259,7 +284,7 @@ cdef class Awaited:
     cdef bint _sends  # what follows is for sending only
     cdef bint _begun
     cdef bint _over  # as a coroutine is that has returned: receiving again takes another one
-    cdef object _kind
+    cdef int _kind
     cdef object _message
     cdef object _wait  # the coroutine that waits for our turn
 
@@ -341,29 +366,64 @@ cdef object step_of(Awaited awaited, bint *last):
 koko_steps_by(<void *>step_of, <PyTypeObject *>Awaited)
 
 
-def receive(Reflex reflex not None):
-    """Return the next message, waiting for it if necessary."""
+cdef Awaited receive(Reflex reflex, bint iterates):
+    """Return what gives the next message, waiting for it if necessary."""
     cdef Awaited awaited = Awaited.__new__(Awaited)
     awaited._reflex = reflex
+    awaited._iterates = iterates
     return awaited
 
 
-def iterate(Reflex reflex not None):
-    """Do as ``receive``; an ordinary end of the connection ends the iteration."""
-    cdef Awaited awaited = Awaited.__new__(Awaited)
-    awaited._reflex = reflex
-    awaited._iterates = True
-    return awaited
+cdef class MessageVerbs:
+    """The verbs of a ``Conn`` for whole messages."""
 
+    cdef public Reflex _pump
 
-def send(Reflex reflex not None, kind, message):
-    """Send one message, when it is our turn."""
-    cdef Awaited awaited = Awaited.__new__(Awaited)
-    awaited._reflex = reflex
-    awaited._kind = kind
-    awaited._message = message
-    awaited._sends = True
-    return awaited
+    def __aiter__(self):
+        return self
+
+    def __anext__(self):
+        """Return the next message; an ordinary end of the connection ends the iteration.
+
+        Ordinary is our own ``close`` and a Close with 1000, 1001 or no code; any other
+        end is raised, as by ``recv``.
+        """
+        return receive(self._pump, True)
+
+    def recv(self, timeout=None):
+        """Return the next message, waiting for it if necessary: text as str, binary as bytes.
+
+        Raises:
+            CloseError: the connection is over; see ``code``, ``reason``, ``sent``, ``received``.
+            ProtocolError: the peer broke the protocol; a Close that says so was sent.
+            ErrReadLimit: the message is larger than ``read_limit``; closed with 1009.
+            TimeoutError: nothing arrived within ``timeout`` seconds; nothing is lost.
+            RuntimeError: another task is receiving already.
+        """
+        receiving = receive(self._pump, False)
+        return receiving if timeout is None else within(timeout, "no message came", receiving)
+
+    def send(self, message, timeout=None):
+        """Send one message: str as text, bytes and other buffers as binary.
+
+        Waits while the peer reads too slowly. Returns when the message has been handed
+        to the transport, which does not mean that the peer has it.
+
+        Raises:
+            ErrCloseSent: a Close was sent already; nothing was written.
+            CloseError: the connection is over.
+            TimeoutError: it was not our turn within ``timeout`` seconds; nothing was sent.
+        """
+        cdef Awaited awaited
+        cdef int kind = TEXT
+        if type(message) is not str:
+            kind = BINARY if type(message) is bytes else kind_of(message)
+        awaited = Awaited.__new__(Awaited)
+        awaited._reflex = self._pump
+        awaited._kind = kind
+        awaited._message = message
+        awaited._sends = True
+        return awaited if timeout is None else within(timeout, TOO_SLOW, awaited)
 
 
 cdef thrown(kind, error, traceback):

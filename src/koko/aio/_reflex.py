@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from koko.aio.turn import Turn
+from koko.aio.waiting import TOO_SLOW, within
 from koko.core.connection import Connection
 from koko.core.lifecycle import State
 from koko.errors import CloseError
-from koko.message import Data
+from koko.message import Data, Kind, kind_of
+
+if TYPE_CHECKING:
+    from koko.aio.pump import Pump
 
 GATHER = 1 << 16  # bytes of replies gathered while more messages wait to be read
 
@@ -183,6 +187,12 @@ class Reflex:
             self.read_on()
         return message
 
+    async def receive(self) -> str | bytes:
+        """Return the next message, waiting for it if necessary."""
+        while (message := self.next_message()) is None:
+            await self.next_arrival()
+        return message
+
     def write(self, kind: int, message: Data) -> None:
         """Send a message; whoever calls it has the turn."""
         self.core.send(kind, message)
@@ -222,31 +232,64 @@ class Reflex:
         async def write_in_turn(self, owe: Callable[..., None], *message: object) -> None: ...
 
 
-async def receive(reflex: Reflex) -> str | bytes:
-    """Return the next message, waiting for it if necessary."""
-    while (message := reflex.next_message()) is None:
-        await reflex.next_arrival()
-    return message
+class MessageVerbs:
+    """The verbs of a ``Conn`` for whole messages."""
 
+    _pump: Pump
 
-async def iterate(reflex: Reflex) -> str | bytes:
-    """Do as ``receive``; an ordinary end of the connection ends the iteration."""
-    try:
-        while (message := reflex.next_message()) is None:
-            await reflex.next_arrival()
-    except CloseError as error:
-        if error.ordinary:
-            raise StopAsyncIteration from None
-        raise
-    return message
+    def __aiter__(self) -> Self:
+        return self
 
+    async def __anext__(self) -> str | bytes:
+        """Return the next message; an ordinary end of the connection ends the iteration.
 
-async def send(reflex: Reflex, kind: int, message: Data) -> None:
-    """Send one message, when it is our turn."""
-    if reflex.congested:
-        await reflex.write_in_turn(reflex.core.send, kind, message)
-    else:
-        reflex.write(kind, message)
+        Ordinary is our own ``close`` and a Close with 1000, 1001 or no code; any other
+        end is raised, as by ``recv``.
+        """
+        try:
+            return await self._pump.receive()
+        except CloseError as error:
+            if error.ordinary:
+                raise StopAsyncIteration from None
+            raise
+
+    def recv(self, timeout: float | None = None) -> Coroutine[Any, Any, str | bytes]:
+        """Return the next message, waiting for it if necessary: text as str, binary as bytes.
+
+        Raises:
+            CloseError: the connection is over; see ``code``, ``reason``, ``sent``, ``received``.
+            ProtocolError: the peer broke the protocol; a Close that says so was sent.
+            ErrReadLimit: the message is larger than ``read_limit``; closed with 1009.
+            TimeoutError: nothing arrived within ``timeout`` seconds; nothing is lost.
+            RuntimeError: another task is receiving already.
+        """
+        receiving = self._pump.receive()
+        return receiving if timeout is None else within(timeout, "no message came", receiving)
+
+    def send(self, message: Data, timeout: float | None = None) -> Coroutine[Any, Any, None]:
+        """Send one message: str as text, bytes and other buffers as binary.
+
+        Waits while the peer reads too slowly. Returns when the message has been handed
+        to the transport, which does not mean that the peer has it.
+
+        Raises:
+            ErrCloseSent: a Close was sent already; nothing was written.
+            CloseError: the connection is over.
+            TimeoutError: it was not our turn within ``timeout`` seconds; nothing was sent.
+        """
+        if type(message) is str:
+            kind = Kind.TEXT
+        else:
+            kind = Kind.BINARY if type(message) is bytes else kind_of(message)
+        sending = self._send(kind, message)
+        return sending if timeout is None else within(timeout, TOO_SLOW, sending)
+
+    async def _send(self, kind: Kind, message: Data) -> None:
+        pump = self._pump
+        if pump.congested:
+            await pump.write_in_turn(pump.core.send, kind, message)
+        else:
+            pump.write(kind, message)
 
 
 def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

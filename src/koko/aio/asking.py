@@ -7,6 +7,7 @@ import socket
 import ssl
 from typing import Any, cast
 
+from koko.aio.transport import attach
 from koko.core.head import Request, Response, ResponseParser, write_request
 from koko.dialing import check_session
 from koko.errors import HandshakeError
@@ -64,6 +65,11 @@ def _checked(asking: Asking, transport: asyncio.Transport, name: str | None) -> 
             asking.abort()
             raise
     return asking
+
+
+async def ask_plainly(sock: socket.socket) -> Asking:
+    """Begin on a connected socket that will not speak TLS."""
+    return await attach(sock, Asking(ResponseParser()))
 
 
 class Asking(asyncio.Protocol):

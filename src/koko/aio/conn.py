@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
 from koko.aio.control import ControlVerbs
 from koko.aio.pump import Pump
-from koko.aio.reflex import iterate, receive, send
+from koko.aio.reflex import MessageVerbs
 from koko.aio.streams import StreamVerbs
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core.address import written
@@ -23,12 +23,10 @@ from koko.core.connection import Connection
 from koko.core.head import Request, Response
 from koko.core.lifecycle import State
 from koko.errors import CloseError
-from koko.message import Data, Kind, PreparedMessage, check_kind, kind_of
-
-_TEXT, _BINARY = Kind.TEXT, Kind.BINARY
+from koko.message import Data, Kind, PreparedMessage, check_kind
 
 
-class Conn(ControlVerbs, StreamVerbs):
+class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
     """One end of an open WebSocket.
 
     Any number of tasks may send; messages are never interleaved. One task receives.
@@ -63,19 +61,6 @@ class Conn(ControlVerbs, StreamVerbs):
 
     # Receiving
 
-    def recv(self, timeout: float | None = None) -> Coroutine[Any, Any, str | bytes]:
-        """Return the next message, waiting for it if necessary: text as str, binary as bytes.
-
-        Raises:
-            CloseError: the connection is over; see ``code``, ``reason``, ``sent``, ``received``.
-            ProtocolError: the peer broke the protocol; a Close that says so was sent.
-            ErrReadLimit: the message is larger than ``read_limit``; closed with 1009.
-            TimeoutError: nothing arrived within ``timeout`` seconds; nothing is lost.
-            RuntimeError: another task is receiving already.
-        """
-        receiving = receive(self._pump)
-        return receiving if timeout is None else within(timeout, "no message came", receiving)
-
     async def read_message(self, timeout: float | None = None) -> tuple[Kind, str | bytes]:
         """Return the kind of the next message and the message; waits and raises as ``recv``."""
         message = await self.recv(timeout)
@@ -91,36 +76,7 @@ class Conn(ControlVerbs, StreamVerbs):
         """
         return decoder(await self.recv(timeout))
 
-    def __aiter__(self) -> Self:
-        return self
-
-    def __anext__(self) -> Coroutine[Any, Any, str | bytes]:
-        """Return the next message; an ordinary end of the connection ends the iteration.
-
-        Ordinary is our own ``close`` and a Close with 1000, 1001 or no code; any other
-        end is raised, as by ``recv``.
-        """
-        return iterate(self._pump)
-
     # Sending
-
-    def send(self, message: Data, timeout: float | None = None) -> Coroutine[Any, Any, None]:
-        """Send one message: str as text, bytes and other buffers as binary.
-
-        Waits while the peer reads too slowly. Returns when the message has been handed
-        to the transport, which does not mean that the peer has it.
-
-        Raises:
-            ErrCloseSent: a Close was sent already; nothing was written.
-            CloseError: the connection is over.
-            TimeoutError: it was not our turn within ``timeout`` seconds; nothing was sent.
-        """
-        if type(message) is str:
-            kind = _TEXT
-        else:
-            kind = _BINARY if type(message) is bytes else kind_of(message)
-        sending = send(self._pump, kind, message)
-        return sending if timeout is None else within(timeout, TOO_SLOW, sending)
 
     async def write_message(self, kind: int, data: Data, timeout: float | None = None) -> None:
         """Send one message of the given kind; bytes given as text are sent as they are.

@@ -7,7 +7,7 @@ import socket
 from typing import Unpack
 
 from koko import dialing
-from koko.aio.asking import Asking, ask_on, ask_through
+from koko.aio.asking import Asking, ask_on, ask_plainly, ask_through
 from koko.aio.conn import Conn
 from koko.aio.network import open_socket
 from koko.aio.pending import Pending
@@ -100,6 +100,8 @@ class Dialing(Pending[Conn]):
         else:
             tunnel = await open_tunnel(dialer, proxy, target, deadline)
             return await ask_through(tunnel.transport, dialer.ssl, name)
+        if name is None:
+            return await ask_plainly(sock)
         return await ask_on(sock, ResponseParser(), dialer.ssl, name)
 
 

@@ -1,65 +1,63 @@
-"""Listening on every address that a name stands for, all of them on one port.
-
-TLS is aiofastnet's where that is installed: it spends a third of what the loops' own does
-on a small message (``bench/run.py --only tls``).
-"""
+"""Listening on every address that a name stands for, all of them on one port."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
 
-aiofastnet: Any = None
-with suppress(ImportError):
-    import aiofastnet
+from koko.core.address import written
 
 _ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})  # as IPv6 on many a machine
 
 
-async def listen(
-    protocol: Callable[[], asyncio.Protocol],
-    host: str | list[str] | None,
-    port: int,
-    **options: Any,
-) -> list[asyncio.Server]:
-    """Listen on all addresses of ``host``; a free port is chosen once, for all of them.
+async def bind(
+    host: str | list[str] | None, port: int, reuse_port: bool = False
+) -> list[socket.socket]:
+    """Bind a socket to each address of ``host``; a free port is chosen once, for all of them.
 
     Raises:
         OSError: a name is unknown, a port is taken, or none of the addresses is here.
     """
-    listeners: list[asyncio.Server] = []
+    bound: list[socket.socket] = []
     failure: OSError | None = None
     try:
         for address in await _addresses(host):
             try:
-                options.update(host=address, port=port)
-                listeners.append(await create_server(protocol, **options))
+                bound.append(_bind(address, port, reuse_port))
             except OSError as error:
-                if error.errno is not None and error.errno not in _ABSENT:
-                    raise  # asyncio since 3.12 says that an address is absent in words alone
+                if error.errno not in _ABSENT:
+                    raise
                 failure = error
             else:
-                port = port or listeners[0].sockets[0].getsockname()[1]
-        if failure and not listeners:
+                port = port or bound[0].getsockname()[1]
+        if failure and not bound:
             raise failure
     except BaseException:
-        for listener in listeners:
-            listener.close()
+        for sock in bound:
+            sock.close()
         raise
-    return listeners
+    return bound
 
 
-async def create_server(protocol: Callable[[], asyncio.Protocol], **options: Any) -> asyncio.Server:
-    """Listen as ``loop.create_server`` does."""
-    loop = asyncio.get_running_loop()
-    if aiofastnet is None or options.get("ssl") is None:
-        return await loop.create_server(protocol, **options)
-    listener: asyncio.Server = await aiofastnet.create_server(loop, protocol, **options)
-    return listener
+def _bind(address: str, port: int, reuse_port: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Everywhere but on Windows, where it would let another process steal the port.
+        if os.name == "posix":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:  # the address of the other family has a socket of its own
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address, port))
+    except OSError as error:
+        sock.close()
+        said = f"could not listen on {written((address, port))}: {str(error.strerror).lower()}"
+        raise OSError(error.errno, said) from None
+    return sock
 
 
 async def _addresses(host: str | list[str] | None) -> list[str]:

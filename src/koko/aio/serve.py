@@ -18,9 +18,10 @@ from koko.aio.admit import Http, Opening
 from koko.aio.alarms import Alarms
 from koko.aio.conn import Conn
 from koko.aio.door import Door
-from koko.aio.listen import create_server, listen
+from koko.aio.listen import bind
 from koko.aio.pump import Pump
 from koko.aio.reflex import clock_of
+from koko.aio.transport import listen_on
 from koko.aio.upgrade import Upgrader
 from koko.core.address import written
 from koko.core.connection import Connection
@@ -30,6 +31,7 @@ from koko.errors import CloseError
 from koko.places import Place, check_limit, place
 from koko.upgrading import Accepted, UpgraderOptions
 
+BACKLOG = 1024  # connections that wait to be accepted, if the system allows as many
 LEAVE = 1.0  # seconds that cancelled handlers may take to come out
 
 Handler = Callable[[Conn], Awaitable[object]]
@@ -103,15 +105,13 @@ class Server:
         loop = asyncio.get_running_loop()
         self._alarms = Alarms(loop)
         host, port, sock, reuse_port = self._where
-        options: dict[str, Any] = {"ssl": self._ssl, "backlog": 1024}
+        tls: dict[str, Any] = {}
         if self._ssl is not None:
-            options["ssl_handshake_timeout"] = self.upgrader.handshake_timeout
-        if sock is None:
-            options["reuse_port"] = reuse_port
-            self._listeners = await listen(lambda: Opening(self), host, port, **options)
-        else:
-            options["sock"] = sock
-            self._listeners = [await create_server(lambda: Opening(self), **options)]
+            tls["ssl_handshake_timeout"] = self.upgrader.handshake_timeout
+        sockets = [sock] if sock is not None else await bind(host, port, bool(reuse_port))
+        for bound in sockets:
+            listener = await listen_on(bound, lambda: Opening(self), BACKLOG, self._ssl, **tls)
+            self._listeners.append(listener)
 
     async def serve_forever(self) -> None:
         """Serve until ``close`` is called; when cancelled, close gracefully with 1001."""

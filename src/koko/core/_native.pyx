@@ -7,7 +7,6 @@ What is done differently here is only where the bytes lie: a payload is unmasked
 way into the object that the user gets. No policy, and nothing that ``_codec`` has not.
 """
 
-cimport cython
 from cpython.buffer cimport (
     PyBUF_FULL_RO, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer,
 )
@@ -85,12 +84,6 @@ cdef inline uint8_t *bytes_at(bytes octets) noexcept:
     return <uint8_t *>PyBytes_AS_STRING(octets)
 
 
-cdef struct Utf8:
-    uint8_t need  # continuation bytes to come
-    uint8_t low  # the least that the next of them may be
-    uint8_t high  # the greatest
-
-
 cdef int utf8_feed(Utf8 *utf8, const uint8_t *at, Py_ssize_t size) except -1:
     """Check UTF-8 that comes in pieces; fail on the first byte that cannot be right."""
     cdef const uint8_t *end = at + size
@@ -125,7 +118,6 @@ cdef inline bint utf8_begin(Utf8 *utf8, uint8_t lead) noexcept:
     return True
 
 
-@cython.final
 cdef class Decoder:
     """What the peer sends, from bytes to messages.
 
@@ -134,26 +126,6 @@ cdef class Decoder:
     before it have been given, nothing after it is parsed. Neither is anything
     after a Close. Memory follows what has arrived, never what a head announces.
     """
-
-    cdef readonly object failure
-    cdef object _inflater
-    cdef object _read_limit
-    cdef bytes _tail
-    cdef bytes _control
-    cdef bytes _message  # still growing, None between messages; nobody else has seen it
-    cdef Py_ssize_t _filled  # how much of it is there
-    cdef uint64_t _limit  # read_limit as a number
-    cdef uint64_t _wire
-    cdef uint64_t _size
-    cdef int64_t _hold
-    cdef int64_t _held
-    cdef int64_t _left  # < 0 between frames
-    cdef uint8_t _key[4]
-    cdef uint8_t _at  # how far into the key
-    cdef uint8_t _opcode
-    cdef uint8_t _kind  # 0 between messages
-    cdef Utf8 _utf8
-    cdef uint8_t _peer_masks, _done, _final, _compressed, _draining, _streaming
 
     def __cinit__(self, role, *, read_limit=None, inflater=None, int64_t hold=HOLD):
         self.read_limit = read_limit
@@ -176,6 +148,9 @@ cdef class Decoder:
     @property
     def backlog(self):
         """True when ``feed(b"")`` may give more without new bytes from the peer."""
+        return self.has_backlog()
+
+    cdef bint has_backlog(self) noexcept:
         return self._held >= self._hold and not self._done
 
     @property
@@ -190,21 +165,29 @@ cdef class Decoder:
         that small bytes that inflate to large messages are not all inflated at once.
         """
         cdef list items = []
+        self.feed_octets(bytes_at(data), PyBytes_GET_SIZE(data), items)
+        return items
+
+    cdef int feed_octets(self, const uint8_t *octets, Py_ssize_t size, list items) except -1:
+        """Do as ``feed``, with octets that are somebody's: what is needed of them later is copied."""
+        cdef bytes joined
         cdef Py_ssize_t at = 0
+        self.others = 0
         if self._done:
-            return items
+            return 0
         if PyBytes_GET_SIZE(self._tail):
-            data = self._tail + data
+            joined = self._tail + octets[:size]
+            octets, size = bytes_at(joined), PyBytes_GET_SIZE(joined)
         self._held = 0
         try:
-            at = self._parse(bytes_at(data), PyBytes_GET_SIZE(data), items)
+            at = self._parse(octets, size, items)
         except ProtocolError as failure:
             failure.__cause__ = failure.__context__ = None  # they hold the peer's bytes
             self.failure = failure.with_traceback(None)
             self._done = True
-        self._tail = b"" if self._done or at == PyBytes_GET_SIZE(data) else data[at:]
+        self._tail = b"" if self._done or at == size else octets[at:size]
         self._hand_on(items)
-        return items
+        return 0
 
     cdef Py_ssize_t _parse(self, const uint8_t *data, Py_ssize_t size, list items) except -1:
         cdef Py_ssize_t at = 0, start, ready
@@ -272,7 +255,7 @@ cdef class Decoder:
         self._begin_frame(first, opcode, length)
         return start
 
-    cdef inline int _check_first(self, uint8_t first, uint8_t opcode) except -1:
+    cdef int _check_first(self, uint8_t first, uint8_t opcode) except -1:
         # §5.2: reserved bits are 0 unless an extension gives them a meaning. RFC 7692
         # §6 gives RSV1 one, on the first frame of a message and nowhere else.
         if first & 0x70 and not (
@@ -317,7 +300,7 @@ cdef class Decoder:
             raise ProtocolError(1002, f"peer sent length {length[0]} in {wide} bytes", "§5.2")
         return 2 + wide
 
-    cdef inline int _begin_frame(self, uint8_t first, uint8_t opcode, uint64_t length) except -1:
+    cdef int _begin_frame(self, uint8_t first, uint8_t opcode, uint64_t length) except -1:
         if opcode < CLOSE:
             self._check_limit(self._wire + length)
             self._wire += length
@@ -330,7 +313,7 @@ cdef class Decoder:
         self._at = 0
         return 0
 
-    cdef inline int _check_limit(self, uint64_t size) except -1:
+    cdef int _check_limit(self, uint64_t size) except -1:
         if size > self._limit:
             raise ErrReadLimit(
                 f"peer sent a message of at least {size} bytes, read_limit={self._read_limit}"
@@ -372,6 +355,7 @@ cdef class Decoder:
             self._done = True  # §5.5.1: nothing follows a Close
         self._hand_on(items)
         items.append(Control(opcode, payload))
+        self.others += 1
         return 0
 
     cdef int _inflate(self, bytes piece, bint last, list items) except -1:
@@ -471,6 +455,7 @@ cdef class Decoder:
             self._give(message, items)
             return 0
         items.append(Piece(message, True))
+        self.others += 1
         self._end_message(0)
         return 0
 
@@ -500,7 +485,7 @@ cdef class Decoder:
             return decoded(to, size)
         return text
 
-    cdef inline void _end_message(self, Py_ssize_t size) noexcept:
+    cdef void _end_message(self, Py_ssize_t size) noexcept:
         self._held += size
         self._kind = 0
         self._wire = self._size = 0
@@ -509,6 +494,7 @@ cdef class Decoder:
     cdef int _hand_on(self, list items) except -1:
         if self._streaming and self._filled:
             items.append(Piece(self._take(), False))
+            self.others += 1
         return 0
 
 
@@ -519,13 +505,8 @@ cdef object decoded(const uint8_t *octets, Py_ssize_t size):
         raise bad_utf8() from None
 
 
-@cython.final
 cdef class Encoder:
     """What we send, from payloads to frames; masked with fresh keys when we are the client."""
-
-    cdef bytes _keys
-    cdef Py_ssize_t _drawn  # how many of their bytes were used
-    cdef bint _masks
 
     def __cinit__(self, role):
         self._masks = role.masks
@@ -533,6 +514,9 @@ cdef class Encoder:
 
     def encode(self, uint8_t opcode, payload, bint fin=True, bint rsv1=False):
         """Return one whole frame. Text given as ``str`` is encoded, bytes are sent as they are."""
+        return self.frame_of(opcode, payload, fin, rsv1)
+
+    cdef bytes frame_of(self, uint8_t opcode, payload, bint fin, bint rsv1):
         cdef uint8_t first = fin << 7 | rsv1 << 6 | opcode
         cdef Py_ssize_t size
         if isinstance(payload, str):

@@ -5,9 +5,12 @@ The twin of ``_inbox.py``, to be read against it: the same names in the same ord
 messages lie in a list, read from ``_at`` on; when the last one is taken it is made empty.
 """
 
-cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t
 
-@cython.final
+from koko.core._native cimport Decoder
+
+
 cdef class Inbox:
     """Whole messages that nobody has read yet, oldest first.
 
@@ -20,16 +23,7 @@ cdef class Inbox:
         heard_at, heard_what: when the peer was last heard, and what it said.
     """
 
-    cdef readonly object decoder
-    cdef public bint plain
-    cdef public Py_ssize_t unread
-    cdef public bint reader_away
-    cdef public double heard_at
-    cdef public object heard_what
-    cdef list _messages  # None while there are none
-    cdef Py_ssize_t _at  # the first that was not taken
-
-    def __cinit__(self, decoder, double now):
+    def __cinit__(self, Decoder decoder not None, double now):
         self.decoder = decoder
         self.plain = True
         self.heard_at = now
@@ -41,39 +35,49 @@ cdef class Inbox:
     @property
     def backlog(self):
         """True when the last message has been taken and more can be had without new bytes."""
-        return self._messages is None and self.decoder.backlog
+        return self._messages is None and self.decoder.has_backlog()
 
     def feed(self, bytes data not None, double now):
         """Take bytes from the peer, keep the messages in them and return what else they hold.
 
         None means nothing but messages, or parts of one. A violation is the decoder's to tell.
         """
+        return self.feed_octets(octets_of(data), PyBytes_GET_SIZE(data), now)
+
+    cdef list feed_octets(self, const uint8_t *octets, Py_ssize_t size, double now):
         self.heard_at = now
-        self.unread += len(data)
-        return self.parse(data)
+        self.unread += size
+        return self._sort(octets, size)
 
     cpdef parse(self, bytes data):
         """Do as ``feed``, for what has been fed before."""
+        return self._sort(octets_of(data), PyBytes_GET_SIZE(data))
+
+    cdef list _sort(self, const uint8_t *octets, Py_ssize_t size):
+        cdef Decoder decoder = self.decoder
         cdef list items
         cdef list others = None
         while True:
-            items = self.decoder.feed(data)
-            for item in items:
-                if type(item) is str or type(item) is bytes:
-                    if self._messages is None:
-                        self._messages = []
-                    self._messages.append(item)
-                    self.heard_what = "a message"
-                elif others is None:
-                    others = [item]
-                else:
-                    others.append(item)
-            if self._messages is not None or not self.plain or not self.decoder.backlog:
+            items = []
+            decoder.feed_octets(octets, size, items)
+            if decoder.others:
+                others = without_messages(items, others)
+            if items:
+                self._keep(items)
+            if self._messages is not None or not self.plain or not decoder.has_backlog():
                 break
-            data = b""  # more of a message is here than one feed gives, and it is wanted whole
-        if others is None and self.decoder.failure is not None:
+            size = 0  # more of a message is here than one feed gives, and it is wanted whole
+        if others is None and decoder.failure is not None:
             return []
         return others
+
+    cdef int _keep(self, list messages) except -1:
+        self.heard_what = "a message"
+        if self._messages is None:
+            self._messages = messages
+        else:
+            self._messages += messages
+        return 0
 
     cpdef take(self):
         """Return the next message, None when a reader has to wait for it."""
@@ -95,3 +99,14 @@ cdef class Inbox:
         self._messages = None
         self._at = 0
         self.unread = 0
+
+
+cdef list without_messages(list items, list others):
+    """Move what is no message from ``items`` to ``others``."""
+    cdef list found = [item for item in items if not (type(item) is str or type(item) is bytes)]
+    items[:] = [item for item in items if type(item) is str or type(item) is bytes]
+    return found if others is None else others + found
+
+
+cdef inline const uint8_t *octets_of(bytes data) noexcept:
+    return <const uint8_t *>PyBytes_AS_STRING(data)

@@ -32,6 +32,7 @@ class Outbox:
         "compressing",
         "deflater",
         "encode",
+        "encoder",
         "owed",
     )
 
@@ -40,7 +41,8 @@ class Outbox:
         self.compressing = True
         self.deflater = agreed.deflater(role) if agreed else None
         self._threshold = agreed.threshold if agreed else 0
-        self.encode = Encoder(role).encode
+        self.encoder = Encoder(role)
+        self.encode = self.encoder.encode
         self._masks = role.masks
         self._pongs = 0  # how many are owed
         self._newest_pong = b""

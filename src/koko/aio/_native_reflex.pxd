@@ -1,0 +1,57 @@
+# cython: language_level=3
+"""What other native modules may call in C of the native reflex."""
+
+cimport cython
+from libc.stdint cimport uint8_t
+
+from koko.core._native cimport Encoder
+from koko.core._native_inbox cimport Inbox
+
+
+cdef class Line:
+    """A transport that is written to without a call of Python's."""
+
+    cdef bint _closing
+
+    cdef int put(self, bytes octets) except -1
+
+
+@cython.final
+cdef class Arrival:
+    cdef public bint _asyncio_future_blocking
+    cdef bint _held  # by a task that goes on soon, and can cancel what it holds until then
+    cdef object _loop
+    cdef object _callback
+    cdef object _context
+
+    cpdef wake(self)
+    cdef int enter(self) except -1
+
+
+cdef class Reflex:
+    cdef readonly object core
+    cdef readonly object transport
+    cdef readonly object loop
+    cdef readonly object now
+    cdef readonly Arrival arrival
+    cdef public Py_ssize_t corked  # how many blocks gather what is sent
+    cdef public bint write_paused
+    cdef public bint read_paused
+    cdef public Py_ssize_t gathered  # bytes that wait for the next replies
+    cdef public bint feeding
+    cdef public bint flush_due
+    cdef public object lock  # who holds it may write; made when somebody has to wait
+    cdef Inbox _inbox
+    cdef Encoder _encoder  # None where messages are compressed
+    cdef Line _line  # the transport, if it is one
+    cdef object _life
+    cdef list _owed
+
+    cdef bint must_wait(self) except -1
+    cdef int arrived(self, const uint8_t *octets, Py_ssize_t size, double now, bint alone) except -1
+    cpdef Arrival next_arrival(self)
+    cpdef next_message(self)
+    cpdef write(self, int kind, message)
+    cpdef sent(self)
+    cpdef flush(self)
+    cdef bytes all_owed(self)

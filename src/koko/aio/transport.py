@@ -1,0 +1,62 @@
+"""From a socket to a transport: our own where it was built and does what is asked, else the loop's.
+
+Ours is for plain TCP and Unix sockets, on Linux, beside the native codec. TLS is aiofastnet's
+where that is installed: it spends a third of what the loops' own does on a small message
+(``bench/run.py --only tls``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from typing import Any, TypeVar
+
+from koko.core.codec import IMPLEMENTATION
+
+ours: Any = None
+if IMPLEMENTATION == "native":
+    with suppress(ImportError):
+        ours = import_module("koko.aio._native_transport")
+
+aiofastnet: Any = None
+with suppress(ImportError):
+    import aiofastnet
+
+P = TypeVar("P", bound=asyncio.Protocol)
+
+
+async def listen_on(
+    sock: socket.socket,
+    protocol: Callable[[], asyncio.Protocol],
+    backlog: int,
+    context: ssl.SSLContext | None,
+    **tls: Any,
+) -> asyncio.Server:
+    """Accept connections on a bound socket; ``tls`` are options of ``loop.create_server``."""
+    loop = asyncio.get_running_loop()
+    listener: asyncio.Server
+    if context is not None and aiofastnet is not None:
+        listener = await aiofastnet.create_server(
+            loop, protocol, sock=sock, ssl=context, backlog=backlog, **tls
+        )
+        return listener
+    if context is None and ours is not None:
+        with suppress(NotImplementedError):
+            sock.listen(backlog)
+            listener = ours.Listener(sock, protocol)
+            return listener
+    return await loop.create_server(protocol, sock=sock, ssl=context, backlog=backlog, **tls)
+
+
+async def attach(sock: socket.socket, protocol: P) -> P:
+    """Give a connected socket to a protocol, which is told of its transport."""
+    if ours is not None:
+        with suppress(NotImplementedError):
+            ours.attach(sock, protocol)
+            return protocol
+    _, made = await asyncio.get_running_loop().create_connection(lambda: protocol, sock=sock)
+    return made

@@ -1,0 +1,26 @@
+# cython: language_level=3
+"""What other native modules may call in C of the native inbox."""
+
+cimport cython
+from libc.stdint cimport uint8_t
+
+from koko.core._native cimport Decoder
+
+
+@cython.final
+cdef class Inbox:
+    cdef readonly Decoder decoder
+    cdef public bint plain
+    cdef public Py_ssize_t unread
+    cdef public bint reader_away
+    cdef public double heard_at
+    cdef public object heard_what
+    cdef list _messages  # None while there are none
+    cdef Py_ssize_t _at  # the first that was not taken
+
+    cdef list feed_octets(self, const uint8_t *octets, Py_ssize_t size, double now)
+    cpdef parse(self, bytes data)
+    cdef list _sort(self, const uint8_t *octets, Py_ssize_t size)
+    cdef int _keep(self, list messages) except -1
+    cpdef take(self)
+    cpdef clear(self)
