@@ -20,7 +20,7 @@ cdef class Line:
 cdef class Arrival:
     cdef public bint _asyncio_future_blocking
     cdef bint _held  # by a task that goes on soon, and can cancel what it holds until then
-    cdef object _loop
+    cdef readonly object _loop
     cdef object _callback
     cdef object _context
 
@@ -44,6 +44,8 @@ cdef class Reflex:
     cdef Inbox _inbox
     cdef Encoder _encoder  # None where messages are compressed
     cdef Line _line  # the transport, if it is one
+    cdef object _outbox
+    cdef Py_ssize_t _threshold  # bytes from which messages are compressed
     cdef object _life
     cdef list _owed
 
@@ -52,6 +54,9 @@ cdef class Reflex:
     cpdef Arrival next_arrival(self)
     cpdef next_message(self)
     cpdef write(self, int kind, message)
+    cdef int owe(self, bytes frame) except -1
+    cpdef offer(self, prepared)
     cpdef sent(self)
     cpdef flush(self)
-    cdef bytes all_owed(self)
+    cdef bint gathers(self) noexcept
+    cdef bint may_flush(self) except -1

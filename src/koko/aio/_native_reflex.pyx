@@ -44,12 +44,28 @@ cdef class Line:
         raise NotImplementedError
 
 
-class Cancelled:
-    """What a cancelled receiver finds in the place of an arrival."""
+class NoLoop:
+    """What futures that are over already need of a loop."""
 
-    @staticmethod
-    def result():
-        raise asyncio.CancelledError
+    def get_debug(self):
+        return False
+
+
+def over(cancelled):
+    """Return a future that is over: what a task finds in the place of an arrival.
+
+    Of a Future a task takes the result in C; anything else it would have to ask.
+    """
+    future = asyncio.Future(loop=NoLoop())
+    if cancelled:
+        future.cancel()
+    else:
+        future.set_result(None)
+    return future
+
+
+cdef object ARRIVED = over(cancelled=False)
+cdef object CANCELLED = over(cancelled=True)
 
 
 cdef class Arrival:
@@ -84,10 +100,10 @@ cdef class Arrival:
             return
         self._callback = None
         if current_task(self._loop) is None:
-            context.run(callback, self)
+            context.run(callback, ARRIVED)
         else:
             self._held = True
-            self._loop.call_soon(callback, self, context=context)
+            self._loop.call_soon(callback, ARRIVED, context=context)
 
     cdef int enter(self) except -1:
         """Let the receiver go on at once; for who knows that no task is running."""
@@ -95,29 +111,23 @@ cdef class Arrival:
         self._callback = None
         PyContext_Enter(context)
         try:
-            callback(self)
+            callback(ARRIVED)
         finally:
             PyContext_Exit(context)
         return 0
 
-    # What the task asks of a future
-
-    def get_loop(self):
-        return self._loop
+    # What the task asks of a future; where there is no get_loop(), it looks at _loop
 
     def add_done_callback(self, callback, *, context=None):
         self._callback = callback
         self._context = context
-
-    def result(self):
-        pass
 
     def cancel(self, msg=None):
         callback, self._callback = self._callback, None
         if callback is None:
             return False
         self._held = True
-        self._loop.call_soon(callback, Cancelled, context=self._context)
+        self._loop.call_soon(callback, CANCELLED, context=self._context)
         return True
 
 
@@ -132,6 +142,8 @@ cdef class Reflex:
         self.arrival = Arrival(loop)
         self._line = transport if isinstance(transport, Line) else None
         self._inbox = core.inbox
+        self._outbox = core.outbox
+        self._threshold = core.outbox.threshold
         self._encoder = core.outbox.encoder if core.outbox.deflater is None else None
         self._life = core.life
         self._owed = core.owed
@@ -153,7 +165,7 @@ cdef class Reflex:
         """Do so; ``alone`` means that no task is running."""
         cdef Arrival arrival = self.arrival
         cdef Inbox inbox = self._inbox
-        cdef list others
+        cdef list others = None
         self.feeding = True
         try:
             if inbox.plain:
@@ -171,7 +183,8 @@ cdef class Reflex:
             self.feeding = False
         if self._owed:
             self.flush()
-        if self._life.state is not OPEN:
+        # Nothing but messages ends nothing; a task that ends the connection sees to that itself.
+        if not (others is None and inbox.plain) and self._life.state is not OPEN:
             self.part()
         if self.arrival._callback is None:
             self.nobody_waits()
@@ -202,18 +215,42 @@ cdef class Reflex:
 
     cpdef write(self, int kind, message):
         """Send a message; whoever calls it has the turn."""
-        if self._encoder is not None and self._life.state is OPEN:
-            self._owed.append(self._encoder.frame_of(kind, message, True, False))
-        else:
+        if self._encoder is None or self._life.state is not OPEN:
             self.core.send(kind, message)
+            self.sent()
+            return
+        self.owe(self._encoder.frame_of(kind, message, True, False))
+
+    cdef int owe(self, bytes frame) except -1:
+        """Send a frame; it need not go through what is owed where it can leave at once."""
+        if self._line is not None and not self._owed and not self.gathers() and self.may_flush():
+            return self._line.put(frame)
+        self._owed.append(frame)
         self.sent()
+        return 0
+
+    cpdef offer(self, prepared):
+        """Send a prepared message without waiting: False when there is no room, None at the end."""
+        if self._life.state is not OPEN:
+            return None
+        if self.write_paused or not (self.lock is None or self.lock.free):
+            return False
+        frame = None
+        if self._encoder is not None or len(prepared.payload) >= self._threshold:
+            frame = (<dict>prepared._forms).get(self._outbox.form)
+        if frame is not None:
+            self.owe(frame)
+        else:  # the first of its form, or nobody's but ours
+            self.core.send_prepared(prepared)
+            self.sent()
+        return True
 
     cpdef sent(self):
         """Write what was just owed: at once, or with the next replies while messages wait.
 
         What is gathered leaves at the end of the loop's turn at the latest.
         """
-        if self.corked or self._inbox._messages is not None:
+        if self.gathers():
             self.gathered += len(<bytes>self._owed[len(self._owed) - 1])
             if self.gathered < ENOUGH:
                 if not self.feeding and not self.flush_due:
@@ -222,22 +259,29 @@ cdef class Reflex:
                 return
         self.flush()
 
+    cdef bint gathers(self) noexcept:
+        """True while what is sent waits for what will be sent."""
+        return self.corked or self._inbox._messages is not None
+
     cpdef flush(self):
         """Write everything owed, unless the transport asked us to wait."""
+        cdef bytes owed
         self.flush_due = False
         self.gathered = 0
-        if not self._owed or self.write_paused:
+        if not self._owed or not self.may_flush():
             return
+        owed = self._owed[0] if len(self._owed) == 1 else b"".join(self._owed)
+        del self._owed[:]
         if self._line is not None:
-            if not self._line._closing:
-                self._line.put(self.all_owed())
-        elif not self.transport.is_closing():  # or asyncio logs a line for each
-            self.transport.write(self.all_owed())
+            self._line.put(owed)
+        else:
+            self.transport.write(owed)
 
-    cdef bytes all_owed(self):
-        cdef bytes owed = self._owed[0] if len(self._owed) == 1 else b"".join(self._owed)
-        self._owed.clear()
-        return owed
+    cdef bint may_flush(self) except -1:
+        if self.write_paused:
+            return False
+        # To one that is closing asyncio would log a line for each.
+        return not (self.transport.is_closing() if self._line is None else self._line._closing)
 
 
 # What is awaited and ends at once would have to raise StopIteration to say so, and Cython

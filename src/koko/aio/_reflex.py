@@ -19,7 +19,7 @@ from koko.aio.waiting import TOO_SLOW, within
 from koko.core.connection import Connection
 from koko.core.lifecycle import State
 from koko.errors import CloseError
-from koko.message import Data, Kind, kind_of
+from koko.message import Data, Kind, PreparedMessage, kind_of
 
 if TYPE_CHECKING:
     from koko.aio.pump import Pump
@@ -197,6 +197,16 @@ class Reflex:
         """Send a message; whoever calls it has the turn."""
         self.core.send(kind, message)
         self.sent()
+
+    def offer(self, prepared: PreparedMessage) -> bool | None:
+        """Send a prepared message without waiting: False when there is no room, None at the end."""
+        if self.core.life.state is not OPEN:
+            return None
+        if self.write_paused or not (self.lock is None or self.lock.free):
+            return False
+        self.core.send_prepared(prepared)
+        self.sent()
+        return True
 
     def sent(self) -> None:
         """Write what was just owed: at once, or with the next replies while messages wait.

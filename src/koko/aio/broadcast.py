@@ -36,8 +36,9 @@ async def broadcast(
     late: list[Conn] = []
     outcomes: list[bool | None] = []
     for conn in dict.fromkeys(conns):
-        outcome = _offer(conn, prepared)
+        outcome = conn._pump.offer(prepared)
         if outcome is False:
+            conn._pump.turn.check_own()
             late.append(conn)
         else:
             outcomes.append(outcome)
@@ -52,21 +53,8 @@ async def broadcast(
     return count(outcomes.count(True), outcomes.count(None), len(late), slow)
 
 
-def _offer(conn: Conn, prepared: PreparedMessage) -> bool | None:
-    """Send without waiting: True when sent, False when it is slow, None when it is over."""
-    pump = conn._pump
-    if pump.core.state is not State.OPEN:
-        return None
-    if pump.write_paused or not (pump.lock is None or pump.lock.free):
-        pump.turn.check_own()
-        return False
-    pump.core.send_prepared(prepared)
-    pump.sent()
-    return True
-
-
 async def _send(conn: Conn, prepared: PreparedMessage, timeout: float | None) -> bool | None:
-    """Send in its turn; what came of it as in ``_offer``."""
+    """Send in its turn; what came of it as in ``offer``."""
     try:
         await conn.write_prepared(prepared, timeout)
     except TimeoutError:

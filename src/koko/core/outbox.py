@@ -11,6 +11,7 @@ from koko.core.deflate import Agreed, check_level
 from koko.core.wire import Opcode, Role
 from koko.message import Data, PreparedMessage
 
+PLAIN = (0, 0)  # stands where a level and window bits would, if nothing is compressed
 MAX_OWED_PONGS = 64  # a peer that pings and never reads costs us no more than these
 
 
@@ -19,34 +20,50 @@ class Outbox:
 
     Attributes:
         owed: the frames, oldest first; always the same list.
-        compressing: whether messages are compressed, where that was agreed on.
+        threshold: the bytes from which a message is compressed.
         deflater: what compresses them, None where nothing was agreed on.
+        form: under which a prepared message keeps the frame that we would send of it, unless
+            it is too small to be compressed; None where we share no frame with others.
     """
 
     __slots__ = (
         "_at",
+        "_compressing",
         "_masks",
         "_newest_pong",
         "_pongs",
-        "_threshold",
-        "compressing",
+        "_shared",
         "deflater",
         "encode",
         "encoder",
+        "form",
         "owed",
+        "threshold",
     )
 
     def __init__(self, role: Role, agreed: Agreed | None) -> None:
         self.owed: list[bytes] = []
-        self.compressing = True
+        self.form: tuple[bool, tuple[int, int]] | None
+        self._shared: tuple[int, int] | None
         self.deflater = agreed.deflater(role) if agreed else None
-        self._threshold = agreed.threshold if agreed else 0
+        self.threshold = agreed.threshold if agreed else 0
         self.encoder = Encoder(role)
         self.encode = self.encoder.encode
         self._masks = role.masks
         self._pongs = 0  # how many are owed
         self._newest_pong = b""
         self._at = 0  # where it stands, if it is still owed
+        self.compressing = True
+
+    @property
+    def compressing(self) -> bool:
+        """Whether messages are compressed, where that was agreed on."""
+        return self._compressing
+
+    @compressing.setter
+    def compressing(self, enabled: bool) -> None:
+        self._compressing = enabled
+        self._choose_form()
 
     @property
     def level(self) -> int | None:
@@ -58,6 +75,7 @@ class Outbox:
         check_level(level)
         if self.deflater is not None:
             self.deflater.level = level
+            self._choose_form()
 
     def add(self, kind: int, payload: Data) -> None:
         """Owe one whole message."""
@@ -66,7 +84,7 @@ class Outbox:
             self.owed.append(self.encode(kind, payload))
             return
         octets = payload.encode() if isinstance(payload, str) else bytes(payload)
-        if len(octets) < self._threshold:
+        if len(octets) < self.threshold:
             self.owed.append(self.encode(kind, octets))
         else:
             self.owed.append(self.encode(kind, deflater.compress(octets), True, True))
@@ -74,21 +92,24 @@ class Outbox:
     def add_prepared(self, prepared: PreparedMessage) -> None:
         """Owe a prepared message; what connections can share of it is made once."""
         kind, payload, forms = prepared.kind, prepared.payload, prepared._forms
-        large = len(payload) >= self._threshold
-        deflater = self.deflater if self.compressing and large else None
-        shareable = deflater.shareable if deflater else None
-        if deflater is not None and shareable is None:
-            self.add(kind, payload)  # context takeover: no two connections send the same bytes
+        shared = self._shared if len(payload) >= self.threshold else PLAIN
+        if shared is None:  # context takeover: no two connections send the same bytes
+            self.add(kind, payload)
             return
-        rsv1, form = deflater is not None, (self._masks, shareable)
+        rsv1, form = shared is not PLAIN, (self._masks, shared)
         made = forms.get(form)
         if made is None:
-            made = payload if deflater is None else deflater.compress(payload)
+            made = self.deflater.compress(payload) if rsv1 and self.deflater else payload
             if not self._masks:
                 made = self.encode(kind, made, True, rsv1)
             forms[form] = made
         # §5.3: each frame has a fresh key, so clients share the payload and servers the frame.
         self.owed.append(self.encode(kind, made, True, rsv1) if self._masks else made)
+
+    def _choose_form(self) -> None:
+        deflater = self.deflater if self._compressing else None
+        self._shared = PLAIN if deflater is None else deflater.shareable
+        self.form = None if self._masks or self._shared is None else (False, self._shared)
 
     def add_fragment(self, opcode: int, octets: Data, final: bool, rsv1: bool) -> None:
         """Owe one frame of a message that has several; what is compressed is so already."""
