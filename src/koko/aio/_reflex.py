@@ -29,12 +29,28 @@ GATHER = 1 << 16  # bytes of replies gathered while more messages wait to be rea
 OPEN = State.OPEN
 
 
-class Cancelled:
-    """What a cancelled receiver finds in the place of an arrival."""
+class NoLoop:
+    """What futures that are over already need of a loop."""
 
-    @staticmethod
-    def result() -> None:
-        raise asyncio.CancelledError
+    def get_debug(self) -> bool:
+        return False
+
+
+def over(cancelled: bool) -> asyncio.Future[None]:
+    """Return a future that is over: what a task finds in the place of an arrival.
+
+    Of a Future a task takes the result in C; anything else it would have to ask.
+    """
+    future = asyncio.Future[None](loop=NoLoop())  # type: ignore[arg-type]
+    if cancelled:
+        future.cancel()
+    else:
+        future.set_result(None)
+    return future
+
+
+ARRIVED = over(cancelled=False)
+CANCELLED = over(cancelled=True)
 
 
 class Arrival:
@@ -83,10 +99,10 @@ class Arrival:
             return
         self._callback = None
         if asyncio.current_task(self._loop) is None:
-            context.run(callback, self)
+            context.run(callback, ARRIVED)
         else:
             self._held = True
-            self._loop.call_soon(callback, self, context=context)
+            self._loop.call_soon(callback, ARRIVED, context=context)
 
     # The awaitable
 
@@ -103,10 +119,7 @@ class Arrival:
         self._yielded = self._asyncio_future_blocking = True
         return self
 
-    # What the task asks of a future
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
+    # What the task asks of a future; where there is no get_loop(), it looks at _loop
 
     def add_done_callback(
         self, callback: Callable[[Any], object], *, context: Context | None = None
@@ -114,15 +127,12 @@ class Arrival:
         self._callback = callback
         self._context = context
 
-    def result(self) -> None:
-        pass
-
     def cancel(self, msg: object = None) -> bool:
         callback, self._callback = self._callback, None
         if callback is None:
             return False
         self._held = True
-        self._loop.call_soon(callback, Cancelled, context=self._context)
+        self._loop.call_soon(callback, CANCELLED, context=self._context)
         return True
 
 
@@ -156,7 +166,7 @@ class Reflex:
         self.feeding = True
         try:
             core.feed(data, self.now())
-            if arrival.waiting and (core.inbox or not core.inbox.plain):
+            if arrival._callback is not None and (core.inbox or not core.inbox.plain):
                 arrival.wake()
         finally:
             self.feeding = False
@@ -164,7 +174,7 @@ class Reflex:
             self.flush()
         if core.life.state is not OPEN:
             self.part()
-        if not self.arrival.waiting:
+        if self.arrival._callback is None:
             self.nobody_waits()
 
     def next_arrival(self) -> Arrival:
@@ -176,13 +186,16 @@ class Reflex:
     def next_message(self) -> str | bytes | None:
         """Return the next message, None when ``arrival`` must be awaited for it."""
         core, inbox = self.core, self.core.inbox
-        if not inbox and self.arrival.waiting:
+        if self.arrival._callback is not None and not inbox:
             raise self.busy()
         if not inbox.plain:
             return self.last_word()
-        message = core.next_message()
-        if message is None and core.owed:
-            self.flush()
+        message = inbox.take()
+        if message is None:
+            if core.owed:
+                self.flush()
+        elif inbox.backlog:
+            core.catch_up()
         if self.read_paused:
             self.read_on()
         return message

@@ -94,7 +94,7 @@ class Decoder:
     ) -> None:
         self.failure: ProtocolError | None = None
         self.read_limit = read_limit
-        self._peer = role.peer
+        self._peer_masks = role.peer.masks
         self._inflater = inflater
         self._hold = hold
         self._held = 0
@@ -181,11 +181,11 @@ class Decoder:
         opcode = first & 0x0F
         self._check_first(first, opcode)
         # §5.1: a client masks every frame, a server none.
-        if (second >= 0x80) != self._peer.masks:
+        if (second >= 0x80) != self._peer_masks:
             raise ProtocolError(
                 1002,
                 "peer sent an unmasked frame; a client must mask every frame"
-                if self._peer.masks
+                if self._peer_masks
                 else "peer sent a masked frame; a server must not mask any frame",
                 "§5.1",
             )
@@ -197,7 +197,7 @@ class Decoder:
             start, length = self._read_length(data, start, length)
             if start < 0:
                 return -1
-        if self._peer.masks:
+        if self._peer_masks:
             if len(data) < start + 4:
                 return -1
             self._key = data[start : start + 4]
@@ -213,13 +213,14 @@ class Decoder:
         ):
             bits = ", ".join(f"RSV{i + 1}" for i in range(3) if first & 0x40 >> i)
             raise ProtocolError(1002, f"peer set {bits} on a frame of opcode {opcode}", "§5.2")
-        if opcode not in OPCODES:
-            raise ProtocolError(1002, f"peer sent reserved opcode {opcode}", "§5.2")
         # §5.4: fragments of one message follow each other; only control frames may come between.
-        if opcode == CONTINUATION and not self._kind:
+        if opcode in (TEXT, BINARY):
+            if self._kind:
+                raise ProtocolError(1002, "peer began a message inside another", "§5.4")
+        elif opcode not in OPCODES:
+            raise ProtocolError(1002, f"peer sent reserved opcode {opcode}", "§5.2")
+        elif opcode == CONTINUATION and not self._kind:
             raise ProtocolError(1002, "peer continued a message that it had not begun", "§5.4")
-        if opcode in (TEXT, BINARY) and self._kind:
-            raise ProtocolError(1002, "peer began a message inside another", "§5.4")
 
     def _check_control(self, first: int, opcode: int, length: int) -> None:
         # §5.5: a control frame carries at most 125 bytes and is never fragmented.
@@ -245,8 +246,9 @@ class Decoder:
 
     def _begin_frame(self, first: int, opcode: int, length: int) -> None:
         if opcode < CLOSE:
-            self._check_limit(self._wire + length)
             self._wire += length
+            if self.read_limit is not None and self._wire > self.read_limit:
+                self._check_limit(self._wire)
             if opcode:
                 self._kind = opcode
                 self._compressed = first & 0x40 != 0
@@ -263,7 +265,7 @@ class Decoder:
 
     def _read_payload(self, piece: bytes, items: list[Item]) -> None:
         size = len(piece)
-        if self._peer.masks and size:
+        if self._peer_masks and size:
             piece = mask(piece, self._key, self._at)
         self._at += size
         self._left -= size
