@@ -48,6 +48,7 @@ cdef class Reflex:
     cdef Py_ssize_t _threshold  # bytes from which messages are compressed
     cdef object _life
     cdef list _owed
+    cdef bytearray _room  # where a transport that is no Line may read to
 
     cdef bint must_wait(self) except -1
     cdef int arrived(self, const uint8_t *octets, Py_ssize_t size, double now, bint alone) except -1

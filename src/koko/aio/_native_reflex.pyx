@@ -7,6 +7,7 @@ not wait costs more than what it does.
 """
 
 cimport cython
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t
 
@@ -14,9 +15,10 @@ from koko.core._native cimport Encoder
 from koko.core._native_inbox cimport Inbox
 
 import asyncio
+import sys
 import time
 import warnings
-from asyncio import current_task
+from weakref import WeakKeyDictionary
 
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core.lifecycle import State
@@ -29,9 +31,15 @@ cdef extern from "Python.h":
 
 
 GATHER = 1 << 16  # bytes of replies gathered while more messages wait to be read
+READ = 1 << 18  # bytes that a transport may read at once
 
 cdef object OPEN = State.OPEN
 cdef Py_ssize_t ENOUGH = GATHER
+
+# asyncio.current_task is written in Python before 3.12, round this.
+cdef object current_task = (
+    asyncio.current_task if sys.version_info >= (3, 12) else asyncio.tasks._current_tasks.get
+)
 
 cdef enum:
     TEXT = 1
@@ -95,15 +103,14 @@ cdef class Arrival:
         A task cannot be entered from within another; bytes arrive from inside a task
         where the transport is memory (tests, in-process pairs).
         """
-        callback, context = self._callback, self._context
-        if callback is None or context is None:
+        if self._callback is None:
             return
-        self._callback = None
         if current_task(self._loop) is None:
-            context.run(callback, ARRIVED)
+            self.enter()
         else:
             self._held = True
-            self._loop.call_soon(callback, ARRIVED, context=context)
+            callback, self._callback = self._callback, None
+            self._loop.call_soon(callback, ARRIVED, context=self._context)
 
     cdef int enter(self) except -1:
         """Let the receiver go on at once; for who knows that no task is running."""
@@ -147,6 +154,8 @@ cdef class Reflex:
         self._encoder = core.outbox.encoder if core.outbox.deflater is None else None
         self._life = core.life
         self._owed = core.owed
+        if self._line is None:
+            self._room = room_of(loop)
 
     @property
     def congested(self):
@@ -160,6 +169,20 @@ cdef class Reflex:
         """Feed the core, wake the receiver, write what is owed then."""
         cdef const uint8_t *octets = <const uint8_t *>PyBytes_AS_STRING(data)
         self.arrived(octets, PyBytes_GET_SIZE(data), self.now(), False)
+
+    # What aiofastnet asks for in the place of data_received: it reads into one buffer then.
+
+    def is_buffered_protocol(self):
+        return True
+
+    def get_buffer(self, hint):
+        """Return where to read to: one place for all connections of the loop."""
+        return self._room
+
+    def buffer_updated(self, Py_ssize_t size):
+        """Do as ``data_received`` with what was read there."""
+        cdef const uint8_t *octets = <const uint8_t *>PyByteArray_AS_STRING(self._room)
+        self.arrived(octets, size, self.now(), False)
 
     cdef int arrived(self, const uint8_t *octets, Py_ssize_t size, double now, bint alone) except -1:
         """Do so; ``alone`` means that no task is running."""
@@ -468,6 +491,16 @@ cdef class MessageVerbs:
         awaited._message = message
         awaited._sends = True
         return awaited if timeout is None else within(timeout, TOO_SLOW, awaited)
+
+
+_rooms = WeakKeyDictionary()  # where transports read to, of each loop that has such
+
+
+cdef bytearray room_of(loop):
+    room = _rooms.get(loop)
+    if room is None:
+        room = _rooms[loop] = bytearray(READ)
+    return room
 
 
 cdef thrown(kind, error, traceback):

@@ -11,7 +11,7 @@ about WebSocket is known here.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 
 from koko.aio._native_reflex cimport Line, Reflex
@@ -35,11 +35,29 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int epoll, int what, int fd, epoll_event *event)
     int epoll_wait(int epoll, epoll_event *events, int room, int timeout)
 
+cdef extern from "<netinet/in.h>" nogil:
+    enum:
+        AF_INET, AF_INET6, INET6_ADDRSTRLEN
+    struct sockaddr:
+        unsigned short sa_family
+    struct sockaddr_in:
+        uint16_t sin_port
+        uint32_t sin_addr
+    struct sockaddr_in6:
+        uint16_t sin6_port
+        uint32_t sin6_flowinfo, sin6_scope_id
+        uint8_t sin6_addr
+    struct sockaddr_storage:
+        pass
+
+cdef extern from "<arpa/inet.h>" nogil:
+    const char *inet_ntop(int family, const void *address, char *room, unsigned size)
+    uint16_t ntohs(uint16_t port)
+    uint32_t ntohl(uint32_t flow)
+
 cdef extern from "<sys/socket.h>" nogil:
     enum:
         MSG_NOSIGNAL, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK
-    struct sockaddr:
-        pass
     ssize_t recv(int fd, void *room, size_t size, int flags)
     ssize_t send(int fd, const void *octets, size_t size, int flags)
     int accept4(int fd, sockaddr *address, unsigned *size, int flags)
@@ -420,6 +438,21 @@ cdef class SocketTransport(Watched):
         return f"<{type(self).__name__} fd={self._fd} {state}>"
 
 
+cdef object address_in(sockaddr *address):
+    """Return an Internet address as Python writes it, None for any other."""
+    cdef char room[INET6_ADDRSTRLEN]
+    cdef sockaddr_in *four = <sockaddr_in *>address
+    cdef sockaddr_in6 *six = <sockaddr_in6 *>address
+    if address.sa_family == AF_INET:
+        inet_ntop(AF_INET, &four.sin_addr, room, sizeof(room))
+        return room.decode(), ntohs(four.sin_port)
+    if address.sa_family == AF_INET6:
+        inet_ntop(AF_INET6, &six.sin6_addr, room, sizeof(room))
+        port, flow = ntohs(six.sin6_port), ntohl(six.sin6_flowinfo)
+        return room.decode(), port, flow, six.sin6_scope_id
+    return None
+
+
 cdef SocketTransport transport_on(loop, int fd, sock, local, remote):
     cdef SocketTransport transport = SocketTransport.__new__(SocketTransport)
     transport._fd = fd
@@ -474,13 +507,16 @@ cdef class Listener(Watched):
         self.watch(EPOLLIN)
 
     cdef int ready(self, uint32_t events) except -1:
+        cdef sockaddr_storage peer
+        cdef unsigned size
         cdef int fd, i
         for i in range(MOST):
             if self._fd < 0:
                 break
-            fd = accept4(self._fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            size = sizeof(peer)
+            fd = accept4(self._fd, <sockaddr *>&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd >= 0:
-                self.admit(fd)
+                self.admit(fd, address_in(<sockaddr *>&peer))
             elif errno == EAGAIN:
                 break
             elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
@@ -488,16 +524,16 @@ cdef class Listener(Watched):
                 break
         return 0
 
-    cdef int admit(self, int fd) except -1:
-        cdef SocketTransport transport
-        sock = socket.socket(fileno=fd)
-        try:
-            local = sock.getsockname() if self._local is None else self._local
-            transport = transport_on(self._loop, fd, sock, local, sock.getpeername())
-        except OSError:  # it is gone already
-            sock.close()
-            return 0
-        begin(transport, self._factory())
+    cdef int admit(self, int fd, remote) except -1:
+        sock, local = None, self._local
+        if local is None or remote is None:
+            sock = socket.socket(fileno=fd)
+            try:
+                local, remote = sock.getsockname(), sock.getpeername()
+            except OSError:  # it is gone already
+                sock.close()
+                return 0
+        begin(transport_on(self._loop, fd, sock, local, remote), self._factory())
         return 0
 
     cdef int fail(self, error) except -1:
