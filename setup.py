@@ -18,6 +18,7 @@ NATIVE = [
     "koko.core._native",
     "koko.core._native_inbox",
     "koko.aio._native_reflex",
+    "koko.sync._native_reflex",
 ]
 if sys.platform == "linux":
     NATIVE.append("koko.aio._native_transport")

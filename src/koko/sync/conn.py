@@ -73,6 +73,8 @@ class Conn(ControlVerbs, StreamVerbs):
             TimeoutError: nothing arrived within ``timeout`` seconds; nothing is lost.
             RuntimeError: another thread is receiving already.
         """
+        if timeout is None:
+            return self._pump.next_message()
         message: str | bytes = self._pump.receive(timeout, self._core.next_message)
         return message
 
@@ -97,10 +99,10 @@ class Conn(ControlVerbs, StreamVerbs):
         Ordinary is our own ``close`` and a Close with 1000, 1001 or no code; any other
         end is raised, as by ``recv``.
         """
-        receive, next_message = self._pump.receive, self._core.next_message
+        next_message = self._pump.next_message
         try:
             while True:
-                yield receive(None, next_message)
+                yield next_message()
         except CloseError as error:
             if not error.ordinary:
                 raise
@@ -123,7 +125,10 @@ class Conn(ControlVerbs, StreamVerbs):
             kind = _TEXT
         else:
             kind = _BINARY if type(message) is bytes else kind_of(message)
-        self._pump.write(timeout, self._core.send, kind, message)
+        if timeout is None:
+            self._pump.write_message(kind, message)
+        else:
+            self._pump.write(timeout, self._core.send, kind, message)
 
     def write_message(self, kind: int, data: Data, timeout: float | None = None) -> None:
         """Send one message of the given kind; bytes given as text are sent as they are.

@@ -34,10 +34,6 @@ class Pump(Writing):
     def __init__(self, core: Connection, stream: Stream, early: bytes = b"") -> None:
         super().__init__(core, stream)
         self.closed = False
-        self.read_deadline: float | None = None
-        self._followers = 0
-        self._receiver = 0
-        self._reading = False
         self._half_closed = False
         self._why = "the peer's stream ended without a Close"
         if early:  # what the peer said right behind its handshake

@@ -57,7 +57,7 @@ class Stream(Protocol):
 
 
 class PlainStream:
-    """A connected TCP socket."""
+    """A connected TCP socket; ``is_bare`` when it is the system's own and does what it is told."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(None)
@@ -68,7 +68,10 @@ class PlainStream:
         self._rest = memoryview(b"")
         self._size = _LITTLE
         # gevent's socket waits in spite of the flag; Windows has no such flag.
-        self._obeys = bool(_DONTWAIT) and isinstance(sock, _socket.socket)
+        self.is_bare = bool(_DONTWAIT) and isinstance(sock, _socket.socket)
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
 
     def recv(self, timeout: float | None) -> bytes | None:
         if timeout is not None and not self.wait(READ, timeout):
@@ -97,7 +100,7 @@ class PlainStream:
         return not self.pending
 
     def _send(self, octets: bytes | memoryview) -> int:
-        if not self._obeys:
+        if not self.is_bare:
             if not self.wait(WRITE, 0):
                 return 0
             octets = octets[:_MUCH]

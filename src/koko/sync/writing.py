@@ -13,16 +13,15 @@ from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from koko.core.connection import Connection
 from koko.core.outgoing import Outgoing
 from koko.message import Kind
-from koko.sync.floor import Floor
-from koko.sync.transport import WRITE, Stream, deadline_in, earliest, time_left
+from koko.sync.reflex import Reflex
+from koko.sync.transport import WRITE, deadline_in, earliest, time_left
 
 GATHER = 1 << 16  # bytes of replies gathered at most by a thread that asked for it
 
 
-class Writing:
+class Writing(Reflex):
     """Who writes, and who waits to."""
 
     if TYPE_CHECKING:  # what it stands on
@@ -32,19 +31,6 @@ class Writing:
         def _break(self, error: OSError) -> None: ...
         def _settled_error(self) -> BaseException: ...
         def _not_now(self, verb: str) -> RuntimeError: ...
-
-    def __init__(self, core: Connection, stream: Stream) -> None:
-        self.core = core
-        self.stream = stream
-        self.lock = threading.RLock()  # a handler may send: it is called with the lock held
-        self.floor = Floor(core, self.lock)
-        self.write_deadline: float | None = None
-        self.handling = False
-        self.corked_by = 0  # the thread whose messages are gathered
-        self._gathered = 0  # bytes of it
-        self._queued = 0
-        self._writing = False
-        self._mute = False
 
     # What a Conn calls
 
@@ -151,10 +137,20 @@ class Writing:
             if core.owed:
                 self._write_owed(deadline)
         finally:
-            if core.ending is not None:
-                self.part()
-            if self._queued:
-                self._turn.notify()
+            self._pass_turn()
+
+    def _pass_turn(self) -> None:
+        if self.core.ending is not None:
+            self.part()
+        if self._queued:
+            self._turn.notify()
+
+    def write_rest(self) -> None:
+        """Write, whole, what is left of a message that is owed already."""
+        try:
+            self._write_owed(None)
+        finally:
+            self._pass_turn()
 
     def flush(self) -> None:
         """Write what is owed as far as it leaves at once; a waiting writer does the rest."""
