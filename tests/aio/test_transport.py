@@ -8,6 +8,7 @@ import resource
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from koko.aio import Server, dial
 from koko.errors import CloseError
+from koko.message import Kind
 from tests.aio.conftest import echo, url
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
@@ -330,6 +332,43 @@ async def test_want_of_descriptors_is_told_and_survived(ours: Any) -> None:
     client.close()
     listener.close()
     await ended(accepted[0])
+
+
+class Blind(asyncio.SelectorEventLoop):
+    """A loop that can watch no descriptors of ours, as the one of Windows."""
+
+    def add_reader(self, *args: Any) -> None:
+        raise NotImplementedError
+
+
+def test_a_loop_that_watches_no_descriptors_brings_its_own_transports() -> None:
+    async def talk() -> None:
+        async with Server(echo, "127.0.0.1") as server, dial(url(server)) as conn:
+            await conn.send("hello")
+            assert await conn.recv() == "hello"
+
+    with asyncio.Runner(loop_factory=Blind) as runner:
+        runner.run(talk())
+
+
+told: ContextVar[str] = ContextVar("told", default="nothing")
+
+
+async def test_a_handler_runs_in_the_context_its_server_was_started_in() -> None:
+    seen: list[str] = []
+
+    async def look(conn: Any) -> None:
+        conn.ping_handler = lambda payload: seen.append(told.get())
+        async for _ in conn:
+            seen.append(told.get())
+
+    told.set("when it was started")
+    async with Server(look, "127.0.0.1") as server:
+        told.set("by whoever dials")
+        async with dial(url(server)) as conn:
+            await conn.write_control(Kind.PING, b"look")
+            await conn.send("look")
+    assert seen == ["when it was started"] * 2
 
 
 async def test_a_connection_that_the_kernel_ends_is_an_ordinary_error_to_the_reader() -> None:

@@ -21,7 +21,12 @@ import os
 import socket
 import warnings
 from asyncio.trsock import TransportSocket
+from contextvars import copy_context
 from weakref import WeakKeyDictionary
+
+cdef extern from "Python.h":
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum:
@@ -109,6 +114,7 @@ cdef class Watched(Line):
     cdef int _fd  # -1 once it is closed
     cdef uint32_t _interest  # 0 while it is not watched
     cdef object _loop
+    cdef object _context  # of who made it; what is ready is served in it, as by any loop
     cdef Poller _poller
 
     cdef int ready(self, uint32_t events) except -1:
@@ -192,19 +198,25 @@ cdef class Poller:
             watched = self._watched[events[i].data.fd]
             if watched is None:  # one before it has closed it
                 continue
+            PyContext_Enter(watched._context)
             try:
                 watched.ready(events[i].events)
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as error:
                 watched.fail(error)
+            finally:
+                PyContext_Exit(watched._context)
 
 
 cdef Poller poller_of(loop):
-    """Return the poller of a loop."""
-    poller = _pollers.get(loop)
+    """Return the poller of a loop; NotImplementedError if that can watch no descriptors."""
+    cdef Poller poller = _pollers.get(loop)
     if poller is None:
-        poller = _pollers[loop] = Poller()
+        poller = Poller()
+        loop.add_reader(poller._epoll, poller._run)
+        loop.remove_reader(poller._epoll)
+        _pollers[loop] = poller
     return poller
 
 
@@ -225,12 +237,13 @@ cdef class SocketTransport(Watched):
     cdef Py_ssize_t _unsent_size
     cdef Py_ssize_t _taken  # bytes of the first of them that have left
     cdef bint _protocol_paused, _read_paused, _heard_end, _ends, _lost
+    cdef bint _bare  # there is no socket object, which would close the descriptor
     cdef object __weakref__
 
     def __dealloc__(self):
-        if self._fd >= 0 and self._socket is None:
-            close(self._fd)
         if self._fd >= 0:
+            if self._bare:
+                close(self._fd)
             warnings.warn(f"unclosed transport of descriptor {self._fd}", ResourceWarning)
 
     # What the poller calls
@@ -282,16 +295,16 @@ cdef class SocketTransport(Watched):
                 break
             del self._unsent[0]
             self._taken = 0
-        if not self._unsent:
+        if self._protocol_paused and self._unsent_size <= LOW:
+            self._protocol_paused = False
+            self._protocol.resume_writing()  # and it may write more
+        if self._unsent is not None and not self._unsent:
             self._unsent = None
             self.rewatch()
             if self._ends:
                 shutdown(self._fd, SHUT_WR)
             if self._closing:
                 self.lose(None)
-        if self._protocol_paused and self._unsent_size <= LOW:
-            self._protocol_paused = False
-            self._protocol.resume_writing()
         return 0
 
     cdef Py_ssize_t take_off(self, const uint8_t *octets, Py_ssize_t size) except -1:
@@ -406,10 +419,10 @@ cdef class SocketTransport(Watched):
         try:
             protocol.connection_lost(error)
         finally:
-            if self._socket is not None:
-                self._socket.close()
-            else:
+            if self._bare:
                 close(self._fd)
+            else:
+                self._socket.close()
             self._fd = -1
 
     # What it stands on
@@ -428,8 +441,9 @@ cdef class SocketTransport(Watched):
         if name == "peername":
             return self._remote
         if name == "socket" and self._fd >= 0:
-            if self._socket is None:
+            if self._bare:
                 self._socket = socket.socket(fileno=self._fd)
+                self._bare = False
             return TransportSocket(self._socket)
         return default
 
@@ -453,12 +467,14 @@ cdef object address_in(sockaddr *address):
     return None
 
 
-cdef SocketTransport transport_on(loop, int fd, sock, local, remote):
+cdef SocketTransport transport_on(Poller poller, loop, context, int fd, sock, local, remote):
     cdef SocketTransport transport = SocketTransport.__new__(SocketTransport)
     transport._fd = fd
     transport._loop = loop
-    transport._poller = poller_of(loop)
+    transport._context = context
+    transport._poller = poller
     transport._socket = sock
+    transport._bare = sock is None
     transport._local = local
     transport._remote = remote
     return transport
@@ -474,14 +490,21 @@ def attach(sock, protocol):
     """Give a connected socket to a protocol, on the loop that runs; from now on it is closed here.
 
     Raises:
-        NotImplementedError: the loop can watch no descriptors.
+        OSError: it is not connected any more; it was closed.
+        NotImplementedError: the loop can watch no descriptors; it is as it was.
     """
     loop = asyncio.get_running_loop()
+    cdef Poller poller = poller_of(loop)
     sock.setblocking(False)
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    local, remote = sock.getsockname(), sock.getpeername()
-    begin(transport_on(loop, sock.fileno(), sock, local, remote), protocol)
+    try:
+        local, remote = sock.getsockname(), sock.getpeername()
+    except OSError:
+        sock.close()
+        raise
+    context = copy_context()
+    begin(transport_on(poller, loop, context, sock.fileno(), sock, local, remote), protocol)
 
 
 @cython.final
@@ -493,13 +516,14 @@ cdef class Listener(Watched):
     cdef object _local  # the address of every connection; None where each has its own
 
     def __init__(self, sock, factory):
+        self._loop = asyncio.get_running_loop()
+        self._poller = poller_of(self._loop)
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:
             # Linux hands it on to the sockets that are accepted.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sockets = (sock,)
-        self._loop = asyncio.get_running_loop()
-        self._poller = poller_of(self._loop)
+        self._context = copy_context()
         self._fd = sock.fileno()
         self._factory = factory
         local = sock.getsockname()
@@ -533,7 +557,10 @@ cdef class Listener(Watched):
             except OSError:  # it is gone already
                 sock.close()
                 return 0
-        begin(transport_on(self._loop, fd, sock, local, remote), self._factory())
+        transport = transport_on(
+            self._poller, self._loop, self._context, fd, sock, local, remote
+        )
+        begin(transport, self._factory())
         return 0
 
     cdef int fail(self, error) except -1:

@@ -174,18 +174,19 @@ class Pump(Reflex, asyncio.Protocol):
 
     def release_waiters(self) -> None:
         """Have everybody who waits for a change look again."""
-        for waiter in self._waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._waiters:
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     def part(self) -> None:
         """Do to the transport what the state of the connection asks for."""
         self.rearm()
         self.release_waiters()
-        if self.core.ending is not None:
+        core, parting = self.core, self.core.parting
+        if core.ending is not None:
             self._resume()  # up to the end of the stream; what comes is dropped
-        parting = self.core.parting
-        if parting is Parting.STAY or (self.core.owed and not self.lost):
+        if parting is Parting.STAY or (core.owed and not self.lost):
             return
         if parting is Parting.DROP:
             self.transport.close()

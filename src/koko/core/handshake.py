@@ -227,7 +227,9 @@ def _items(text: str) -> list[str]:
 
 def _missing_switch(headers: MultiMapping[str]) -> str | None:
     for name, token in SWITCH:
-        if token not in tokens(headers.getall(name, ())):
+        values = headers.getall(name, ())
+        # What nearly everybody writes needs no taking apart.
+        if values != [token] and values != [token.title()] and token not in tokens(values):
             return f"{_said(headers, name)}, expected {token!r}"
     return None
 
