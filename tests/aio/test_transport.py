@@ -7,6 +7,7 @@ import gc
 import resource
 import socket
 import struct
+import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from pathlib import Path
@@ -369,6 +370,78 @@ async def test_a_handler_runs_in_the_context_its_server_was_started_in() -> None
             await conn.write_control(Kind.PING, b"look")
             await conn.send("look")
     assert seen == ["when it was started"] * 2
+
+
+async def test_what_a_handler_sets_is_not_there_for_the_next_connection() -> None:
+    seen: list[str] = []
+
+    async def look(conn: Any) -> None:
+        def on_ping(payload: bytes) -> None:
+            seen.append(told.get())
+            told.set("another's secret")
+
+        conn.ping_handler = on_ping
+        async for _ in conn:
+            pass
+
+    async with Server(look, "127.0.0.1") as server:
+        for _ in range(2):
+            async with dial(url(server)) as conn:
+                await conn.write_control(Kind.PING, b"look")
+    assert seen == ["nothing"] * 2
+
+
+async def test_who_sends_on_and_on_learns_that_the_peer_is_gone() -> None:
+    ended: list[BaseException] = []
+
+    async def flood(conn: Any) -> None:
+        try:
+            while True:
+                await conn.send(bytes(100))
+        except CloseError as error:
+            ended.append(error)
+
+    async with Server(flood, "127.0.0.1") as server:
+        conn = await dial(url(server))
+        sock = conn.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await conn.recv()
+        conn.abort()
+        while server.connections:
+            await asyncio.sleep(0)
+    assert ended
+
+
+class Ahead(asyncio.SelectorEventLoop):
+    """A loop whose clock is its own."""
+
+    def time(self) -> float:
+        return super().time() + 1000.0
+
+
+def test_a_loop_with_a_clock_of_its_own_is_timed_by_that() -> None:
+    async def talk() -> None:
+        async with Server(echo, "127.0.0.1") as server, dial(url(server)) as conn:
+            assert 0 <= await conn.ping() < 100
+
+    with asyncio.Runner(loop_factory=Ahead) as runner:
+        runner.run(talk())
+
+
+def test_a_loop_that_ends_with_something_open_takes_it_along(ours: Any) -> None:
+    async def forget() -> weakref.ref[asyncio.AbstractEventLoop]:
+        near, far = socket.socketpair()
+        ours.attach(near, Heard())
+        kept.append(far)
+        return weakref.ref(asyncio.get_running_loop())
+
+    kept: list[socket.socket] = []
+    with pytest.warns(ResourceWarning):  # noqa: PT031
+        loop = asyncio.run(forget())
+        gc.collect()
+    assert loop() is None
+    assert kept[0].recv(1) == b""
+    kept[0].close()
 
 
 async def test_a_connection_that_the_kernel_ends_is_an_ordinary_error_to_the_reader() -> None:

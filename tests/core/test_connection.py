@@ -376,3 +376,20 @@ def test_nothing_prepared_is_sent_after_a_close():
     end.start_close(1000, "", 1.0)
     with pytest.raises(ErrCloseSent):
         end.send_prepared(PreparedMessage(Kind.TEXT, "hello"))
+
+
+def test_a_handler_that_is_interrupted_loses_nothing_of_what_came_with_its_ping():
+    end = server()
+    pings = []
+
+    def interrupted(payload):
+        pings.append(payload)
+        raise KeyboardInterrupt
+
+    end.on_ping = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        end.feed(said("1 000 1001", b"1") + said("1 000 1000", b"\x03\xe8"), 1.0)
+    assert pings == [b"1"]
+    with pytest.raises(CloseError):
+        end.next_message()
+    assert end.received == (1000, "")

@@ -33,6 +33,7 @@ cdef class Reflex:
     cdef readonly object transport
     cdef readonly object loop
     cdef readonly object now
+    cdef readonly bint ticks  # that clock is the system's, and no loop's own
     cdef readonly Arrival arrival
     cdef public Py_ssize_t corked  # how many blocks gather what is sent
     cdef public bint write_paused

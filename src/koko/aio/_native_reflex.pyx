@@ -147,6 +147,7 @@ cdef class Reflex:
         self.loop = loop
         self.now = clock_of(loop)
         self.arrival = Arrival(loop)
+        self.ticks = self.now is time.monotonic or type(loop).time is asyncio.BaseEventLoop.time
         self._line = transport if isinstance(transport, Line) else None
         self._inbox = core.inbox
         self._outbox = core.outbox
@@ -303,8 +304,9 @@ cdef class Reflex:
     cdef bint may_flush(self) except -1:
         if self.write_paused:
             return False
-        # To one that is closing asyncio would log a line for each.
-        return not (self.transport.is_closing() if self._line is None else self._line._closing)
+        if self.transport.is_closing() if self._line is None else self._line._closing:
+            self.write_paused = True  # it failed: who sends on waits for its end to be told
+        return not self.write_paused
 
 
 # What is awaited and ends at once would have to raise StopIteration to say so, and Cython

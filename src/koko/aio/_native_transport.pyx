@@ -10,19 +10,20 @@ about WebSocket is known here.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.errno cimport EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 
 from koko.aio._native_reflex cimport Line, Reflex
 
 import asyncio
+import errno as eno
 import os
 import socket
 import warnings
 from asyncio.trsock import TransportSocket
 from contextvars import copy_context
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 cdef extern from "Python.h":
     int PyContext_Enter(object context) except -1
@@ -89,9 +90,13 @@ cdef enum:
     BATCH = 256
 
 cdef Py_ssize_t ROOM = READ
-cdef Py_ssize_t HIGH = HIGH_WATER
-cdef Py_ssize_t LOW = LOW_WATER
 cdef int MOST = ACCEPTED
+
+# What accept() says of a connection that is gone before it was taken (accept(2)).
+cdef object GONE = frozenset({
+    eno.ECONNABORTED, eno.EINTR, eno.EPERM, eno.EPROTO, eno.ENETDOWN, eno.ENOPROTOOPT,
+    eno.EHOSTDOWN, eno.EHOSTUNREACH, eno.EOPNOTSUPP, eno.ENETUNREACH,
+})
 
 _pollers = WeakKeyDictionary()  # of each loop that has sockets here
 
@@ -142,7 +147,6 @@ cdef class Poller:
 
     cdef int _epoll
     cdef list _watched  # by descriptor
-    cdef Py_ssize_t _count
     cdef uint8_t *_octets  # what was read last, until the next read
     cdef object __weakref__
 
@@ -173,17 +177,11 @@ cdef class Poller:
         if epoll_ctl(self._epoll, what, fd, &event) < 0 and what != EPOLL_CTL_DEL:
             raise failure()
         if what == EPOLL_CTL_ADD:
-            if not self._count:
-                watched._loop.add_reader(self._epoll, self._run)
             while len(self._watched) <= fd:
                 self._watched.append(None)
             self._watched[fd] = watched
-            self._count += 1
         elif what == EPOLL_CTL_DEL:
             self._watched[fd] = None
-            self._count -= 1
-            if not self._count:
-                watched._loop.remove_reader(self._epoll)
         watched._interest = interest
         return 0
 
@@ -211,12 +209,12 @@ cdef class Poller:
 
 cdef Poller poller_of(loop):
     """Return the poller of a loop; NotImplementedError if that can watch no descriptors."""
-    cdef Poller poller = _pollers.get(loop)
+    known = _pollers.get(loop)
+    cdef Poller poller = None if known is None else known()
     if poller is None:
         poller = Poller()
-        loop.add_reader(poller._epoll, poller._run)
-        loop.remove_reader(poller._epoll)
-        _pollers[loop] = poller
+        loop.add_reader(poller._epoll, poller._run)  # from now on it is the loop that holds it
+        _pollers[loop] = ref(poller)
     return poller
 
 
@@ -234,7 +232,7 @@ cdef class SocketTransport(Watched):
     cdef object _local
     cdef object _remote
     cdef list _unsent  # what the peer has no room for yet; None while there is nothing
-    cdef Py_ssize_t _unsent_size
+    cdef Py_ssize_t _unsent_size, _high, _low
     cdef Py_ssize_t _taken  # bytes of the first of them that have left
     cdef bint _protocol_paused, _read_paused, _heard_end, _ends, _lost
     cdef bint _bare  # there is no socket object, which would close the descriptor
@@ -267,7 +265,8 @@ cdef class SocketTransport(Watched):
         cdef Py_ssize_t size = recv(self._fd, octets, ROOM, 0)
         if size > 0:
             if self._reflex is not None:
-                self._reflex.arrived(octets, size, monotonic(), True)
+                now = monotonic() if self._reflex.ticks else self._reflex.now()
+                self._reflex.arrived(octets, size, now, True)
             else:
                 self._protocol.data_received(octets[:size])
         elif size == 0:
@@ -295,7 +294,7 @@ cdef class SocketTransport(Watched):
                 break
             del self._unsent[0]
             self._taken = 0
-        if self._protocol_paused and self._unsent_size <= LOW:
+        if self._protocol_paused and self._unsent_size <= self._low:
             self._protocol_paused = False
             self._protocol.resume_writing()  # and it may write more
         if self._unsent is not None and not self._unsent:
@@ -332,7 +331,7 @@ cdef class SocketTransport(Watched):
         self._unsent.append(octets)
         self._unsent_size += size - taken
         self.rewatch()
-        if self._unsent_size > HIGH and not self._protocol_paused:
+        if self._unsent_size > self._high and not self._protocol_paused:
             self._protocol_paused = True
             self._protocol.pause_writing()
         return 0
@@ -341,7 +340,7 @@ cdef class SocketTransport(Watched):
         """Write ``octets``; what the peer has no room for is kept until it has."""
         if self._ends:
             raise RuntimeError("write() after write_eof()")
-        self.put(octets if type(octets) is bytes else bytes(octets))
+        self.put(octets if type(octets) is bytes else bytes(memoryview(octets)))
 
     def writelines(self, lines):
         """Write them one behind the other."""
@@ -362,7 +361,17 @@ cdef class SocketTransport(Watched):
         return self._unsent_size
 
     def get_write_buffer_limits(self):
-        return LOW, HIGH
+        return self._low, self._high
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        """Say from how many bytes unsent the protocol pauses, and from how many it goes on."""
+        if high is None:
+            high = HIGH_WATER if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high={high!r}, low={low!r}: low is not between 0 and high")
+        self._high, self._low = high, low
 
     # Reading
 
@@ -475,6 +484,7 @@ cdef SocketTransport transport_on(Poller poller, loop, context, int fd, sock, lo
     transport._poller = poller
     transport._socket = sock
     transport._bare = sock is None
+    transport._high, transport._low = HIGH_WATER, LOW_WATER
     transport._local = local
     transport._remote = remote
     return transport
@@ -484,6 +494,12 @@ cdef int begin(SocketTransport transport, protocol) except -1:
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
     return transport.rewatch()
+
+
+def hasten(sock):
+    """Have what is written leave at once, where TCP would wait for more."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def attach(sock, protocol):
@@ -496,9 +512,8 @@ def attach(sock, protocol):
     loop = asyncio.get_running_loop()
     cdef Poller poller = poller_of(loop)
     sock.setblocking(False)
-    if sock.family != socket.AF_UNIX:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
+        hasten(sock)
         local, remote = sock.getsockname(), sock.getpeername()
     except OSError:
         sock.close()
@@ -519,9 +534,7 @@ cdef class Listener(Watched):
         self._loop = asyncio.get_running_loop()
         self._poller = poller_of(self._loop)
         sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
-            # Linux hands it on to the sockets that are accepted.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        hasten(sock)  # Linux hands it on to the sockets that are accepted
         self.sockets = (sock,)
         self._context = copy_context()
         self._fd = sock.fileno()
@@ -543,7 +556,7 @@ cdef class Listener(Watched):
                 self.admit(fd, address_in(<sockaddr *>&peer))
             elif errno == EAGAIN:
                 break
-            elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+            elif errno not in GONE:
                 self.pause(failure())
                 break
         return 0
@@ -557,9 +570,9 @@ cdef class Listener(Watched):
             except OSError:  # it is gone already
                 sock.close()
                 return 0
-        transport = transport_on(
-            self._poller, self._loop, self._context, fd, sock, local, remote
-        )
+        # As on any loop: what one connection sets in its context is not there for the next.
+        context = self._context.copy()
+        transport = transport_on(self._poller, self._loop, context, fd, sock, local, remote)
         begin(transport, self._factory())
         return 0
 

@@ -9,6 +9,7 @@ is the twin of this file: the same names in the same order.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 GATHER = 1 << 16  # bytes of replies gathered while more messages wait to be read
 
 OPEN = State.OPEN
+
+# asyncio.current_task is written in Python before 3.12, round this.
+current_task: Callable[[asyncio.AbstractEventLoop], asyncio.Task[Any] | None] = (
+    asyncio.current_task if sys.version_info >= (3, 12) else asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
+)
 
 
 class NoLoop:
@@ -98,7 +104,7 @@ class Arrival:
         if callback is None or context is None:
             return
         self._callback = None
-        if asyncio.current_task(self._loop) is None:
+        if current_task(self._loop) is None:
             context.run(callback, ARRIVED)
         else:
             self._held = True
@@ -162,11 +168,15 @@ class Reflex:
 
     def data_received(self, data: bytes) -> None:
         """Feed the core, wake the receiver, write what is owed then."""
-        core, arrival = self.core, self.arrival
+        core, inbox, arrival = self.core, self.core.inbox, self.arrival
         self.feeding = True
         try:
-            core.feed(data, self.now())
-            if arrival._callback is not None and (core.inbox or not core.inbox.plain):
+            now = self.now()
+            if not inbox.plain:
+                core.feed(data, now)
+            elif (others := inbox.feed(data, now)) is not None:
+                core.handle(others, now)
+            if arrival._callback is not None and (inbox._messages or not inbox.plain):
                 arrival.wake()
         finally:
             self.feeding = False
@@ -186,7 +196,7 @@ class Reflex:
     def next_message(self) -> str | bytes | None:
         """Return the next message, None when ``arrival`` must be awaited for it."""
         core, inbox = self.core, self.core.inbox
-        if self.arrival._callback is not None and not inbox:
+        if self.arrival._callback is not None and not inbox._messages:
             raise self.busy()
         if not inbox.plain:
             return self.last_word()
@@ -194,7 +204,7 @@ class Reflex:
         if message is None:
             if core.owed:
                 self.flush()
-        elif inbox.backlog:
+        elif not inbox._messages and inbox.decoder.backlog:
             core.catch_up()
         if self.read_paused:
             self.read_on()
@@ -227,7 +237,7 @@ class Reflex:
         What is gathered leaves at the end of the loop's turn at the latest.
         """
         core = self.core
-        if core.inbox or self.corked:
+        if self.corked or core.inbox._messages:
             self.gathered += len(core.owed[-1])
             if self.gathered < GATHER:
                 if not self.feeding and not self.flush_due:
@@ -242,7 +252,9 @@ class Reflex:
         self.gathered = 0
         if not self.core.owed or self.write_paused:
             return
-        if not self.transport.is_closing():  # or asyncio logs a line for each
+        if self.transport.is_closing():  # it failed: who sends on waits for its end to be told
+            self.write_paused = True
+        else:
             self.transport.write(self.core.take_owed())
 
     if TYPE_CHECKING:  # what a Pump adds, for what happens seldom
@@ -269,8 +281,11 @@ class MessageVerbs:
         Ordinary is our own ``close`` and a Close with 1000, 1001 or no code; any other
         end is raised, as by ``recv``.
         """
+        pump = self._pump
         try:
-            return await self._pump.receive()
+            while (message := pump.next_message()) is None:
+                await pump.next_arrival()
+            return message
         except CloseError as error:
             if error.ordinary:
                 raise StopAsyncIteration from None
@@ -309,10 +324,10 @@ class MessageVerbs:
 
     async def _send(self, kind: Kind, message: Data) -> None:
         pump = self._pump
-        if pump.congested:
-            await pump.write_in_turn(pump.core.send, kind, message)
-        else:
+        if (pump.lock is None and not pump.write_paused) or not pump.congested:
             pump.write(kind, message)
+        else:
+            await pump.write_in_turn(pump.core.send, kind, message)
 
 
 def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

@@ -30,8 +30,9 @@ CONTINUATION, TEXT, BINARY, CLOSE = 0, 1, 2, 8
 def mask(payload: bytes, key: bytes, at: int = 0) -> bytes:
     """Return ``payload`` masked or unmasked (§5.3) as if it began ``at`` bytes into the frame."""
     size = len(payload)
-    at &= 3
-    keys = ((key[at:] + key[:at]) * (size // 4 + 1))[:size]
+    if at & 3:
+        key = key[at & 3 :] + key[: at & 3]
+    keys = (key * (size // 4 + 1))[:size]
     masked = int.from_bytes(payload, "little") ^ int.from_bytes(keys, "little")
     return masked.to_bytes(size, "little")
 
@@ -159,7 +160,8 @@ class Decoder:
             self.failure = failure.with_traceback(None)
             self._done = True
         self._tail = b"" if self._done else data[at:]
-        self._hand_on(items)
+        if self._streaming:
+            self._hand_on(items)
         return items
 
     def open_stream(self) -> Opcode | None:
@@ -390,7 +392,7 @@ class Encoder:
         if length < 126:
             return bytes((first, bit | length))
         if length < 1 << 16:
-            return bytes((first, bit | 126)) + length.to_bytes(2, "big")
+            return bytes((first, bit | 126, length >> 8, length & 0xFF))
         return bytes((first, bit | 127)) + length.to_bytes(8, "big")
 
     def _next_key(self) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from koko.core.codec import Decoder, Inbox, Item
 from koko.core.control import check_payload, close_payload, parse_close, shorten
@@ -93,20 +94,14 @@ class Connection(Reading):
     def handle(self, others: list[Item], now: float) -> None:
         """Act on what the inbox found beside messages."""
         self._now = now
-        for item in others if self._stream is None else self._sift(others):
-            self._got_control(item)  # type: ignore[arg-type]
-        if self._decoder.failure is not None and self._verdict is None:
-            self._judge(self._decoder.failure.with_traceback(None))
-        if self._verdict is None:
-            return
-        unread = self.inbox or self._stream
-        if self.life.state is State.OPEN and (unread or self.inbox.reader_away):
-            # Who has taken the last message may never come for another: nobody but a peer
-            # that waits for our Close would notice.
-            patience = self.close_timeout if unread else min(self.close_timeout, REPLY_TIME)
-            self._deadline = self._now + patience
-        else:
-            self._settle()
+        items: Any = iter(others if self._stream is None else self._sift(others))
+        try:
+            for item in items:
+                self._got_control(item)
+        finally:
+            for item in items:  # a handler was interrupted, by Ctrl-C say: that loses nothing
+                self._got_control(item)
+            self._mind_verdict()
 
     def feed_eof(self, now: float, why: str = "the peer's stream ended without a Close") -> None:
         """Take note that nothing more will come, and that nothing more can be written.
@@ -231,8 +226,7 @@ class Connection(Reading):
 
     def send_prepared(self, prepared: PreparedMessage) -> None:
         """Owe a prepared message."""
-        if self.life.state not in MAY_SEND:
-            raise self.closed_error()
+        self.check_open()
         self.outbox.add_prepared(prepared)
 
     def start_message(self, kind: Kind) -> Outgoing:
@@ -268,9 +262,8 @@ class Connection(Reading):
         payload = check_payload(payload)
         if kind == Opcode.CLOSE:
             self.start_close(*parse_close(payload), now)
-        elif self.life.state not in MAY_SEND:
-            raise self.closed_error()
         else:
+            self.check_open()
             self.outbox.add_control(kind, payload)
 
     def start_ping(self, payload: bytes | None, now: float) -> Ping:
@@ -302,6 +295,19 @@ class Connection(Reading):
         )
 
     # How it works inside
+
+    def _mind_verdict(self) -> None:
+        if self._decoder.failure is not None and self._verdict is None:
+            self._judge(self._decoder.failure.with_traceback(None))
+        if self._verdict is None:
+            return
+        unread = self.inbox or self._stream
+        if self.life.state is State.OPEN and (unread or self.inbox.reader_away):
+            # Who has the last message may never want another: only the peer would notice.
+            patience = self.close_timeout if unread else min(self.close_timeout, REPLY_TIME)
+            self._deadline = self._now + patience
+        else:
+            self._settle()
 
     def _got_control(self, item: Control) -> None:
         opcode, payload = item

@@ -21,6 +21,7 @@ from time import monotonic
 
 from koko.core.lifecycle import State
 from koko.sync.floor import Floor
+from koko.sync.locks import retake
 from koko.sync.transport import PlainStream, broken_by
 
 cdef extern from "pythread.h":
@@ -63,6 +64,7 @@ cdef class Reflex:
     cdef public Py_ssize_t _queued  # threads that wait to write
     cdef public bint _mute
     cdef object _acquire, _release
+    cdef object _interrupt  # what came while the lock was taken back, until all is in its place
     cdef int _fd  # -1 where the stream is more than a socket
     cdef bint _much
     cdef Inbox _inbox
@@ -113,7 +115,7 @@ cdef class Reflex:
         cdef Inbox inbox = self._inbox
         self._receiver = PyThread_get_thread_ident()
         try:
-            while inbox.plain:
+            while inbox.plain and self.read_deadline is None:  # a handler may have set one
                 message = inbox.take()
                 if message is not None:
                     if inbox._messages is None and inbox.decoder.has_backlog():
@@ -125,6 +127,8 @@ cdef class Reflex:
             self._receiver = 0
             if self._owed:
                 self.flush()
+            if not inbox.plain and self.core.ending is not None:
+                self.part()
         return None
 
     cdef bint read(self) except -1:
@@ -144,10 +148,12 @@ cdef class Reflex:
         finally:
             if room != little:
                 free(room)
-        if size > 0:
-            return True
-        self._take(b"")
-        return False
+        if size <= 0:
+            self._take(b"")
+        interrupt, self._interrupt = self._interrupt, None
+        if interrupt is not None:
+            raise interrupt
+        return size > 0
 
     cdef Py_ssize_t receive_into(self, uint8_t *room, Py_ssize_t most) except -2:
         cdef Py_ssize_t size
@@ -155,15 +161,15 @@ cdef class Reflex:
         self._release()
         try:
             while True:
+                PyErr_CheckSignals()  # a signal that came while nobody waited interrupts nothing
                 with nogil:
                     size = recv(self._fd, room, most, 0)
                 if size >= 0 or errno != EINTR:
                     break
-                PyErr_CheckSignals()
             if size < 0:
                 self._why = broken_by(OSError(errno, os.strerror(errno)))
         finally:
-            self._acquire()
+            self._interrupt = retake(self._acquire)
             self._reading = False
             if self._followers:
                 self._news.notify_all()

@@ -21,6 +21,7 @@ from typing import Any
 from koko.core.connection import Connection, Parting, Ping
 from koko.core.lifecycle import State
 from koko.sync.keeper import keeper
+from koko.sync.locks import retake
 from koko.sync.transport import READ, WRITE, Stream, broken_by, deadline_in, earliest, time_left
 from koko.sync.writing import Writing
 
@@ -181,11 +182,13 @@ class Pump(Writing):
         try:
             octets = self._read(None if deadline is None else time_left(deadline))
         finally:
-            self.lock.acquire()
+            interrupt = retake(self.lock.acquire)
             self._reading = False
             if self._followers:
                 self._news.notify_all()
         self._take(octets)
+        if interrupt is not None:
+            raise interrupt
         # What is there is read though no time is left, but not as long as a flood goes on.
         grace = 0.0 if octets is None else _STAY
         return deadline is None or monotonic() < deadline + grace

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from koko.core.outgoing import Outgoing
 from koko.message import Kind
+from koko.sync.locks import retake
 from koko.sync.reflex import Reflex
 from koko.sync.transport import WRITE, deadline_in, earliest, time_left
 
@@ -206,7 +207,7 @@ class Writing(Reflex):
         try:
             ready = self.stream.wait(WRITE, time_left(deadline))
         finally:
-            self.lock.acquire()
+            interrupt = retake(self.lock.acquire)
             self._writing = False
         if ready and self.stream.pending and not self._mute:
             self.core.keepalive.taken_at = monotonic()
@@ -214,4 +215,6 @@ class Writing(Reflex):
                 self.stream.flush()
             except OSError as error:
                 self._break(error)
+        if interrupt is not None:
+            raise interrupt
         return bool(ready)
