@@ -372,7 +372,7 @@ async def test_a_handler_runs_in_the_context_its_server_was_started_in() -> None
     assert seen == ["when it was started"] * 2
 
 
-async def test_what_a_handler_sets_is_not_there_for_the_next_connection() -> None:
+def test_what_a_handler_sets_is_not_there_for_the_next_connection() -> None:
     seen: list[str] = []
 
     async def look(conn: Any) -> None:
@@ -384,10 +384,13 @@ async def test_what_a_handler_sets_is_not_there_for_the_next_connection() -> Non
         async for _ in conn:
             pass
 
-    async with Server(look, "127.0.0.1") as server:
-        for _ in range(2):
-            async with dial(url(server)) as conn:
-                await conn.write_control(Kind.PING, b"look")
+    async def talk() -> None:
+        async with Server(look, "127.0.0.1") as server:
+            for _ in range(2):
+                async with dial(url(server)) as conn:
+                    await conn.write_control(Kind.PING, b"look")
+
+    asyncio.run(talk())
     assert seen == ["nothing"] * 2
 
 
