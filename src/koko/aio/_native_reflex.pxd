@@ -57,7 +57,7 @@ cdef class Reflex:
     cpdef next_message(self)
     cpdef write(self, int kind, message)
     cdef int owe(self, bytes frame) except -1
-    cpdef offer(self, prepared)
+    cdef bint has_room(self) except -1
     cpdef sent(self)
     cpdef flush(self)
     cdef bint gathers(self) noexcept

@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core.lifecycle import State
+from koko.core.outbox import GATHER
 from koko.errors import CloseError
 from koko.message import kind_of
 
@@ -30,7 +31,6 @@ cdef extern from "Python.h":
     int PyContext_Exit(object context) except -1
 
 
-GATHER = 1 << 16  # bytes of replies gathered while more messages wait to be read
 READ = 1 << 18  # bytes that a transport may read at once
 
 cdef object OPEN = State.OPEN
@@ -253,21 +253,9 @@ cdef class Reflex:
         self.sent()
         return 0
 
-    cpdef offer(self, prepared):
-        """Send a prepared message without waiting: False when there is no room, None at the end."""
-        if self._life.state is not OPEN:
-            return None
-        if self.write_paused or not (self.lock is None or self.lock.free):
-            return False
-        frame = None
-        if self._encoder is not None or len(prepared.payload) >= self._threshold:
-            frame = (<dict>prepared._forms).get(self._outbox.form)
-        if frame is not None:
-            self.owe(frame)
-        else:  # the first of its form, or nobody's but ours
-            self.core.send_prepared(prepared)
-            self.sent()
-        return True
+    cdef bint has_room(self) except -1:
+        """True when a message may begin at once."""
+        return not self.write_paused and (self.lock is None or self.lock.free)
 
     cpdef sent(self):
         """Write what was just owed: at once, or with the next replies while messages wait.
@@ -493,6 +481,38 @@ cdef class MessageVerbs:
         awaited._message = message
         awaited._sends = True
         return awaited if timeout is None else within(timeout, TOO_SLOW, awaited)
+
+
+def offer(conns, prepared):
+    """Send a prepared message to all who have room, without waiting.
+
+    Returns how many it was sent to, how many were over, and who has no room.
+    """
+    cdef MessageVerbs conn
+    cdef Reflex reflex
+    cdef Py_ssize_t sent = 0, gone = 0, size = len(prepared.payload)
+    cdef dict forms = prepared._forms
+    cdef list late = []
+    known = frame = None  # the form of the last one, and what it was sent
+    for conn in conns:
+        reflex = conn._pump
+        if reflex._life.state is not OPEN:
+            gone += 1
+            continue
+        if not reflex.has_room():
+            late.append(conn)
+            continue
+        form = reflex._outbox.form if size >= reflex._threshold else None
+        if form is not known:
+            known, frame = form, forms.get(form)
+        if frame is not None:
+            reflex.owe(frame)
+        else:  # the first of its form, or one with a form of its own
+            reflex.core.send_prepared(prepared)
+            reflex.sent()
+            known = None
+        sent += 1
+    return sent, gone, late
 
 
 _rooms = WeakKeyDictionary()  # where transports read to, of each loop that has such

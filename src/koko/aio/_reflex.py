@@ -11,21 +11,20 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from koko.aio.turn import Turn
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core.connection import Connection
 from koko.core.lifecycle import State
+from koko.core.outbox import GATHER
 from koko.errors import CloseError
 from koko.message import Data, Kind, PreparedMessage, kind_of
 
 if TYPE_CHECKING:
     from koko.aio.pump import Pump
-
-GATHER = 1 << 16  # bytes of replies gathered while more messages wait to be read
 
 OPEN = State.OPEN
 
@@ -221,16 +220,6 @@ class Reflex:
         self.core.send(kind, message)
         self.sent()
 
-    def offer(self, prepared: PreparedMessage) -> bool | None:
-        """Send a prepared message without waiting: False when there is no room, None at the end."""
-        if self.core.life.state is not OPEN:
-            return None
-        if self.write_paused or not (self.lock is None or self.lock.free):
-            return False
-        self.core.send_prepared(prepared)
-        self.sent()
-        return True
-
     def sent(self) -> None:
         """Write what was just owed: at once, or with the next replies while messages wait.
 
@@ -328,6 +317,29 @@ class MessageVerbs:
             pump.write(kind, message)
         else:
             await pump.write_in_turn(pump.core.send, kind, message)
+
+
+C = TypeVar("C", bound=MessageVerbs)
+
+
+def offer(conns: Iterable[C], prepared: PreparedMessage) -> tuple[int, int, list[C]]:
+    """Send a prepared message to all who have room, without waiting.
+
+    Returns how many it was sent to, how many were over, and who has no room.
+    """
+    sent = gone = 0
+    late: list[C] = []
+    for conn in conns:
+        pump = conn._pump
+        if pump.core.life.state is not OPEN:
+            gone += 1
+        elif pump.write_paused or not (pump.lock is None or pump.lock.free):
+            late.append(conn)
+        else:
+            pump.core.send_prepared(prepared)
+            pump.sent()
+            sent += 1
+    return sent, gone, late
 
 
 def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from koko.aio.conn import Conn
+from koko.aio.reflex import offer
 from koko.broadcasting import TOO_SLOW, Delivery, Slow, count, prepare
 from koko.core.lifecycle import State
 from koko.errors import CloseError
@@ -33,28 +34,23 @@ async def broadcast(
     When cancelled, those who are still waited for do not get the message.
     """
     prepared = prepare(message, slow, timeout)
-    late: list[Conn] = []
-    outcomes: list[bool | None] = []
-    for conn in dict.fromkeys(conns):
-        outcome = conn._pump.offer(prepared)
-        if outcome is False:
-            conn._pump.turn.check_own()
-            late.append(conn)
-        else:
-            outcomes.append(outcome)
+    sent, gone, late = offer(dict.fromkeys(conns), prepared)
+    for conn in late:
+        conn._pump.turn.check_own()
     if late and timeout != 0:
         awaited = await asyncio.gather(*(_send(conn, prepared, timeout) for conn in late))
-        outcomes += [outcome for outcome in awaited if outcome is not False]
+        sent += awaited.count(True)
+        gone += awaited.count(None)
         late = [conn for conn, outcome in zip(late, awaited, strict=True) if outcome is False]
     if slow == "close":
         for conn in late:
             with suppress(CloseError):  # somebody else has closed it meanwhile
                 conn._write_control(Kind.CLOSE, format_close_message(*TOO_SLOW))
-    return count(outcomes.count(True), outcomes.count(None), len(late), slow)
+    return count(sent, gone, len(late), slow)
 
 
 async def _send(conn: Conn, prepared: PreparedMessage, timeout: float | None) -> bool | None:
-    """Send in its turn; what came of it as in ``offer``."""
+    """Send in its turn: True when sent, False when it is slow, None when it is over."""
     try:
         await conn.write_prepared(prepared, timeout)
     except TimeoutError:

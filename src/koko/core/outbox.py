@@ -11,7 +11,9 @@ from koko.core.deflate import Agreed, check_level
 from koko.core.wire import Opcode, Role
 from koko.message import Data, PreparedMessage
 
+GATHER = 1 << 16  # bytes of messages that a face gathers at most before it writes them
 PLAIN = (0, 0)  # stands where a level and window bits would, if nothing is compressed
+_FORMS: dict[tuple[int, int], tuple[bool, tuple[int, int]]] = {}
 MAX_OWED_PONGS = 64  # a peer that pings and never reads costs us no more than these
 
 
@@ -109,7 +111,10 @@ class Outbox:
     def _choose_form(self) -> None:
         deflater = self.deflater if self._compressing else None
         self._shared = PLAIN if deflater is None else deflater.shareable
-        self.form = None if self._masks or self._shared is None else (False, self._shared)
+        if self._masks or self._shared is None:
+            self.form = None
+        else:  # the same object for all: they are told apart at a glance
+            self.form = _FORMS.setdefault(self._shared, (False, self._shared))
 
     def add_fragment(self, opcode: int, octets: Data, final: bool, rsv1: bool) -> None:
         """Owe one frame of a message that has several; what is compressed is so already."""

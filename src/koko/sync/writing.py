@@ -13,13 +13,12 @@ from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from koko.core.outbox import GATHER
 from koko.core.outgoing import Outgoing
 from koko.message import Kind
 from koko.sync.locks import retake
 from koko.sync.reflex import Reflex
 from koko.sync.transport import WRITE, deadline_in, earliest, time_left
-
-GATHER = 1 << 16  # bytes of replies gathered at most by a thread that asked for it
 
 
 class Writing(Reflex):
