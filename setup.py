@@ -21,7 +21,7 @@ NATIVE = [
     "koko.sync._native_reflex",
 ]
 if sys.platform == "linux":
-    NATIVE.append("koko.aio._native_transport")
+    NATIVE += ["koko.aio._native_poller", "koko.aio._native_transport"]
 
 native = [
     Extension(

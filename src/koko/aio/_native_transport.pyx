@@ -1,45 +1,28 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""Sockets of an event loop, read and written without going through it: Linux only.
+"""Sockets that are read and written without going through the event loop: Linux only.
 
-A loop calls Python for every socket that is ready, and again to write. Here one epoll
-holds all sockets of a loop, and the loop watches nothing but that: what is ready is read
-into one buffer and handed on in C. To those above, ``SocketTransport`` is a transport as
-any loop's own; where this module is not built, the loop's own is what they get. Nothing
-about WebSocket is known here.
+What the poller says is ready is read into one buffer and handed on in C; what is written
+leaves at once. To those above, ``SocketTransport`` is a transport as any loop's own; where
+this module is not built, the loop's own is what they get. Nothing about WebSocket is known
+here.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.stdlib cimport free, malloc
 
-from koko.aio._native_reflex cimport Line, Reflex
+from koko.aio._native_poller cimport (
+    EPOLLIN, EPOLLOUT, MUCH, Poller, Watched, failure, monotonic, poller_of,
+)
+from koko.aio._native_reflex cimport Reflex
 
 import asyncio
 import errno as eno
-import os
 import socket
 import warnings
 from asyncio.trsock import TransportSocket
 from contextvars import copy_context
-from weakref import WeakKeyDictionary, ref
-
-cdef extern from "Python.h":
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
-
-cdef extern from "<sys/epoll.h>" nogil:
-    enum:
-        EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
-    ctypedef union epoll_data_t:
-        int fd
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_create1(int flags)
-    int epoll_ctl(int epoll, int what, int fd, epoll_event *event)
-    int epoll_wait(int epoll, epoll_event *events, int room, int timeout)
 
 cdef extern from "<netinet/in.h>" nogil:
     enum:
@@ -72,24 +55,11 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
 
-cdef extern from "<time.h>" nogil:
-    enum:
-        CLOCK_MONOTONIC
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *now)
-
-READ = 1 << 18  # bytes read at once
 HIGH_WATER = 1 << 16  # bytes unsent from which a protocol is asked to pause, as asyncio's
 LOW_WATER = 1 << 14  # bytes unsent from which it may go on
 ACCEPTED = 64  # connections taken at once
 RETRY = 1.0  # seconds until another try to accept, after one that failed for want of something
 
-cdef enum:
-    BATCH = 256
-
-cdef Py_ssize_t ROOM = READ
 cdef int MOST = ACCEPTED
 
 # What accept() says of a connection that is gone before it was taken (accept(2)).
@@ -97,125 +67,6 @@ cdef object GONE = frozenset({
     eno.ECONNABORTED, eno.EINTR, eno.EPERM, eno.EPROTO, eno.ENETDOWN, eno.ENOPROTOOPT,
     eno.EHOSTDOWN, eno.EHOSTUNREACH, eno.EOPNOTSUPP, eno.ENETUNREACH,
 })
-
-_pollers = WeakKeyDictionary()  # of each loop that has sockets here
-
-
-cdef double monotonic() noexcept:
-    """Return what ``time.monotonic`` does."""
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec + now.tv_nsec * 1e-9
-
-
-cdef object failure():
-    """Return the error that the kernel has just given, as Python knows it."""
-    return OSError(errno, os.strerror(errno))
-
-
-cdef class Watched(Line):
-    """A descriptor that a poller may watch; a Line as well, since a class in C has one base."""
-
-    cdef int _fd  # -1 once it is closed
-    cdef uint32_t _interest  # 0 while it is not watched
-    cdef object _loop
-    cdef object _context  # of who made it; what is ready is served in it, as by any loop
-    cdef Poller _poller
-
-    cdef int ready(self, uint32_t events) except -1:
-        """Do what has become possible."""
-        raise NotImplementedError
-
-    cdef int fail(self, error) except -1:
-        """Take note that ``ready`` raised this."""
-        raise NotImplementedError
-
-    cdef int watch(self, uint32_t interest) except -1:
-        """Be told of these events from now on, of no other."""
-        if interest != self._interest:
-            self._poller.watch(self, interest)
-        return 0
-
-
-@cython.final
-cdef class Poller:
-    """All sockets of one loop, in one epoll that the loop watches.
-
-    Both are level-triggered: whoever does not take everything is told again, and what is
-    more than a batch waits for the loop's next turn, so that others have theirs.
-    """
-
-    cdef int _epoll
-    cdef list _watched  # by descriptor
-    cdef uint8_t *_octets  # what was read last, until the next read
-    cdef object __weakref__
-
-    def __cinit__(self):
-        self._watched = []
-        self._epoll = epoll_create1(EPOLL_CLOEXEC)
-        if self._epoll < 0:
-            raise failure()
-        self._octets = <uint8_t *>malloc(ROOM)
-        if self._octets == NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        if self._epoll >= 0:
-            close(self._epoll)
-        free(self._octets)
-
-    cdef int watch(self, Watched watched, uint32_t interest) except -1:
-        cdef int fd = watched._fd
-        cdef int what
-        cdef epoll_event event
-        if not interest:
-            what = EPOLL_CTL_DEL
-        else:
-            what = EPOLL_CTL_MOD if watched._interest else EPOLL_CTL_ADD
-        event.events = interest
-        event.data.fd = fd
-        if epoll_ctl(self._epoll, what, fd, &event) < 0 and what != EPOLL_CTL_DEL:
-            raise failure()
-        if what == EPOLL_CTL_ADD:
-            while len(self._watched) <= fd:
-                self._watched.append(None)
-            self._watched[fd] = watched
-        elif what == EPOLL_CTL_DEL:
-            self._watched[fd] = None
-        watched._interest = interest
-        return 0
-
-    def _run(self):
-        """Serve those that are ready; the loop calls it, so no task is running."""
-        cdef epoll_event events[BATCH]
-        cdef Watched watched
-        cdef int i, count = epoll_wait(self._epoll, events, BATCH, 0)
-        for i in range(count):
-            if events[i].data.fd >= len(self._watched):
-                continue
-            watched = self._watched[events[i].data.fd]
-            if watched is None:  # one before it has closed it
-                continue
-            PyContext_Enter(watched._context)
-            try:
-                watched.ready(events[i].events)
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as error:
-                watched.fail(error)
-            finally:
-                PyContext_Exit(watched._context)
-
-
-cdef Poller poller_of(loop):
-    """Return the poller of a loop; NotImplementedError if that can watch no descriptors."""
-    known = _pollers.get(loop)
-    cdef Poller poller = None if known is None else known()
-    if poller is None:
-        poller = Poller()
-        loop.add_reader(poller._epoll, poller._run)  # from now on it is the loop that holds it
-        _pollers[loop] = ref(poller)
-    return poller
 
 
 @cython.final
@@ -236,6 +87,7 @@ cdef class SocketTransport(Watched):
     cdef Py_ssize_t _taken  # bytes of the first of them that have left
     cdef bint _protocol_paused, _read_paused, _heard_end, _ends, _lost
     cdef bint _bare  # there is no socket object, which would close the descriptor
+    cdef bint _spared  # the loop itself watches it: who has one connection pays for one epoll
     cdef object __weakref__
 
     def __dealloc__(self):
@@ -244,7 +96,13 @@ cdef class SocketTransport(Watched):
                 close(self._fd)
             warnings.warn(f"unclosed transport of descriptor {self._fd}", ResourceWarning)
 
-    # What the poller calls
+    # What the poller calls, or the loop
+
+    def _readable(self):
+        self.serve(EPOLLIN)
+
+    def _writable(self):
+        self.serve(EPOLLOUT)
 
     cdef int ready(self, uint32_t events) except -1:
         if events & ~EPOLLOUT and self._interest & EPOLLIN:
@@ -262,7 +120,7 @@ cdef class SocketTransport(Watched):
 
     cdef int read(self) except -1:
         cdef uint8_t *octets = self._poller._octets
-        cdef Py_ssize_t size = recv(self._fd, octets, ROOM, 0)
+        cdef Py_ssize_t size = recv(self._fd, octets, MUCH, 0)
         if size > 0:
             if self._reflex is not None:
                 now = monotonic() if self._reflex.ticks else self._reflex.now()
@@ -386,6 +244,21 @@ cdef class SocketTransport(Watched):
         self._read_paused = False
         self.rewatch()
 
+    cdef int watch(self, uint32_t interest) except -1:
+        cdef uint32_t changed = interest ^ self._interest
+        if not self._spared:
+            return Watched.watch(self, interest)
+        if changed & EPOLLIN and interest & EPOLLIN:
+            self._loop.add_reader(self._fd, self._readable)
+        elif changed & EPOLLIN:
+            self._loop.remove_reader(self._fd)
+        if changed & EPOLLOUT and interest & EPOLLOUT:
+            self._loop.add_writer(self._fd, self._writable)
+        elif changed & EPOLLOUT:
+            self._loop.remove_writer(self._fd)
+        self._interest = interest
+        return 0
+
     cdef int rewatch(self) except -1:
         cdef uint32_t interest = 0
         if not (self._read_paused or self._heard_end or self._closing):
@@ -420,6 +293,8 @@ cdef class SocketTransport(Watched):
         self._unsent = None
         self._unsent_size = 0
         self.watch(0)
+        if self._spared:
+            self._poller._spares_one = False
         self._loop.call_soon(self._end, error)
         return 0
 
@@ -509,6 +384,7 @@ def attach(sock, protocol):
         OSError: it is not connected any more; it was closed.
         NotImplementedError: the loop can watch no descriptors; it is as it was.
     """
+    cdef SocketTransport transport
     loop = asyncio.get_running_loop()
     cdef Poller poller = poller_of(loop)
     sock.setblocking(False)
@@ -519,7 +395,10 @@ def attach(sock, protocol):
         sock.close()
         raise
     context = copy_context()
-    begin(transport_on(poller, loop, context, sock.fileno(), sock, local, remote), protocol)
+    transport = transport_on(poller, loop, context, sock.fileno(), sock, local, remote)
+    transport._spared = not poller._spares_one
+    poller._spares_one = True
+    begin(transport, protocol)
 
 
 @cython.final

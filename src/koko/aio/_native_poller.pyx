@@ -1,0 +1,155 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""One epoll for all sockets of an event loop, inside the loop's own: Linux only.
+
+A loop calls Python for every socket that is ready. Here it is called once for all of them,
+and each is served in C, in the context of who made it. What a socket is for is not known
+here; ``_native_transport`` knows.
+"""
+
+from libc.errno cimport errno
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free, malloc
+
+import os
+from weakref import WeakKeyDictionary, ref
+
+cdef extern from "Python.h":
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+
+cdef extern from "<sys/epoll.h>" nogil:
+    enum:
+        EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
+    ctypedef union epoll_data_t:
+        int fd
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll, int what, int fd, epoll_event *event)
+    int epoll_wait(int epoll, epoll_event *events, int room, int timeout)
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+
+cdef extern from "<time.h>" nogil:
+    enum:
+        CLOCK_MONOTONIC
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *now)
+
+cdef enum:
+    BATCH = 256
+
+_pollers = WeakKeyDictionary()  # of each loop that has sockets here
+
+
+cdef double monotonic() noexcept:
+    """Return what ``time.monotonic`` does."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
+
+
+cdef object failure():
+    """Return the error that the kernel has just given, as Python knows it."""
+    return OSError(errno, os.strerror(errno))
+
+
+cdef class Watched(Line):
+    """A descriptor that a poller may watch; a Line as well, since a class in C has one base."""
+
+    cdef int ready(self, uint32_t events) except -1:
+        """Do what has become possible."""
+        raise NotImplementedError
+
+    cdef int fail(self, error) except -1:
+        """Take note that ``ready`` raised this."""
+        raise NotImplementedError
+
+    cdef int watch(self, uint32_t interest) except -1:
+        """Be told of these events from now on, of no other."""
+        if interest != self._interest:
+            self._poller.watch(self, interest)
+        return 0
+
+    cdef int serve(self, uint32_t events) except -1:
+        """See to what is ready; the loop is what calls, so no task is running."""
+        PyContext_Enter(self._context)
+        try:
+            self.ready(events)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.fail(error)
+        finally:
+            PyContext_Exit(self._context)
+        return 0
+
+
+cdef class Poller:
+    """All sockets of one loop, in one epoll that the loop watches.
+
+    Both are level-triggered: whoever does not take everything is told again, and what is
+    more than a batch waits for the loop's next turn, so that others have theirs.
+    """
+
+    def __cinit__(self):
+        self._watched = []
+        self._epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self._epoll < 0:
+            raise failure()
+        self._octets = <unsigned char *>malloc(MUCH)
+        if self._octets == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self._epoll >= 0:
+            close(self._epoll)
+        free(self._octets)
+
+    cdef int watch(self, Watched watched, uint32_t interest) except -1:
+        cdef int fd = watched._fd
+        cdef int what
+        cdef epoll_event event
+        if not interest:
+            what = EPOLL_CTL_DEL
+        else:
+            what = EPOLL_CTL_MOD if watched._interest else EPOLL_CTL_ADD
+        event.events = interest
+        event.data.fd = fd
+        if epoll_ctl(self._epoll, what, fd, &event) < 0 and what != EPOLL_CTL_DEL:
+            raise failure()
+        if what == EPOLL_CTL_ADD:
+            while len(self._watched) <= fd:
+                self._watched.append(None)
+            self._watched[fd] = watched
+        elif what == EPOLL_CTL_DEL:
+            self._watched[fd] = None
+        watched._interest = interest
+        return 0
+
+    def _run(self):
+        """Serve those that are ready."""
+        cdef epoll_event events[BATCH]
+        cdef Watched watched
+        cdef int i, count = epoll_wait(self._epoll, events, BATCH, 0)
+        for i in range(count):
+            if events[i].data.fd >= len(self._watched):
+                continue
+            watched = self._watched[events[i].data.fd]
+            if watched is not None:  # else one before it has closed it
+                watched.serve(events[i].events)
+
+
+cdef Poller poller_of(loop):
+    """Return the poller of a loop; NotImplementedError if that can watch no descriptors."""
+    known = _pollers.get(loop)
+    cdef Poller poller = None if known is None else known()
+    if poller is None:
+        poller = Poller()
+        loop.add_reader(poller._epoll, poller._run)  # from now on it is the loop that holds it
+        _pollers[loop] = ref(poller)
+    return poller
