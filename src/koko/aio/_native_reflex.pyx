@@ -334,7 +334,7 @@ cdef extern from *:
 @cython.final
 @cython.freelist(64)
 cdef class Awaited:
-    """What ``receive``, ``iterate`` and ``send`` give: does nothing before it is awaited."""
+    """What ``recv``, ``send`` and an iteration give: does nothing before it is awaited."""
 
     cdef Reflex _reflex
     cdef bint _iterates  # an ordinary end of the connection ends an iteration

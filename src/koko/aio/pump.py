@@ -16,8 +16,8 @@ from koko.aio.alarms import Alarms, Sleeper
 from koko.aio.reflex import Reflex
 from koko.aio.turn import Turn
 from koko.aio.waiting import TOO_SLOW, within
-from koko.core.connection import Connection, Parting
-from koko.core.lifecycle import State
+from koko.core import lifecycle
+from koko.core.connection import Connection
 from koko.core.outgoing import Outgoing
 from koko.errors import CloseError
 from koko.message import Kind
@@ -85,7 +85,7 @@ class Pump(Reflex, asyncio.Protocol):
         self.core.keepalive.taken_at = self.now()
         self.flush()
         self.release_waiters()
-        if self.core.life.state is not State.OPEN:
+        if self.core.life.state is not lifecycle.OPEN:
             self.part()
 
     # What a Conn calls
@@ -99,12 +99,12 @@ class Pump(Reflex, asyncio.Protocol):
 
     async def writable(self) -> None:
         """Wait until the transport takes more, or nothing may be sent any longer."""
-        while self.write_paused and self.core.life.state is State.OPEN:
+        while self.write_paused and self.core.life.state is lifecycle.OPEN:
             await self.wait_for_change()
 
     async def vacant(self) -> None:
         """Wait until a message may begin, or nothing may be sent; for who holds the turn."""
-        while (self.write_paused or self.turn.message) and self.core.life.state is State.OPEN:
+        while (self.write_paused or self.turn.message) and self.core.life.state is lifecycle.OPEN:
             await self.wait_for_change()
 
     async def closed(self) -> None:
@@ -186,9 +186,9 @@ class Pump(Reflex, asyncio.Protocol):
         core, parting = self.core, self.core.parting
         if core.ending is not None:
             self._resume()  # up to the end of the stream; what comes is dropped
-        if parting is Parting.STAY or (core.owed and not self.lost):
+        if parting is lifecycle.STAY or (core.owed and not self.lost):
             return
-        if parting is Parting.DROP:
+        if parting is lifecycle.DROP:
             self.transport.close()
         elif not self._half_closed:
             self._half_closed = True
@@ -213,7 +213,7 @@ class Pump(Reflex, asyncio.Protocol):
         self.flush()
         if core.ending is not None:
             self.arrival.wake()
-        if core.life.state is State.CLOSED:
+        if core.life.state is lifecycle.CLOSED:
             self.transport.abort()
         self.part()
 
@@ -259,7 +259,7 @@ class Pump(Reflex, asyncio.Protocol):
         finally:
             if core.owed:
                 self.flush()
-            if core.life.state is not State.OPEN:
+            if core.life.state is not lifecycle.OPEN:
                 self.part()
         if self.read_paused:
             self.read_on()

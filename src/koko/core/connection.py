@@ -13,12 +13,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from koko.core import lifecycle
 from koko.core.codec import Decoder, Inbox, Item
 from koko.core.control import check_payload, close_payload, parse_close, shorten
 from koko.core.deflate import Agreed
 from koko.core.incoming import Reading
 from koko.core.keepalive import Due, Keepalive
-from koko.core.lifecycle import MAY_SEND, MAY_SEND_CLOSE, Event, Lifecycle, Parting, State
+from koko.core.lifecycle import MAY_SEND, MAY_SEND_CLOSE, Lifecycle, Parting, State
 from koko.core.options import ConnectionOptions
 from koko.core.outbox import Outbox
 from koko.core.outgoing import Outgoing
@@ -111,7 +112,7 @@ class Connection(Reading):
         if self._lost is not None:
             return
         self._now = now
-        self.life.on(Event.GOT_EOF)
+        self.life.on(lifecycle.GOT_EOF)
         self._pings.clear()
         if self.ending is None:
             self._note_heard()
@@ -128,7 +129,7 @@ class Connection(Reading):
         bytes it could not write yet because the peer takes no more.
         """
         self._now = now
-        if self.life.state is State.CLOSED:
+        if self.life.state is lifecycle.CLOSED:
             return
         if self._deadline is None:
             self._keep_alive(now, listening, unsent)
@@ -142,7 +143,7 @@ class Connection(Reading):
     @property
     def due_at(self) -> float | None:
         """When ``tick`` wants to be called, None for never."""
-        if self.life.state is State.CLOSED:
+        if self.life.state is lifecycle.CLOSED:
             return None
         return self.keepalive.due_at if self._deadline is None else self._deadline
 
@@ -158,9 +159,9 @@ class Connection(Reading):
     @property
     def parting(self) -> Parting:
         state = self.life.state
-        if state is State.CLOSED or (state is State.DONE and self.role is Role.SERVER):
-            return Parting.DROP  # §7.1.1: the server closes first
-        return Parting.HALF if state is State.FAILED else Parting.STAY
+        if state is lifecycle.CLOSED or (state is lifecycle.DONE and self.role is Role.SERVER):
+            return lifecycle.DROP  # §7.1.1: the server closes first
+        return lifecycle.HALF if state is lifecycle.FAILED else lifecycle.STAY
 
     @property
     def full(self) -> bool:
@@ -302,7 +303,7 @@ class Connection(Reading):
         if self._verdict is None:
             return
         unread = self.inbox or self._stream
-        if self.life.state is State.OPEN and (unread or self.inbox.reader_away):
+        if self.life.state is lifecycle.OPEN and (unread or self.inbox.reader_away):
             # Who has the last message may never want another: only the peer would notice.
             patience = self.close_timeout if unread else min(self.close_timeout, REPLY_TIME)
             self._deadline = self._now + patience
@@ -355,7 +356,7 @@ class Connection(Reading):
         ending = CloseError(*close, sent=self.sent, received=close, by_peer=self._by_peer)
         self._end(ending)
         if self._lost is None:
-            self.life.on(Event.GOT_CLOSE)
+            self.life.on(lifecycle.GOT_CLOSE)
         answer = Close(close.code, "")  # §5.5.1: typically echoes the code received
         try:
             if self.on_close is not None:
@@ -364,13 +365,13 @@ class Connection(Reading):
             if self._is_fault(error):
                 self._end(error)
                 answer = Close(1011, "")
-        if self.life.state is State.ANSWERING:
+        if self.life.state is lifecycle.ANSWERING:
             self._send_close(answer)
         ending.sent = self.sent
 
     def _is_fault(self, error: BaseException) -> bool:
         # What a handler writes after a Close fails; the handler is not to blame for that.
-        return self.life.state is State.OPEN or not isinstance(error, CloseError)
+        return self.life.state is lifecycle.OPEN or not isinstance(error, CloseError)
 
     def _end(self, error: BaseException) -> None:
         self.ending = error
@@ -379,12 +380,12 @@ class Connection(Reading):
 
     def _fail(self, error: BaseException, close: Close) -> None:
         self._end(error)
-        if self._lost is None and self.life.on(Event.VIOLATION) is State.FAILING:
+        if self._lost is None and self.life.on(lifecycle.VIOLATION) is lifecycle.FAILING:
             self._send_close(close)
 
     def _send_close(self, close: Close) -> None:
         payload = close_payload(close)  # misuse is told before anything has changed
-        self.life.on(Event.SENT_CLOSE)
+        self.life.on(lifecycle.SENT_CLOSE)
         self.sent = close
         self.outbox.add_control(Opcode.CLOSE, payload)
         self._deadline = self._now + self.close_timeout

@@ -16,13 +16,12 @@ class Role(Enum):
     CLIENT = "client"
     SERVER = "server"
 
-    @property
-    def masks(self) -> bool:  # §5.1: the client masks, the server never does
-        return self is Role.CLIENT
+    masks: bool  # §5.1: the client masks, the server never does
+    peer: Role
 
-    @property
-    def peer(self) -> Role:
-        return Role.SERVER if self is Role.CLIENT else Role.CLIENT
+
+Role.CLIENT.masks, Role.SERVER.masks = True, False
+Role.CLIENT.peer, Role.SERVER.peer = Role.SERVER, Role.CLIENT
 
 
 class Opcode(IntEnum):
