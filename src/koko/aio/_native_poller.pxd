@@ -14,7 +14,6 @@ cdef extern from "<sys/epoll.h>" nogil:
     enum:
         EPOLLIN, EPOLLOUT
 
-cdef double monotonic() noexcept
 cdef object failure()
 cdef Poller poller_of(loop)
 

@@ -32,25 +32,10 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
 
-cdef extern from "<time.h>" nogil:
-    enum:
-        CLOCK_MONOTONIC
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *now)
-
 cdef enum:
     BATCH = 256
 
 _pollers = WeakKeyDictionary()  # of each loop that has sockets here
-
-
-cdef double monotonic() noexcept:
-    """Return what ``time.monotonic`` does."""
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec + now.tv_nsec * 1e-9
 
 
 cdef object failure():

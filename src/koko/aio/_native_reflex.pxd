@@ -33,7 +33,6 @@ cdef class Reflex:
     cdef readonly object transport
     cdef readonly object loop
     cdef readonly object now
-    cdef readonly bint ticks  # that clock is the system's, and no loop's own
     cdef readonly Arrival arrival
     cdef public Py_ssize_t corked  # how many blocks gather what is sent
     cdef public bint write_paused
@@ -52,7 +51,7 @@ cdef class Reflex:
     cdef bytearray _room  # where a transport that is no Line may read to
 
     cdef bint must_wait(self) except -1
-    cdef int arrived(self, const uint8_t *octets, Py_ssize_t size, double now, bint alone) except -1
+    cdef int arrived(self, const uint8_t *octets, Py_ssize_t size, bint alone) except -1
     cpdef Arrival next_arrival(self)
     cpdef next_message(self)
     cpdef write(self, int kind, message)

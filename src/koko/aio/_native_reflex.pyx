@@ -15,11 +15,10 @@ from koko.core._native cimport Encoder
 from koko.core._native_inbox cimport Inbox
 
 import asyncio
-import sys
-import time
 import warnings
 from weakref import WeakKeyDictionary
 
+from koko.aio.tasks import ARRIVED, CANCELLED, clock_of, current_task
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core.lifecycle import State
 from koko.core.outbox import GATHER
@@ -36,11 +35,6 @@ READ = 1 << 18  # bytes that a transport may read at once
 cdef object OPEN = State.OPEN
 cdef Py_ssize_t ENOUGH = GATHER
 
-# asyncio.current_task is written in Python before 3.12, round this.
-cdef object current_task = (
-    asyncio.current_task if sys.version_info >= (3, 12) else asyncio.tasks._current_tasks.get
-)
-
 cdef enum:
     TEXT = 1
     BINARY = 2
@@ -50,30 +44,6 @@ cdef class Line:
     cdef int put(self, bytes octets) except -1:
         """Write ``octets``; what the peer has no room for is kept until it has."""
         raise NotImplementedError
-
-
-class NoLoop:
-    """What futures that are over already need of a loop."""
-
-    def get_debug(self):
-        return False
-
-
-def over(cancelled):
-    """Return a future that is over: what a task finds in the place of an arrival.
-
-    Of a Future a task takes the result in C; anything else it would have to ask.
-    """
-    future = asyncio.Future(loop=NoLoop())
-    if cancelled:
-        future.cancel()
-    else:
-        future.set_result(None)
-    return future
-
-
-cdef object ARRIVED = over(cancelled=False)
-cdef object CANCELLED = over(cancelled=True)
 
 
 cdef class Arrival:
@@ -147,7 +117,6 @@ cdef class Reflex:
         self.loop = loop
         self.now = clock_of(loop)
         self.arrival = Arrival(loop)
-        self.ticks = self.now is time.monotonic or type(loop).time is asyncio.BaseEventLoop.time
         self._line = transport if isinstance(transport, Line) else None
         self._inbox = core.inbox
         self._outbox = core.outbox
@@ -169,7 +138,7 @@ cdef class Reflex:
     def data_received(self, bytes data not None):
         """Feed the core, wake the receiver, write what is owed then."""
         cdef const uint8_t *octets = <const uint8_t *>PyBytes_AS_STRING(data)
-        self.arrived(octets, PyBytes_GET_SIZE(data), self.now(), False)
+        self.arrived(octets, PyBytes_GET_SIZE(data), False)
 
     # What aiofastnet asks for in the place of data_received: it reads into one buffer then.
 
@@ -183,15 +152,16 @@ cdef class Reflex:
     def buffer_updated(self, Py_ssize_t size):
         """Do as ``data_received`` with what was read there."""
         cdef const uint8_t *octets = <const uint8_t *>PyByteArray_AS_STRING(self._room)
-        self.arrived(octets, size, self.now(), False)
+        self.arrived(octets, size, False)
 
-    cdef int arrived(self, const uint8_t *octets, Py_ssize_t size, double now, bint alone) except -1:
+    cdef int arrived(self, const uint8_t *octets, Py_ssize_t size, bint alone) except -1:
         """Do so; ``alone`` means that no task is running."""
         cdef Arrival arrival = self.arrival
         cdef Inbox inbox = self._inbox
         cdef list others = None
         self.feeding = True
         try:
+            now = self.now()
             if inbox.plain:
                 others = inbox.feed_octets(octets, size, now)
                 if others is not None:
@@ -530,12 +500,3 @@ cdef thrown(kind, error, traceback):
     if error is None:
         error = kind if isinstance(kind, BaseException) else kind()
     return error if traceback is None else error.with_traceback(traceback)
-
-
-def clock_of(loop):
-    """Return the clock of ``loop``, or one that runs with it and does not stand still.
-
-    uvloop's is read once in a turn of the loop and counts milliseconds: a round trip would
-    be none or one of them.
-    """
-    return time.monotonic if type(loop).__module__.startswith("uvloop") else loop.time

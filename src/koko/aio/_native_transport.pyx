@@ -13,7 +13,7 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from koko.aio._native_poller cimport (
-    EPOLLIN, EPOLLOUT, MUCH, Poller, Watched, failure, monotonic, poller_of,
+    EPOLLIN, EPOLLOUT, MUCH, Poller, Watched, failure, poller_of,
 )
 from koko.aio._native_reflex cimport Reflex
 
@@ -123,8 +123,7 @@ cdef class SocketTransport(Watched):
         cdef Py_ssize_t size = recv(self._fd, octets, MUCH, 0)
         if size > 0:
             if self._reflex is not None:
-                now = monotonic() if self._reflex.ticks else self._reflex.now()
-                self._reflex.arrived(octets, size, now, True)
+                self._reflex.arrived(octets, size, True)
             else:
                 self._protocol.data_received(octets[:size])
         elif size == 0:

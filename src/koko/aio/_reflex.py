@@ -9,12 +9,11 @@ is the twin of this file: the same names in the same order.
 from __future__ import annotations
 
 import asyncio
-import sys
-import time
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from koko.aio.tasks import ARRIVED, CANCELLED, clock_of, current_task
 from koko.aio.turn import Turn
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core.connection import Connection
@@ -27,35 +26,6 @@ if TYPE_CHECKING:
     from koko.aio.pump import Pump
 
 OPEN = State.OPEN
-
-# asyncio.current_task is written in Python before 3.12, round this.
-current_task: Callable[[asyncio.AbstractEventLoop], asyncio.Task[Any] | None] = (
-    asyncio.current_task if sys.version_info >= (3, 12) else asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
-)
-
-
-class NoLoop:
-    """What futures that are over already need of a loop."""
-
-    def get_debug(self) -> bool:
-        return False
-
-
-def over(cancelled: bool) -> asyncio.Future[None]:
-    """Return a future that is over: what a task finds in the place of an arrival.
-
-    Of a Future a task takes the result in C; anything else it would have to ask.
-    """
-    future = asyncio.Future[None](loop=NoLoop())  # type: ignore[arg-type]
-    if cancelled:
-        future.cancel()
-    else:
-        future.set_result(None)
-    return future
-
-
-ARRIVED = over(cancelled=False)
-CANCELLED = over(cancelled=True)
 
 
 class Arrival:
@@ -340,12 +310,3 @@ def offer(conns: Iterable[C], prepared: PreparedMessage) -> tuple[int, int, list
             pump.sent()
             sent += 1
     return sent, gone, late
-
-
-def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
-    """Return the clock of ``loop``, or one that runs with it and does not stand still.
-
-    uvloop's is read once in a turn of the loop and counts milliseconds: a round trip would
-    be none or one of them.
-    """
-    return time.monotonic if type(loop).__module__.startswith("uvloop") else loop.time

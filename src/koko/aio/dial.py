@@ -13,7 +13,7 @@ from koko.aio.network import open_socket
 from koko.aio.pending import Pending
 from koko.aio.proxy import open_tunnel, through_socks
 from koko.aio.pump import Pump
-from koko.aio.reflex import clock_of
+from koko.aio.tasks import clock_of
 from koko.core.connection import Connection
 from koko.core.head import Headers, Request, Response, ResponseParser
 from koko.core.target import Target

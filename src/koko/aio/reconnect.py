@@ -9,7 +9,7 @@ from typing import Unpack
 
 from koko.aio.conn import Conn
 from koko.aio.dial import Dialer
-from koko.aio.reflex import clock_of
+from koko.aio.tasks import clock_of
 from koko.dialing import DialerOptions
 from koko.reconnecting import Attempts, Backoff, Retry, is_transient
 

@@ -20,7 +20,7 @@ from koko.aio.conn import Conn
 from koko.aio.door import Door
 from koko.aio.listen import bind
 from koko.aio.pump import Pump
-from koko.aio.reflex import clock_of
+from koko.aio.tasks import clock_of
 from koko.aio.transport import listen_on
 from koko.aio.upgrade import Upgrader
 from koko.core.address import written

@@ -78,7 +78,7 @@ cdef class Reflex:
         self.lock = threading.RLock()  # a handler may send: it is called with the lock held
         self.floor = Floor(core, self.lock)
         self._acquire, self._release = self.lock.acquire, self.lock.release
-        self._fd = stream.fileno() if type(stream) is PlainStream and stream.is_bare else -1
+        self._fd = stream.socket.fileno() if type(stream) is PlainStream and stream.is_bare else -1
         self._inbox = core.inbox
         self._encoder = core.outbox.encoder if core.outbox.deflater is None else None
         self._life = core.life

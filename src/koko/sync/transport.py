@@ -70,9 +70,6 @@ class PlainStream:
         # gevent's socket waits in spite of the flag; Windows has no such flag.
         self.is_bare = bool(_DONTWAIT) and isinstance(sock, _socket.socket)
 
-    def fileno(self) -> int:
-        return self.socket.fileno()
-
     def recv(self, timeout: float | None) -> bytes | None:
         if timeout is not None and not self.wait(READ, timeout):
             return None
