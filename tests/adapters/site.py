@@ -83,7 +83,7 @@ def state() -> str:
     for fd in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):  # the directory's own
             sockets += os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
-    keepers = [thread.name for thread in threading.enumerate() if thread.name == "koko-keeper"]
+    keepers = [thread.name for thread in threading.enumerate() if thread.name == "koko-housekeeper"]
     return json.dumps({"sockets": sockets, "threads": keepers})
 
 

@@ -19,7 +19,7 @@ import websockets.exceptions
 
 from koko import CloseError, Request, Response
 from koko.aio import Conn, Server, Upgrader, dial, serve
-from koko.aio.pump import Pump
+from koko.aio.protocol import ConnProtocol
 from tests.aio.conftest import echo, handshake, raw, url
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
@@ -328,7 +328,7 @@ async def test_nothing_is_left_behind_by_clients_that_come_and_go() -> None:
             await come_and_go(server)
     assert server.connections == set()
     gc.collect()
-    assert [thing for thing in gc.get_objects() if isinstance(thing, Pump)] == []
+    assert [thing for thing in gc.get_objects() if isinstance(thing, ConnProtocol)] == []
 
 
 async def test_a_connection_that_has_ended_waits_for_no_garbage_collector() -> None:

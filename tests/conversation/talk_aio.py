@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from koko.aio import Conn, Delivery, broadcast
-from koko.aio.pump import Pump
+from koko.aio.protocol import ConnProtocol
 from koko.core.connection import Connection
 from koko.core.deflate import Agreed
 from koko.core.head import Request, Response
@@ -259,9 +259,9 @@ class AioTalk:
         loop = self.clock
         line = MemoryTransport(loop)
         core = Connection(role, ConnectionOptions(**options), agreed, loop.time())
-        pump = Pump(core, line, loop)
-        line.set_protocol(pump)
-        conn = Conn(pump, Request("GET", "/", {}), Response(101), None)  # type: ignore[arg-type]
+        protocol = ConnProtocol(core, line, loop)
+        line.set_protocol(protocol)
+        conn = Conn(protocol, Request("GET", "/", {}), Response(101), None)  # type: ignore[arg-type]
         return Us(conn, loop), Peer(role.peer, line, loop.settle)
 
     def broadcast(self, crowd: list[Us], message: Any, **options: Any) -> Delivery:

@@ -2,7 +2,7 @@
 
 A thread that would wait for bytes, for room or for another thread waits here, in
 ``TurnedClock.block``; so it is known when all of them wait and nothing more happens.
-The keeper's rounds are done by hand, as the clock comes to them.
+The housekeeper's rounds are done by hand, as the clock comes to them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from koko.core.options import ConnectionOptions
 from koko.core.wire import Role
 from koko.sync import Conn, Delivery, broadcast
 from koko.sync import control as control_room
-from koko.sync import pump as pump_room
+from koko.sync import driver as pump_room
 from koko.sync import transport as transport_room
 from koko.sync import writing as writing_room
-from koko.sync.keeper import PERIOD, Kept
-from koko.sync.pump import Pump
+from koko.sync.driver import Driver
+from koko.sync.housekeeper import PERIOD, Kept
 from koko.sync.transport import READ, WRITE
 from tests.conversation.peer import Peer
 
@@ -119,7 +119,7 @@ class TurnedClock:
     def _is_still(self) -> bool:
         return not self._busy and not any(map(self._is_over, self._waits))
 
-    # In the place of the keeper, whose rounds we do
+    # In the place of the housekeeper, whose rounds we do
 
     def keep(self, kept: Kept) -> None:
         self.kept.append(kept)
@@ -326,7 +326,7 @@ class SyncTalk:
         for room in (control_room, pump_room, writing_room):
             self._patches.enter_context(patch.object(room, "monotonic", self.clock.monotonic))
         self._patches.enter_context(patch.object(transport_room, "time", self.clock))
-        self._patches.enter_context(patch.object(pump_room, "keeper", self.clock))
+        self._patches.enter_context(patch.object(pump_room, "housekeeper", self.clock))
         self._conns: list[Conn] = []
 
     def open(
@@ -336,11 +336,11 @@ class SyncTalk:
         clock = self.clock
         line = MemoryStream(clock)
         core = Connection(role, ConnectionOptions(**options), agreed, clock.now)
-        pump = Pump(core, line)
-        pump._news = TurnedCondition(clock, pump.lock)
-        pump._turn = TurnedCondition(clock, pump.lock)
-        pump.floor._free = TurnedCondition(clock, pump.lock)
-        conn = Conn(pump, Request("GET", "/", {}), Response(101), None)  # type: ignore[arg-type]
+        driver = Driver(core, line)
+        driver._news = TurnedCondition(clock, driver.lock)
+        driver._turn = TurnedCondition(clock, driver.lock)
+        driver.message_lock._free = TurnedCondition(clock, driver.lock)
+        conn = Conn(driver, Request("GET", "/", {}), Response(101), None)  # type: ignore[arg-type]
         self._conns.append(conn)
         return Us(conn, clock), Peer(role.peer, line, clock.settle)
 
@@ -357,4 +357,4 @@ class SyncTalk:
             Us(conn, self.clock).abort()
         self.clock.settle()
         self._patches.close()
-        assert all(conn._pump.closed for conn in self._conns)
+        assert all(conn._driver.closed for conn in self._conns)

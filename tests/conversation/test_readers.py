@@ -187,7 +187,7 @@ def test_closed_reader_skips_its_message_at_once(talk: Talk) -> None:
     reader.close()
     for _ in range(32):
         peer.says("0 000 0000", bytes(16 * KIB))
-    talk.clock.advance(10)  # threads: 64 KiB a round of the keeper
+    talk.clock.advance(10)  # threads: 64 KiB a round of the housekeeper
     assert not peer.line.unheard
     peer.says("1 000 1001", b"still there?")
     talk.clock.advance(1)

@@ -22,7 +22,7 @@ from koko.core.head import Request, Response
 from koko.core.options import ConnectionOptions
 from koko.core.wire import Role
 from koko.sync import Conn
-from koko.sync.pump import Pump
+from koko.sync.driver import Driver
 from koko.sync.transport import PlainStream
 
 PATIENCE = 10.0  # seconds after which a test has failed; nothing waits so long
@@ -83,7 +83,7 @@ def link() -> Iterator[Link]:
         ours, theirs = tcp_pair()
         core = Connection(Role.SERVER, ConnectionOptions(**options), None, monotonic())
         request = Request("GET", "/", CIMultiDict())
-        conn = Conn(Pump(core, PlainStream(ours)), request, Response(101), None)
+        conn = Conn(Driver(core, PlainStream(ours)), request, Response(101), None)
         made.append((conn, Peer(theirs)))
         return made[-1]
 

@@ -35,7 +35,7 @@ def test_nobody_waits_for_one_who_does_not_read(link: Link) -> None:
 def test_nobody_waits_behind_another_thread_that_writes_to_a_deaf_one(link: Link) -> None:
     deaf, _ = link()
     in_thread(deaf.send, bytes(32 * MIB))
-    until(lambda: deaf._pump._writing)
+    until(lambda: deaf._driver._writing)
     conn, peer = link()
     assert broadcast([deaf, conn], "hello") == Delivery(1, 1, 0, 0)
     peer.reads(HELLO)
@@ -44,7 +44,7 @@ def test_nobody_waits_behind_another_thread_that_writes_to_a_deaf_one(link: Link
 def test_who_reads_on_in_time_is_sent_it_though_another_does_not(link: Link) -> None:
     (deaf, _), (conn, peer) = stuck(link), stuck(link)
     waiting = in_thread(broadcast, [deaf, conn], "hello", timeout=2.0)
-    until(lambda: not deaf._pump.lock._is_owned())  # type: ignore[attr-defined]
+    until(lambda: not deaf._driver.lock._is_owned())  # type: ignore[attr-defined]
     heard = b""
     while not heard.endswith(HELLO):
         heard += peer.sock.recv(MIB)
@@ -67,7 +67,7 @@ def test_the_rest_of_a_long_message_is_written_while_there_is_time(link: Link) -
     message = bytes(32 * MIB)
     reading = in_thread(peer.reads, wire("1 000 0010  0 1111111", message))
     assert broadcast([conn], message, timeout=PATIENCE) == Delivery(1, 0, 0, 0)
-    assert not conn._pump.stream.pending
+    assert not conn._driver.stream.pending
     reading.result(PATIENCE)
 
 

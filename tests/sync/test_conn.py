@@ -46,7 +46,7 @@ def test_a_timeout_loses_nothing_of_a_message_that_had_begun(link: Link) -> None
 def test_a_second_receiver_is_told_who_is_the_first(link: Link) -> None:
     conn, peer = link()
     first = in_thread(conn.recv)
-    until(lambda: conn._pump._reading)
+    until(lambda: conn._driver._reading)
     with pytest.raises(RuntimeError, match=r"already running in thread 'test-recv'; one receiver"):
         conn.recv()
     peer.sends(HI)
@@ -179,7 +179,7 @@ def test_a_cork_never_falls_back_to_a_thread_that_is_out_of_its_own(link: Link) 
 def test_a_cork_passes_the_turn_on(link: Link) -> None:
     conn, peer = link()
     senders = [in_thread(conn.send, bytes(MUCH))]
-    until(lambda: conn._pump._writing)
+    until(lambda: conn._driver._writing)
 
     def corked() -> None:
         with conn.cork():
@@ -187,7 +187,7 @@ def test_a_cork_passes_the_turn_on(link: Link) -> None:
 
     for count, work in enumerate((corked, lambda: conn.send("c")), 1):
         senders.append(in_thread(work))
-        until(lambda count=count: conn._pump._queued == count)
+        until(lambda count=count: conn._driver._queued == count)
     peer.reads_messages(3)
     for sender in senders:
         sender.result(PATIENCE)
@@ -203,7 +203,7 @@ def test_a_handler_may_cork_and_never_waits(link: Link) -> None:
     conn.ping_handler = answer
     peer.sends(wire("1 000 1001  1 0000000", b""))
     received = in_thread(conn.recv)
-    until(lambda: conn._pump.stream.pending)
+    until(lambda: conn._driver.stream.pending)
     in_thread(conn.pong).result(PATIENCE)  # the lock is free though the peer reads nothing
     conn.abort()
     with pytest.raises(CloseError):
@@ -217,21 +217,21 @@ def test_pongs_behind_what_is_stuck_are_bounded(link: Link) -> None:
     conn, peer = link()
     conn.ping_handler = lambda payload: conn.send(bytes(MUCH))
     peer.sends(wire("1 000 1001  1 0000000", b""))
-    until(lambda: conn._pump.look_after(monotonic()) or conn._pump.stream.pending)
+    until(lambda: conn._driver.look_after(monotonic()) or conn._driver.stream.pending)
     conn.ping_handler = None
-    stuck = len(conn._pump.stream._rest)
+    stuck = len(conn._driver.stream._rest)
     for _ in range(5):
         peer.sends(wire("1 000 1001  1 0000001", b"a") * 600)
-        conn._pump.look_after(monotonic())
-    assert len(conn._pump.stream._rest) <= stuck
+        conn._driver.look_after(monotonic())
+    assert len(conn._driver.stream._rest) <= stuck
     assert len(conn._core.owed) <= 64
 
 
 def test_a_flood_is_left_to_the_next_round_of_the_keeper(link: Link) -> None:
     conn, peer = link()
     peer.sends(wire("1 000 1001  1 0000000", b"") * 60_000)
-    conn._pump.look_after(monotonic())
-    assert conn._pump.stream.wait(READ, 0) == READ
+    conn._driver.look_after(monotonic())
+    assert conn._driver.stream.wait(READ, 0) == READ
 
 
 # Sending
@@ -275,7 +275,7 @@ def test_control_frames_of_many_threads_are_never_lost_or_torn(link: Link) -> No
 def test_a_reader_does_not_wait_behind_a_writer_whose_pipe_is_full(link: Link) -> None:
     conn, peer = link(read_limit=None)
     sender = in_thread(conn.send, bytes(MUCH))
-    until(lambda: conn._pump._writing)
+    until(lambda: conn._driver._writing)
     peer.sends(wire("1 000 1001  1 0000001", b"?") + HI)
     assert conn.recv(timeout=PATIENCE) == "hi"
     message, pong = peer.reads_messages(2)
@@ -286,8 +286,8 @@ def test_a_reader_does_not_wait_behind_a_writer_whose_pipe_is_full(link: Link) -
 
 def test_what_a_reader_could_not_write_at_once_leaves_while_it_reads_on(link: Link) -> None:
     conn, peer = link()
-    stream = conn._pump.stream
-    with conn._pump.lock:
+    stream = conn._driver.stream
+    with conn._driver.lock:
         while stream.write(bytes(wire("1 000 0010  0 1111110", bytes(60_000)))):
             pass
     receiver = in_thread(conn.recv)
@@ -303,7 +303,7 @@ def test_what_a_reader_could_not_write_at_once_leaves_while_it_reads_on(link: Li
 def test_a_send_that_gets_no_turn_in_time_sends_nothing_and_harms_nothing(link: Link) -> None:
     conn, peer = link()
     sender = in_thread(conn.send, bytes(MUCH))
-    until(lambda: conn._pump._writing)
+    until(lambda: conn._driver._writing)
     with pytest.raises(TimeoutError, match="nothing was sent"):
         conn.send("too late", timeout=0.01)
     first = in_thread(peer.reads_messages, 2)
@@ -377,7 +377,7 @@ def test_ping_reads_for_its_pong_and_keeps_the_messages_before_it(link: Link) ->
 def test_ping_waits_beside_a_receiver(link: Link) -> None:
     conn, peer = link()
     received = in_thread(conn.recv)
-    until(lambda: conn._pump._reading)
+    until(lambda: conn._driver._reading)
     round_trip = in_thread(conn.ping, b"tick")
     peer.reads(wire("1 000 1001  0 0000100", b"tick"))
     peer.sends(wire("1 000 1010  1 0000100", b"tick"))
@@ -389,9 +389,9 @@ def test_ping_waits_beside_a_receiver(link: Link) -> None:
 def test_a_receiver_takes_over_when_the_thread_that_read_leaves(link: Link) -> None:
     conn, peer = link()
     pinging = in_thread(conn.ping, b"tick")
-    until(lambda: conn._pump._reading)
+    until(lambda: conn._driver._reading)
     received = in_thread(conn.recv)
-    until(lambda: conn._pump._followers)
+    until(lambda: conn._driver._followers)
     peer.sends(wire("1 000 1010  1 0000100", b"tick"))
     pinging.result(PATIENCE)
     peer.sends(HI)
@@ -409,7 +409,7 @@ def test_a_ping_without_an_answer_times_out_and_harms_nothing(link: Link) -> Non
 def test_a_ping_ends_with_the_connection(link: Link) -> None:
     conn, peer = link()
     pinging = in_thread(conn.ping)
-    until(lambda: conn._pump._reading)
+    until(lambda: conn._driver._reading)
     peer.closes()
     with pytest.raises(CloseError):
         pinging.result(PATIENCE)
@@ -503,7 +503,7 @@ def test_close_is_bounded_when_the_peer_says_nothing(link: Link) -> None:
 def test_close_is_bounded_when_the_peer_does_not_even_read(link: Link) -> None:
     conn, _ = link()
     sender = in_thread(conn.send, bytes(MUCH))
-    until(lambda: conn._pump._writing)
+    until(lambda: conn._driver._writing)
     conn.close(timeout=0.01)
     with pytest.raises(CloseError):
         sender.result(PATIENCE)
@@ -523,7 +523,7 @@ def test_close_hears_the_peers_close_behind_a_flood_of_messages(link: Link) -> N
 def test_close_wakes_the_receiver(link: Link) -> None:
     conn, _ = link()
     receiver = in_thread(list, conn)
-    until(lambda: conn._pump._reading)
+    until(lambda: conn._driver._reading)
     conn.close(timeout=0.01)
     assert receiver.result(PATIENCE) == []
 
@@ -558,7 +558,7 @@ def test_a_close_code_that_may_not_be_sent_is_refused(link: Link) -> None:
 def test_abort_wakes_everybody_and_says_no_goodbye(link: Link) -> None:
     conn, peer = link()
     receiver = in_thread(conn.recv)
-    until(lambda: conn._pump._reading)
+    until(lambda: conn._driver._reading)
     conn.abort()
     with pytest.raises(CloseError, match="we dropped it"):
         receiver.result(PATIENCE)
@@ -618,5 +618,5 @@ def test_no_thread_belongs_to_a_connection(link: Link) -> None:
     before = set(threading.enumerate())
     conns = [link()[0] for _ in range(10)]
     started = set(threading.enumerate()) - before
-    assert {thread.name for thread in started} <= {"koko-keeper"}
+    assert {thread.name for thread in started} <= {"koko-housekeeper"}
     assert len(conns) == 10

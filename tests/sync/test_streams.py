@@ -26,7 +26,7 @@ from koko.core.wire import Role
 from koko.errors import CloseError
 from koko.message import Kind
 from koko.sync import Conn, join_messages
-from koko.sync.pump import Pump
+from koko.sync.driver import Driver
 from koko.sync.transport import PlainStream
 from tests.sync.conftest import PATIENCE, Link, in_thread, tcp_pair
 from tests.wire import wire
@@ -44,7 +44,7 @@ def pair() -> Iterator[Pair]:
         for role, sock in zip(Role, tcp_pair(), strict=True):
             core = Connection(role, ConnectionOptions(**options), agreed, monotonic())
             request = Request("GET", "/", CIMultiDict())
-            made.append(Conn(Pump(core, PlainStream(sock)), request, Response(101), None))
+            made.append(Conn(Driver(core, PlainStream(sock)), request, Response(101), None))
         return made[-2], made[-1]
 
     yield make

@@ -17,7 +17,7 @@ cdef class Line:
 
 
 @cython.final
-cdef class Arrival:
+cdef class Waiter:
     cdef public bint _asyncio_future_blocking
     cdef bint _held  # by a task that goes on soon, and can cancel what it holds until then
     cdef readonly object _loop
@@ -33,7 +33,7 @@ cdef class Reflex:
     cdef readonly object transport
     cdef readonly object loop
     cdef readonly object now
-    cdef readonly Arrival arrival
+    cdef readonly Waiter waiter
     cdef public Py_ssize_t corked  # how many blocks gather what is sent
     cdef public bint write_paused
     cdef public bint read_paused
@@ -52,7 +52,7 @@ cdef class Reflex:
 
     cdef bint must_wait(self) except -1
     cdef int arrived(self, const uint8_t *octets, Py_ssize_t size, bint alone) except -1
-    cpdef Arrival next_arrival(self)
+    cpdef Waiter next_waiter(self)
     cpdef next_message(self)
     cpdef write(self, int kind, message)
     cdef int owe(self, bytes frame) except -1

@@ -46,7 +46,7 @@ cdef class Line:
         raise NotImplementedError
 
 
-cdef class Arrival:
+cdef class Waiter:
     """The wait of one receiver for what comes next; made seldom, waited on many times.
 
     Speaks the protocol that ``asyncio.Task`` expects of a future, so that ``wake``
@@ -109,14 +109,14 @@ cdef class Arrival:
 
 
 cdef class Reflex:
-    """The half of a ``Pump`` that every message passes through."""
+    """The half of a ``ConnProtocol`` that every message passes through."""
 
     def __init__(self, core, transport, loop):
         self.core = core
         self.transport = transport
         self.loop = loop
         self.now = clock_of(loop)
-        self.arrival = Arrival(loop)
+        self.waiter = Waiter(loop)
         self._line = transport if isinstance(transport, Line) else None
         self._inbox = core.inbox
         self._outbox = core.outbox
@@ -156,7 +156,7 @@ cdef class Reflex:
 
     cdef int arrived(self, const uint8_t *octets, Py_ssize_t size, bint alone) except -1:
         """Do so; ``alone`` means that no task is running."""
-        cdef Arrival arrival = self.arrival
+        cdef Waiter waiter = self.waiter
         cdef Inbox inbox = self._inbox
         cdef list others = None
         self.feeding = True
@@ -168,11 +168,11 @@ cdef class Reflex:
                     self.core.handle(others, now)
             else:
                 self.core.feed(octets[:size], now)
-            if arrival._callback is not None and (inbox._messages is not None or not inbox.plain):
+            if waiter._callback is not None and (inbox._messages is not None or not inbox.plain):
                 if alone:
-                    arrival.enter()
+                    waiter.enter()
                 else:
-                    arrival.wake()
+                    waiter.wake()
         finally:
             self.feeding = False
         if self._owed:
@@ -180,20 +180,20 @@ cdef class Reflex:
         # Nothing but messages ends nothing; a task that ends the connection sees to that itself.
         if not (others is None and inbox.plain) and self._life.state is not OPEN:
             self.part()
-        if self.arrival._callback is None:
+        if self.waiter._callback is None:
             self.nobody_waits()
         return 0
 
-    cpdef Arrival next_arrival(self):
+    cpdef Waiter next_waiter(self):
         """Return what a receiver is to wait for; a task may not have left the last one yet."""
-        if self.arrival._held:
-            self.arrival = Arrival(self.loop)
-        return self.arrival
+        if self.waiter._held:
+            self.waiter = Waiter(self.loop)
+        return self.waiter
 
     cpdef next_message(self):
-        """Return the next message, None when ``arrival`` must be awaited for it."""
+        """Return the next message, None when ``waiter`` must be awaited for it."""
         cdef Inbox inbox = self._inbox
-        if self.arrival._callback is not None and inbox._messages is None:
+        if self.waiter._callback is not None and inbox._messages is None:
             raise self.busy()
         if not inbox.plain:
             return self.last_word()
@@ -321,7 +321,7 @@ cdef class Awaited:
 
     cdef object receive_message(self, bint *last):
         cdef object message
-        cdef Arrival arrival
+        cdef Waiter waiter
         if self._over:
             raise RuntimeError("cannot reuse already awaited recv()")
         self._over = True
@@ -333,9 +333,9 @@ cdef class Awaited:
             raise
         if message is None:
             self._over = False
-            arrival = self._reflex.next_arrival()
-            arrival._asyncio_future_blocking = True
-            return arrival
+            waiter = self._reflex.next_waiter()
+            waiter._asyncio_future_blocking = True
+            return waiter
         last[0] = True
         return message
 
@@ -404,7 +404,7 @@ cdef Awaited receive(Reflex reflex, bint iterates):
 cdef class MessageVerbs:
     """The verbs of a ``Conn`` for whole messages."""
 
-    cdef public Reflex _pump
+    cdef public Reflex _protocol
 
     def __aiter__(self):
         return self
@@ -415,7 +415,7 @@ cdef class MessageVerbs:
         Ordinary is our own ``close`` and a Close with 1000, 1001 or no code; any other
         end is raised, as by ``recv``.
         """
-        return receive(self._pump, True)
+        return receive(self._protocol, True)
 
     def recv(self, timeout=None):
         """Return the next message, waiting for it if necessary: text as str, binary as bytes.
@@ -427,7 +427,7 @@ cdef class MessageVerbs:
             TimeoutError: nothing arrived within ``timeout`` seconds; nothing is lost.
             RuntimeError: another task is receiving already.
         """
-        receiving = receive(self._pump, False)
+        receiving = receive(self._protocol, False)
         return receiving if timeout is None else within(timeout, "no message came", receiving)
 
     def send(self, message, timeout=None):
@@ -446,7 +446,7 @@ cdef class MessageVerbs:
         if type(message) is not str:
             kind = BINARY if type(message) is bytes else kind_of(message)
         awaited = Awaited.__new__(Awaited)
-        awaited._reflex = self._pump
+        awaited._reflex = self._protocol
         awaited._kind = kind
         awaited._message = message
         awaited._sends = True
@@ -465,7 +465,7 @@ def offer(conns, prepared):
     cdef list late = []
     known = frame = None  # the form of the last one, and what it was sent
     for conn in conns:
-        reflex = conn._pump
+        reflex = conn._protocol
         if reflex._life.state is not OPEN:
             gone += 1
             continue

@@ -2,7 +2,7 @@
 
 What runs for every message on asyncio, and nothing else: waking the receiver where the
 bytes arrive, the awaitables of ``recv`` and ``send``, the gathering of replies. What
-happens seldom is ``pump``'s, what a message means is ``koko.core``'s. ``_native_reflex.pyx``
+happens seldom is ``protocol``'s, what a message means is ``koko.core``'s. ``_native_reflex.pyx``
 is the twin of this file: the same names in the same order.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from koko.aio.message_lock import MessageLock
 from koko.aio.tasks import ARRIVED, CANCELLED, clock_of, current_task
-from koko.aio.turn import Turn
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core.connection import Connection
 from koko.core.lifecycle import State
@@ -23,12 +23,12 @@ from koko.errors import CloseError
 from koko.message import Data, Kind, PreparedMessage, kind_of
 
 if TYPE_CHECKING:
-    from koko.aio.pump import Pump
+    from koko.aio.protocol import ConnProtocol
 
 OPEN = State.OPEN
 
 
-class Arrival:
+class Waiter:
     """The wait of one receiver for what comes next; made seldom, waited on many times.
 
     Speaks the protocol that ``asyncio.Task`` expects of a future, so that ``wake``
@@ -85,10 +85,10 @@ class Arrival:
         self._yielded = False
         return self  # type: ignore[return-value]  # an iterator is all that await asks for
 
-    def __iter__(self) -> Arrival:
+    def __iter__(self) -> Waiter:
         return self
 
-    def __next__(self) -> Arrival:
+    def __next__(self) -> Waiter:
         if self._yielded:
             raise StopIteration
         self._yielded = self._asyncio_future_blocking = True
@@ -112,7 +112,7 @@ class Arrival:
 
 
 class Reflex:
-    """The half of a ``Pump`` that every message passes through."""
+    """The half of a ``ConnProtocol`` that every message passes through."""
 
     def __init__(
         self, core: Connection, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop
@@ -121,14 +121,14 @@ class Reflex:
         self.transport = transport
         self.loop = loop
         self.now = clock_of(loop)
-        self.arrival = Arrival(loop)
+        self.waiter = Waiter(loop)
         self.corked = 0  # how many blocks gather what is sent
         self.write_paused = False
         self.read_paused = False
         self.gathered = 0  # bytes that wait for the next replies
         self.feeding = False
         self.flush_due = False
-        self.lock: Turn | None = None  # who holds it may write; made when one has to wait
+        self.lock: MessageLock | None = None  # who holds it may write; made when one has to wait
 
     @property
     def congested(self) -> bool:
@@ -137,7 +137,7 @@ class Reflex:
 
     def data_received(self, data: bytes) -> None:
         """Feed the core, wake the receiver, write what is owed then."""
-        core, inbox, arrival = self.core, self.core.inbox, self.arrival
+        core, inbox, waiter = self.core, self.core.inbox, self.waiter
         self.feeding = True
         try:
             now = self.now()
@@ -145,27 +145,27 @@ class Reflex:
                 core.feed(data, now)
             elif (others := inbox.feed(data, now)) is not None:
                 core.handle(others, now)
-            if arrival._callback is not None and (inbox._messages or not inbox.plain):
-                arrival.wake()
+            if waiter._callback is not None and (inbox._messages or not inbox.plain):
+                waiter.wake()
         finally:
             self.feeding = False
         if core.owed:
             self.flush()
         if core.life.state is not OPEN:
             self.part()
-        if self.arrival._callback is None:
+        if self.waiter._callback is None:
             self.nobody_waits()
 
-    def next_arrival(self) -> Arrival:
+    def next_waiter(self) -> Waiter:
         """Return what a receiver is to wait for; a task may not have left the last one yet."""
-        if self.arrival._held:
-            self.arrival = Arrival(self.loop)
-        return self.arrival
+        if self.waiter._held:
+            self.waiter = Waiter(self.loop)
+        return self.waiter
 
     def next_message(self) -> str | bytes | None:
-        """Return the next message, None when ``arrival`` must be awaited for it."""
+        """Return the next message, None when ``waiter`` must be awaited for it."""
         core, inbox = self.core, self.core.inbox
-        if self.arrival._callback is not None and not inbox._messages:
+        if self.waiter._callback is not None and not inbox._messages:
             raise self.busy()
         if not inbox.plain:
             return self.last_word()
@@ -182,7 +182,7 @@ class Reflex:
     async def receive(self) -> str | bytes:
         """Return the next message, waiting for it if necessary."""
         while (message := self.next_message()) is None:
-            await self.next_arrival()
+            await self.next_waiter()
         return message
 
     def write(self, kind: int, message: Data) -> None:
@@ -216,7 +216,7 @@ class Reflex:
         else:
             self.transport.write(self.core.take_owed())
 
-    if TYPE_CHECKING:  # what a Pump adds, for what happens seldom
+    if TYPE_CHECKING:  # what a ConnProtocol adds, for what happens seldom
 
         def busy(self) -> RuntimeError: ...
         def last_word(self) -> str | bytes | None: ...
@@ -229,7 +229,7 @@ class Reflex:
 class MessageVerbs:
     """The verbs of a ``Conn`` for whole messages."""
 
-    _pump: Pump
+    _protocol: ConnProtocol
 
     def __aiter__(self) -> Self:
         return self
@@ -240,10 +240,10 @@ class MessageVerbs:
         Ordinary is our own ``close`` and a Close with 1000, 1001 or no code; any other
         end is raised, as by ``recv``.
         """
-        pump = self._pump
+        protocol = self._protocol
         try:
-            while (message := pump.next_message()) is None:
-                await pump.next_arrival()
+            while (message := protocol.next_message()) is None:
+                await protocol.next_waiter()
             return message
         except CloseError as error:
             if error.ordinary:
@@ -260,7 +260,7 @@ class MessageVerbs:
             TimeoutError: nothing arrived within ``timeout`` seconds; nothing is lost.
             RuntimeError: another task is receiving already.
         """
-        receiving = self._pump.receive()
+        receiving = self._protocol.receive()
         return receiving if timeout is None else within(timeout, "no message came", receiving)
 
     def send(self, message: Data, timeout: float | None = None) -> Coroutine[Any, Any, None]:
@@ -282,11 +282,11 @@ class MessageVerbs:
         return sending if timeout is None else within(timeout, TOO_SLOW, sending)
 
     async def _send(self, kind: Kind, message: Data) -> None:
-        pump = self._pump
-        if (pump.lock is None and not pump.write_paused) or not pump.congested:
-            pump.write(kind, message)
+        protocol = self._protocol
+        if (protocol.lock is None and not protocol.write_paused) or not protocol.congested:
+            protocol.write(kind, message)
         else:
-            await pump.write_in_turn(pump.core.send, kind, message)
+            await protocol.write_in_turn(protocol.core.send, kind, message)
 
 
 C = TypeVar("C", bound=MessageVerbs)
@@ -300,13 +300,13 @@ def offer(conns: Iterable[C], prepared: PreparedMessage) -> tuple[int, int, list
     sent = gone = 0
     late: list[C] = []
     for conn in conns:
-        pump = conn._pump
-        if pump.core.life.state is not OPEN:
+        protocol = conn._protocol
+        if protocol.core.life.state is not OPEN:
             gone += 1
-        elif pump.write_paused or not (pump.lock is None or pump.lock.free):
+        elif protocol.write_paused or not (protocol.lock is None or protocol.lock.free):
             late.append(conn)
         else:
-            pump.core.send_prepared(prepared)
-            pump.sent()
+            protocol.core.send_prepared(prepared)
+            protocol.sent()
             sent += 1
     return sent, gone, late

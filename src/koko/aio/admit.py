@@ -10,8 +10,8 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
-from koko.aio.alarms import Sleeper
-from koko.aio.pump import end_half
+from koko.aio.protocol import end_half
+from koko.aio.timers import Timed
 from koko.core.address import written
 from koko.core.handshake import is_websocket_upgrade, refusal
 from koko.core.head import Request, RequestParser, Response, write_response
@@ -38,7 +38,7 @@ class Opening(asyncio.Protocol):
         self._server = server
         self._parser = RequestParser()
         self._early = b""
-        self._alarm: set[Sleeper] | None = None
+        self._timer_slot: set[Timed] | None = None
         self._answering: asyncio.Task[None] | None = None
         self._answered = False
         self._accepted_at = asyncio.get_running_loop().time()  # TLS comes between
@@ -102,13 +102,13 @@ class Opening(asyncio.Protocol):
         self._answered = True
         self._leave()
         self.transport.write(head)
-        pump, self.conn = self._server._admit(
+        protocol, self.conn = self._server._admit(
             self.transport, upgrader, self.request, accepted, self._answering
         )
-        self.transport.set_protocol(pump)
+        self.transport.set_protocol(protocol)
         self.transport.resume_reading()
         if self._early:
-            pump.data_received(self._early)
+            protocol.data_received(self._early)
         return self.conn
 
     # How it works inside
@@ -190,7 +190,7 @@ class Opening(asyncio.Protocol):
         self.transport.write(octets)
         # Our half ends here; closing the whole with bytes unread would reset the stream
         # and could destroy the answer on its way. A timer bounds the wait for the peer's.
-        if self._alarm is None:
+        if self._timer_slot is None:
             self._bound(self._server.upgrader.close_timeout)
         end_half(self.transport)
 
@@ -201,16 +201,16 @@ class Opening(asyncio.Protocol):
     def _bound(self, timeout: float | None, since: float | None = None) -> None:
         if timeout is not None:
             since = asyncio.get_running_loop().time() if since is None else since
-            self._alarm = self._server._alarms.set(since + timeout, self)
+            self._timer_slot = self._server._timers.set(since + timeout, self)
 
-    def ring(self) -> None:
+    def on_timer(self) -> None:
         """Drop a client that took longer than it may."""
         self.transport.abort()
 
     def _leave(self) -> None:
         self._server._forget(self)
-        if self._alarm is not None:
-            self._alarm.discard(self)
+        if self._timer_slot is not None:
+            self._timer_slot.discard(self)
 
 
 def _going_away() -> HandshakeError:

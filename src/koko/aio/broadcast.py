@@ -36,7 +36,7 @@ async def broadcast(
     prepared = prepare(message, slow, timeout)
     sent, gone, late = offer(dict.fromkeys(conns), prepared)
     for conn in late:
-        conn._pump.turn.check_own()
+        conn._protocol.message_lock.check_own()
     if late and timeout != 0:
         awaited = await asyncio.gather(*(_send(conn, prepared, timeout) for conn in late))
         sent += awaited.count(True)

@@ -1,7 +1,7 @@
 """One end of an open WebSocket, for asyncio: the verbs.
 
 Only waiting is done here. What the bytes mean is ``koko.core``'s, how they move is
-``pump``'s.
+``protocol``'s.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from koko.aio.control import ControlVerbs
-from koko.aio.pump import Pump
+from koko.aio.protocol import ConnProtocol
 from koko.aio.reflex import MessageVerbs
 from koko.aio.streams import StreamVerbs
 from koko.aio.waiting import TOO_SLOW, within
@@ -48,16 +48,16 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
     """
 
     def __init__(
-        self, pump: Pump, request: Request, response: Response, subprotocol: str | None
+        self, protocol: ConnProtocol, request: Request, response: Response, subprotocol: str | None
     ) -> None:
-        self._pump = pump
-        self._core: Connection = pump.core
+        self._protocol = protocol
+        self._core: Connection = protocol.core
         self.request = request
         self.response = response
         self.subprotocol = subprotocol
         # A transport that was closed cannot be asked any more.
-        self.local_address: Any = pump.transport.get_extra_info("sockname")
-        self.remote_address: Any = pump.transport.get_extra_info("peername")
+        self.local_address: Any = protocol.transport.get_extra_info("sockname")
+        self.remote_address: Any = protocol.transport.get_extra_info("peername")
 
     # Receiving
 
@@ -107,11 +107,11 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
     async def _write(
         self, timeout: float | None, owe: Callable[..., None], *message: object
     ) -> None:
-        if self._pump.congested:
-            await within(timeout, TOO_SLOW, self._pump.write_in_turn(owe, *message))
+        if self._protocol.congested:
+            await within(timeout, TOO_SLOW, self._protocol.write_in_turn(owe, *message))
         else:
             owe(*message)
-            self._pump.sent()
+            self._protocol.sent()
 
     @contextmanager
     def cork(self) -> Iterator[None]:
@@ -120,12 +120,12 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
         It leaves when 64 KiB are full, at the end of the loop's turn or of the block,
         whichever is first. Replies to messages that arrived together are gathered anyway.
         """
-        self._pump.corked += 1
+        self._protocol.corked += 1
         try:
             yield
         finally:
-            self._pump.corked -= 1
-            self._pump.flush()
+            self._protocol.corked -= 1
+            self._protocol.flush()
 
     @property
     def write_compression(self) -> bool:
@@ -155,23 +155,23 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
         closing or closed already is only waited for. When cancelled, the closing goes on
         within its bounds.
         """
-        core, pump = self._core, self._pump
+        core, protocol = self._core, self._protocol
         if timeout is None:
             timeout = core.close_timeout
         if core.state is State.OPEN:
             core.close_timeout = timeout
-            core.start_close(code, reason, pump.now())
-        pump.say_goodbye()
-        if core.due_at is not None and core.due_at <= pump.now() + timeout:
-            return await pump.closed()  # the core gives up in time by itself
+            core.start_close(code, reason, protocol.now())
+        protocol.say_goodbye()
+        if core.due_at is not None and core.due_at <= protocol.now() + timeout:
+            return await protocol.closed()  # the core gives up in time by itself
         with suppress(TimeoutError):  # another's Close may have been given more time
             return await self.wait_closed(timeout)
-        pump.abort(f"no answer within {timeout:g} s")
-        await pump.closed()
+        protocol.abort(f"no answer within {timeout:g} s")
+        await protocol.closed()
 
     def abort(self) -> None:
         """Drop the connection at once: no Close is sent, nothing unsent is written."""
-        self._pump.abort("we dropped it")
+        self._protocol.abort("we dropped it")
 
     async def wait_closed(self, timeout: float | None = None) -> None:
         """Wait until the connection is over, whoever ends it; ``ending`` says how.
@@ -179,7 +179,7 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
         Raises:
             TimeoutError: it was not over within ``timeout`` seconds.
         """
-        await within(timeout, "the connection was not over", self._pump.closed())
+        await within(timeout, "the connection was not over", self._protocol.closed())
 
     @property
     def ending(self) -> BaseException | None:
@@ -220,11 +220,11 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
         still given, and nothing is lost: a read under a later deadline goes on. A read
         that waits notices when it is put off, by a handler of pongs say, or brought forward.
         """
-        return self._pump.read_deadline
+        return self._protocol.read_deadline
 
     @read_deadline.setter
     def read_deadline(self, deadline: float | None) -> None:
-        self._pump.set_read_deadline(deadline)
+        self._protocol.set_read_deadline(deadline)
 
     @property
     def write_deadline(self) -> float | None:
@@ -233,17 +233,17 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
         For every message, beside its own timeout: the earlier one counts. What had not
         begun by then is not sent; a message cut in the middle ends the connection.
         """
-        turn = self._pump.lock
+        turn = self._protocol.lock
         return None if turn is None else turn.deadline
 
     @write_deadline.setter
     def write_deadline(self, deadline: float | None) -> None:
-        self._pump.turn.deadline = deadline
+        self._protocol.message_lock.deadline = deadline
 
     @property
     def transport(self) -> asyncio.Transport:
         """The transport underneath; writing to it breaks the connection."""
-        return self._pump.transport
+        return self._protocol.transport
 
     def __repr__(self) -> str:
         return f"<koko.aio.Conn {self._core.state.value} with {written(self.remote_address)}>"

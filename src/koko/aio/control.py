@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from koko.aio.pump import Pump
+from koko.aio.protocol import ConnProtocol
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core.connection import Connection, Ping
 from koko.message import Kind
@@ -20,7 +20,7 @@ Handler = Callable[..., Awaitable[object] | object]
 class ControlVerbs:
     """The verbs of a ``Conn`` for control frames, and who is called when one comes."""
 
-    _pump: Pump
+    _protocol: ConnProtocol
     _core: Connection
 
     async def write_control(
@@ -38,10 +38,10 @@ class ControlVerbs:
             TimeoutError: the deadline passed first; nothing was sent.
         """
         if deadline is not None:
-            left = deadline - self._pump.now()
+            left = deadline - self._protocol.now()
             if left <= 0:
                 raise TimeoutError("the deadline had passed before the frame was written")
-            await within(left, TOO_SLOW, self._pump.writable())
+            await within(left, TOO_SLOW, self._protocol.writable())
         self._write_control(kind, data)
 
     async def ping(self, data: bytes | None = None, timeout: float | None = None) -> float:
@@ -55,17 +55,17 @@ class ControlVerbs:
             TimeoutError: no pong came within ``timeout`` seconds; the connection is unharmed.
             ValueError: a ping with this payload is still without its pong.
         """
-        pump = self._pump
-        ping = self._core.start_ping(data, pump.now())
-        ping.on_pong = pump.release_waiters
-        pump.flush()
+        protocol = self._protocol
+        ping = self._core.start_ping(data, protocol.now())
+        ping.on_pong = protocol.release_waiters
+        protocol.flush()
         return await within(timeout, "no pong came", self._pong_of(ping))
 
     async def _pong_of(self, ping: Ping) -> float:
         while ping.round_trip is None:
             if self._core.ending is not None:
                 raise self._core.closed_error()
-            await self._pump.wait_for_change()
+            await self._protocol.wait_for_change()
         return ping.round_trip
 
     async def pong(self, data: bytes = b"") -> None:
@@ -117,15 +117,15 @@ class ControlVerbs:
     def _call_handler(self, handler: Handler, *args: object) -> None:
         result = handler(*args)
         if inspect.isawaitable(result):
-            self._pump.run(result)
+            self._protocol.run(result)
 
     def _answer_ping(self, payload: bytes) -> None:
         self._write_control(Kind.PONG, payload)
 
     def _write_control(self, kind: int, payload: bytes) -> None:
-        self._core.write_control(kind, payload, self._pump.now())
-        self._pump.flush()
-        self._pump.part()
+        self._core.write_control(kind, payload, self._protocol.now())
+        self._protocol.flush()
+        self._protocol.part()
 
 
 def _ignore(*args: object) -> None:

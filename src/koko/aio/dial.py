@@ -11,8 +11,8 @@ from koko.aio.asking import Asking, ask_on, ask_plainly, ask_through
 from koko.aio.conn import Conn
 from koko.aio.network import open_socket
 from koko.aio.pending import Pending
+from koko.aio.protocol import ConnProtocol
 from koko.aio.proxy import open_tunnel, through_socks
-from koko.aio.pump import Pump
 from koko.aio.tasks import clock_of
 from koko.core.connection import Connection
 from koko.core.head import Headers, Request, Response, ResponseParser
@@ -85,9 +85,9 @@ class Dialing(Pending[Conn]):
             return outcome
         loop = asyncio.get_running_loop()
         core = Connection(Role.CLIENT, dialer, outcome.agreed, clock_of(loop)())
-        pump = Pump(core, asking.transport, loop)
-        asking.hand_over(pump)
-        return Conn(pump, request, response, outcome.subprotocol)
+        protocol = ConnProtocol(core, asking.transport, loop)
+        asking.hand_over(protocol)
+        return Conn(protocol, request, response, outcome.subprotocol)
 
     async def _connect(self, target: Target, deadline: float | None) -> Asking:
         dialer = self._dialer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from koko.aio.pump import end_half
+from koko.aio.protocol import end_half
 from koko.core.address import written
 from koko.core.head import RequestParser
 from koko.errors import HandshakeError

@@ -15,12 +15,12 @@ from typing import Any, Self, Unpack
 
 from koko import upgrading
 from koko.aio.admit import Http, Opening
-from koko.aio.alarms import Alarms
 from koko.aio.conn import Conn
 from koko.aio.door import Door
 from koko.aio.listen import bind
-from koko.aio.pump import Pump
+from koko.aio.protocol import ConnProtocol
 from koko.aio.tasks import clock_of
+from koko.aio.timers import TimerWheel
 from koko.aio.transport import listen_on
 from koko.aio.upgrade import Upgrader
 from koko.core.address import written
@@ -89,7 +89,7 @@ class Server:
         self.max_connections = check_limit(max_connections)
         self._ssl = ssl
         self._where = (host, port, sock, reuse_port)
-        self._alarms: Alarms  # of the loop it was started in
+        self._timers: TimerWheel  # of the loop it was started in
         self._listeners: list[asyncio.Server] = []
         self._doors: set[Door] = set()
         self._openings: set[Opening] = set()
@@ -103,7 +103,7 @@ class Server:
     async def start(self) -> None:
         """Begin to accept connections."""
         loop = asyncio.get_running_loop()
-        self._alarms = Alarms(loop)
+        self._timers = TimerWheel(loop)
         host, port, sock, reuse_port = self._where
         tls: dict[str, Any] = {}
         if self._ssl is not None:
@@ -215,17 +215,17 @@ class Server:
         request: Request,
         accepted: Accepted,
         task: asyncio.Task[None] | None,
-    ) -> tuple[Pump, Conn]:
+    ) -> tuple[ConnProtocol, Conn]:
         """Make a connection of an accepted handshake, for ``task``, or one for the handler."""
         loop = asyncio.get_running_loop()
         core = Connection(Role.SERVER, upgrader, accepted.agreed, clock_of(loop)())
-        pump = Pump(core, transport, loop, self._alarms)
-        conn = Conn(pump, request, accepted.response, accepted.subprotocol)
+        protocol = ConnProtocol(core, transport, loop, self._timers)
+        conn = Conn(protocol, request, accepted.response, accepted.subprotocol)
         if task is None:
             task = loop.create_task(self._run(conn))
         self._handlers[task] = conn
         task.add_done_callback(self._handlers.pop)
-        return pump, conn
+        return protocol, conn
 
     async def _run(self, conn: Conn) -> None:
         assert self.handler is not None

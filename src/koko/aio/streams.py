@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from koko.aio.pending import Pending
-from koko.aio.pump import Pump
+from koko.aio.protocol import ConnProtocol
 from koko.aio.waiting import within
 from koko.core.connection import Connection
 from koko.core.incoming import ALL, LINE, Incoming, Joined
@@ -37,9 +37,9 @@ class MessageReader:
     """
 
     def __init__(
-        self, pump: Pump, source: Incoming | Joined, read: Callable[[int], bytes | None]
+        self, protocol: ConnProtocol, source: Incoming | Joined, read: Callable[[int], bytes | None]
     ) -> None:
-        self._pump = pump
+        self._protocol = protocol
         self._source = source
         self._take = read
 
@@ -86,11 +86,11 @@ class MessageReader:
     async def _read(self, size: int, timeout: float | None = None) -> bytes:
         if timeout is not None:
             return await within(timeout, "no more of the message came", self._read(size))
-        pump, take = self._pump, partial(self._take, size)
-        octets: bytes | None = pump.ask(take)
+        protocol, take = self._protocol, partial(self._take, size)
+        octets: bytes | None = protocol.ask(take)
         while octets is None:
-            await pump.arrives()
-            octets = pump.ask(take)
+            await protocol.arrives()
+            octets = protocol.ask(take)
         return octets
 
 
@@ -107,8 +107,8 @@ class MessageWriter:
     unharmed, else the connection is closed with 1011.
     """
 
-    def __init__(self, pump: Pump, kind: Kind, message: Outgoing) -> None:
-        self._pump = pump
+    def __init__(self, protocol: ConnProtocol, kind: Kind, message: Outgoing) -> None:
+        self._protocol = protocol
         self._kind = kind
         self._message = message
         self._closed = False
@@ -159,12 +159,12 @@ class MessageWriter:
     def __del__(self) -> None:
         if not self._closed:
             with suppress(RuntimeError):  # the loop is closed, and the connection with it
-                self._pump.loop.call_soon_threadsafe(_cut, self._pump, self._message)
+                self._protocol.loop.call_soon_threadsafe(_cut, self._protocol, self._message)
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
 
     async def _or_cut(self, timeout: float | None, work: Callable[..., Any], *args: Any) -> None:
         try:
-            timeout = self._pump.turn.time_left(timeout)
+            timeout = self._protocol.message_lock.time_left(timeout)
             await within(timeout, "", work(*args))
         except TimeoutError:
             self._cut()
@@ -175,55 +175,55 @@ class MessageWriter:
 
     async def _write(self, view: memoryview) -> None:
         for at in range(0, len(view), PART):
-            await self._pump.writable()
+            await self._protocol.writable()
             self._message.add(view[at : at + PART])
-            self._pump.flush()
+            self._protocol.flush()
 
     async def _end(self) -> None:
-        await self._pump.writable()
+        await self._protocol.writable()
         self._message.end()
-        self._pump.flush()
+        self._protocol.flush()
 
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("write to a closed writer: its message has ended")
 
     def _cut(self) -> None:
-        _cut(self._pump, self._message)
+        _cut(self._protocol, self._message)
         self._closed = True
 
     def _leave(self) -> None:
-        self._pump.leave_message(self._message)
+        self._protocol.leave_message(self._message)
         self._closed = True
 
 
-def _cut(pump: Pump, message: Outgoing) -> None:
-    message.cut(pump.now())
-    pump.leave_message(message)
-    pump.flush()
-    pump.part()
+def _cut(protocol: ConnProtocol, message: Outgoing) -> None:
+    message.cut(protocol.now())
+    protocol.leave_message(message)
+    protocol.flush()
+    protocol.part()
 
 
 class Opening(Pending[MessageWriter]):
     """A message being begun."""
 
-    def __init__(self, pump: Pump, kind: Kind, timeout: float | None) -> None:
-        self._pump = pump
+    def __init__(self, protocol: ConnProtocol, kind: Kind, timeout: float | None) -> None:
+        self._protocol = protocol
         self._kind = kind
         self._timeout = timeout
 
     async def _open(self) -> MessageWriter:
-        pump = self._pump
-        pump.turn.check_own()
-        timeout = pump.turn.time_left(self._timeout)
-        message = await within(timeout, "no message could begin", pump.open_message(self._kind))
-        return MessageWriter(pump, self._kind, message)
+        protocol = self._protocol
+        protocol.message_lock.check_own()
+        timeout = protocol.message_lock.time_left(self._timeout)
+        message = await within(timeout, "no message could begin", protocol.open_message(self._kind))
+        return MessageWriter(protocol, self._kind, message)
 
 
 class StreamVerbs:
     """The verbs of a ``Conn`` for messages in parts."""
 
-    _pump: Pump
+    _protocol: ConnProtocol
     _core: Connection
 
     async def next_reader(self, timeout: float | None = None) -> tuple[Kind, MessageReader]:
@@ -233,10 +233,10 @@ class StreamVerbs:
         """
         if timeout is not None:
             return await within(timeout, "no message came", self.next_reader())
-        pump, core = self._pump, self._core
-        while (message := pump.ask(core.next_stream)) is None:
-            await pump.arrives()
-        return message.kind, MessageReader(pump, message, partial(core.read_stream, message))
+        protocol, core = self._protocol, self._core
+        while (message := protocol.ask(core.next_stream)) is None:
+            await protocol.arrives()
+        return message.kind, MessageReader(protocol, message, partial(core.read_stream, message))
 
     def next_writer(self, kind: int, timeout: float | None = None) -> Opening:
         """Begin a message of this kind; ``async with`` or ``await`` gives its writer.
@@ -249,7 +249,7 @@ class StreamVerbs:
             RuntimeError: this task is writing one already.
         """
         check_kind(kind, b"")
-        return Opening(self._pump, Kind(kind), timeout)
+        return Opening(self._protocol, Kind(kind), timeout)
 
 
 def join_messages(conn: Conn, separator: Data = b"") -> MessageReader:
@@ -260,4 +260,4 @@ def join_messages(conn: Conn, separator: Data = b"") -> MessageReader:
     """
     octets = separator.encode() if isinstance(separator, str) else bytes(separator)
     joined = Joined(conn._core, octets)
-    return MessageReader(conn._pump, joined, joined.read)
+    return MessageReader(conn._protocol, joined, joined.read)

@@ -22,7 +22,7 @@ class NoLoop:
 
 
 def over(cancelled: bool) -> asyncio.Future[None]:
-    """Return a future that is over: what a task finds in the place of an arrival.
+    """Return a future that is over: what a task finds in the place of an waiter.
 
     Of a Future a task takes the result in C; anything else it would have to ask.
     """

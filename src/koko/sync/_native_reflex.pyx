@@ -3,7 +3,7 @@
 
 The twin of ``_reflex.py``, to be read against it: the same names in the same order. What
 it does by itself here is the case of nearly every message; wherever anything else is to
-be seen to, nothing has been done and the pump's own ``receive`` and ``write`` are called.
+be seen to, nothing has been done and the driver's own ``receive`` and ``write`` are called.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -20,7 +20,7 @@ import threading
 from time import monotonic
 
 from koko.core.lifecycle import State
-from koko.sync.floor import Floor
+from koko.sync.message_lock import MessageLock
 from koko.sync.locks import retake
 from koko.sync.transport import PlainStream, broken_by
 
@@ -46,12 +46,12 @@ cdef object OPEN = State.OPEN
 
 
 cdef class Reflex:
-    """The half of a ``Pump`` that every message passes through."""
+    """The half of a ``Driver`` that every message passes through."""
 
     cdef readonly object core
     cdef readonly object stream
     cdef readonly object lock
-    cdef readonly object floor
+    cdef readonly object message_lock
     cdef public object read_deadline
     cdef public object write_deadline
     cdef public bint handling
@@ -76,7 +76,7 @@ cdef class Reflex:
         self.core = core
         self.stream = stream
         self.lock = threading.RLock()  # a handler may send: it is called with the lock held
-        self.floor = Floor(core, self.lock)
+        self.message_lock = MessageLock(core, self.lock)
         self._acquire, self._release = self.lock.acquire, self.lock.release
         self._fd = stream.socket.fileno() if type(stream) is PlainStream and stream.is_bare else -1
         self._inbox = core.inbox
@@ -194,7 +194,7 @@ cdef class Reflex:
         """True when a message can be written at once, and nothing is before it."""
         if self.handling or self._writing or self._owed or self._life.state is not OPEN:
             return False
-        if self.floor.holder is not None or self.stream.pending:
+        if self.message_lock.holder is not None or self.stream.pending:
             return False
         return not self.corked_by or self.corked_by != PyThread_get_thread_ident()
 

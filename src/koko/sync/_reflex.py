@@ -1,6 +1,6 @@
 """The short way of a message on threads, in plain Python: who receives reads, who sends writes.
 
-What a ``Pump`` keeps, and the two verbs that every message passes through. Here they take
+What a ``Driver`` keeps, and the two verbs that every message passes through. Here they take
 the way of all others. ``_native_reflex.pyx`` is the twin of this file, the same names in the
 same order: on a plain socket, where nobody else is at work and no clock has to be looked
 at, it does in C what ``receive`` and ``write`` do in general.
@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from koko.core.connection import Connection
 from koko.message import Data
-from koko.sync.floor import Floor
+from koko.sync.message_lock import MessageLock
 from koko.sync.transport import Stream
 
 
 class Reflex:
-    """The half of a ``Pump`` that every message passes through."""
+    """The half of a ``Driver`` that every message passes through."""
 
     def __init__(self, core: Connection, stream: Stream) -> None:
         self.core = core
         self.stream = stream
         self.lock = threading.RLock()  # a handler may send: it is called with the lock held
-        self.floor = Floor(core, self.lock)
+        self.message_lock = MessageLock(core, self.lock)
         self.read_deadline: float | None = None
         self.write_deadline: float | None = None
         self.handling = False
@@ -47,7 +47,7 @@ class Reflex:
         """Write a message, whole, when it is our turn."""
         self.write(None, self.core.send, kind, message)
 
-    if TYPE_CHECKING:  # what a Pump adds, for all other cases
+    if TYPE_CHECKING:  # what a Driver adds, for all other cases
 
         def receive(self, timeout: float | None, take: Callable[[], Any]) -> Any: ...
         def write(

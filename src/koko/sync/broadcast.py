@@ -12,7 +12,7 @@ from koko.broadcasting import TOO_SLOW, Delivery, Slow, count, prepare
 from koko.core.lifecycle import State
 from koko.message import Data, PreparedMessage
 from koko.sync.conn import Conn
-from koko.sync.pump import Pump
+from koko.sync.driver import Driver
 from koko.sync.transport import deadline_in
 
 _LOOK = 0.5  # seconds after which those are looked at whose socket tells nothing any more
@@ -47,7 +47,7 @@ def broadcast(
     late = round_.late + [conn for conn, begun in round_.waiting.items() if not begun]
     if slow == "close":
         for conn in late:
-            conn._pump.start_close(*TOO_SLOW)
+            conn._driver.start_close(*TOO_SLOW)
     return count(round_.sent, round_.gone, len(late), slow)
 
 
@@ -68,30 +68,30 @@ class _Round:
 
     def offer(self, conn: Conn) -> bool:
         """Send what leaves without waiting; True when there is nothing to be waited for."""
-        pump, core = conn._pump, conn._core
-        with pump.lock:
+        driver, core = conn._driver, conn._core
+        with driver.lock:
             begun = self.waiting.get(conn, False)
             if not begun and core.state is not State.OPEN:
                 self.gone += 1
                 return True
-            if not begun and pump.too_late:
+            if not begun and driver.too_late:
                 self.late.append(conn)
                 return True
-            if not pump.handling:
-                pump.flush()
-            if not begun and pump.floor.holder:
-                pump.floor.check_own()
-                if not pump.handling:
+            if not driver.handling:
+                driver.flush()
+            if not begun and driver.message_lock.holder:
+                driver.message_lock.check_own()
+                if not driver.handling:
                     self.waiting[conn] = False
                     return False
-                pump.write(None, core.send_prepared, self._prepared)  # behind that message
+                driver.write(None, core.send_prepared, self._prepared)  # behind that message
                 self.sent += 1
                 return True
-            if not begun and _has_room(pump):
-                pump.owe(core.send_prepared, self._prepared)
+            if not begun and _has_room(driver):
+                driver.owe(core.send_prepared, self._prepared)
                 self.sent += 1
                 begun = True
-            if begun and (_has_room(pump) or core.state is State.CLOSED):
+            if begun and (_has_room(driver) or core.state is State.CLOSED):
                 return True
             self.waiting[conn] = begun
             return False
@@ -114,5 +114,5 @@ class _Round:
                     time.sleep(_BREATH)
 
 
-def _has_room(pump: Pump) -> bool:
-    return not (pump._writing or pump.stream.pending)
+def _has_room(driver: Driver) -> bool:
+    return not (driver._writing or driver.stream.pending)

@@ -1,7 +1,7 @@
 """One end of an open WebSocket, for threads: the verbs.
 
 Only waiting is done here. What the bytes mean is ``koko.core``'s, which thread moves
-them is ``pump``'s.
+them is ``driver``'s.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from koko.core.head import Request, Response
 from koko.errors import CloseError
 from koko.message import Data, Kind, PreparedMessage, check_kind, kind_of
 from koko.sync.control import ControlVerbs
-from koko.sync.pump import Pump
+from koko.sync.driver import Driver
 from koko.sync.streams import StreamVerbs
 from koko.sync.transport import peer_name
 
@@ -51,10 +51,10 @@ class Conn(ControlVerbs, StreamVerbs):
     """
 
     def __init__(
-        self, pump: Pump, request: Request, response: Response, subprotocol: str | None
+        self, driver: Driver, request: Request, response: Response, subprotocol: str | None
     ) -> None:
-        self._pump = pump
-        self._core = pump.core
+        self._driver = driver
+        self._core = driver.core
         self.request = request
         self.response = response
         self.subprotocol = subprotocol
@@ -74,13 +74,13 @@ class Conn(ControlVerbs, StreamVerbs):
             RuntimeError: another thread is receiving already.
         """
         if timeout is None:
-            return self._pump.next_message()
-        message: str | bytes = self._pump.receive(timeout, self._core.next_message)
+            return self._driver.next_message()
+        message: str | bytes = self._driver.receive(timeout, self._core.next_message)
         return message
 
     def read_message(self, timeout: float | None = None) -> tuple[Kind, str | bytes]:
         """Return the kind of the next message and the message; waits and raises as ``recv``."""
-        message = self._pump.receive(timeout, self._core.next_message)
+        message = self._driver.receive(timeout, self._core.next_message)
         return (_TEXT if type(message) is str else _BINARY), message
 
     def read_json(
@@ -91,7 +91,7 @@ class Conn(ControlVerbs, StreamVerbs):
         ``decoder`` may be another library's, such as ``orjson.loads``. What it raises leaves
         the connection unharmed; the message has been read then.
         """
-        return decoder(self._pump.receive(timeout, self._core.next_message))
+        return decoder(self._driver.receive(timeout, self._core.next_message))
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Yield messages until an ordinary end of the connection.
@@ -99,7 +99,7 @@ class Conn(ControlVerbs, StreamVerbs):
         Ordinary is our own ``close`` and a Close with 1000, 1001 or no code; any other
         end is raised, as by ``recv``.
         """
-        next_message = self._pump.next_message
+        next_message = self._driver.next_message
         try:
             while True:
                 yield next_message()
@@ -126,9 +126,9 @@ class Conn(ControlVerbs, StreamVerbs):
         else:
             kind = _BINARY if type(message) is bytes else kind_of(message)
         if timeout is None:
-            self._pump.write_message(kind, message)
+            self._driver.write_message(kind, message)
         else:
-            self._pump.write(timeout, self._core.send, kind, message)
+            self._driver.write(timeout, self._core.send, kind, message)
 
     def write_message(self, kind: int, data: Data, timeout: float | None = None) -> None:
         """Send one message of the given kind; bytes given as text are sent as they are.
@@ -136,7 +136,7 @@ class Conn(ControlVerbs, StreamVerbs):
         Waits and raises as ``send``.
         """
         check_kind(kind, data)
-        self._pump.write(timeout, self._core.send, kind, data)
+        self._driver.write(timeout, self._core.send, kind, data)
 
     def write_json(
         self,
@@ -150,11 +150,11 @@ class Conn(ControlVerbs, StreamVerbs):
         ``encoder`` may be another library's, such as ``orjson.dumps``; where it fails,
         nothing is sent.
         """
-        self._pump.write(timeout, self._core.send, _TEXT, encoder(value))
+        self._driver.write(timeout, self._core.send, _TEXT, encoder(value))
 
     def write_prepared(self, prepared: PreparedMessage, timeout: float | None = None) -> None:
         """Send a message that is encoded once for many connections; waits as ``send``."""
-        self._pump.write(timeout, self._core.send_prepared, prepared)
+        self._driver.write(timeout, self._core.send_prepared, prepared)
 
     @contextmanager
     def cork(self) -> Iterator[None]:
@@ -164,17 +164,17 @@ class Conn(ControlVerbs, StreamVerbs):
         of the block, whichever is first. A send with a timeout is not gathered. Round an
         echo loop it is one write for all the messages that arrived together.
         """
-        pump, thread = self._pump, get_ident()
-        within_another = pump.corked_by == thread
-        pump.corked_by = thread
+        driver, thread = self._driver, get_ident()
+        within_another = driver.corked_by == thread
+        driver.corked_by = thread
         try:
             yield
         finally:
             # Never back to another thread, whose own block may be over by now.
-            pump.corked_by = thread if within_another else 0
-            with pump.lock:
-                if not pump.handling:  # the reader that called the handler writes it
-                    pump.write_gathered()
+            driver.corked_by = thread if within_another else 0
+            with driver.lock:
+                if not driver.handling:  # the reader that called the handler writes it
+                    driver.write_gathered()
 
     @property
     def write_compression(self) -> bool:
@@ -192,7 +192,7 @@ class Conn(ControlVerbs, StreamVerbs):
 
     @compression_level.setter
     def compression_level(self, level: int) -> None:
-        with self._pump.lock:
+        with self._driver.lock:
             self._core.compression_level = level
 
     # Ending
@@ -204,12 +204,12 @@ class Conn(ControlVerbs, StreamVerbs):
         dropped. Threads that wait in ``recv`` or ``send`` are woken. A connection that is
         closing or closed already is only waited for. In a handler it waits for nothing.
         """
-        self._pump.start_close(code, reason)
-        self._pump.finish(self._core.close_timeout if timeout is None else timeout)
+        self._driver.start_close(code, reason)
+        self._driver.finish(self._core.close_timeout if timeout is None else timeout)
 
     def abort(self) -> None:
         """Drop the connection at once: no Close is sent, nothing unsent is written."""
-        self._pump.abort("we dropped it")
+        self._driver.abort("we dropped it")
 
     def wait_closed(self, timeout: float | None = None) -> None:
         """Wait until the connection is over, whoever ends it; ``ending`` says how.
@@ -217,7 +217,7 @@ class Conn(ControlVerbs, StreamVerbs):
         Raises:
             TimeoutError: it was not over within ``timeout`` seconds.
         """
-        self._pump.wait_closed(timeout)
+        self._driver.wait_closed(timeout)
 
     @property
     def ending(self) -> BaseException | None:
@@ -258,11 +258,11 @@ class Conn(ControlVerbs, StreamVerbs):
         still given, and nothing is lost: a read under a later deadline goes on. A read
         that waits notices when a handler, of pongs say, puts it off.
         """
-        return self._pump.read_deadline
+        return self._driver.read_deadline
 
     @read_deadline.setter
     def read_deadline(self, deadline: float | None) -> None:
-        self._pump.read_deadline = deadline
+        self._driver.read_deadline = deadline
 
     @property
     def write_deadline(self) -> float | None:
@@ -271,16 +271,16 @@ class Conn(ControlVerbs, StreamVerbs):
         For every message, beside its own timeout: the earlier one counts. What had not
         begun by then is not sent; a message cut in the middle ends the connection.
         """
-        return self._pump.write_deadline
+        return self._driver.write_deadline
 
     @write_deadline.setter
     def write_deadline(self, deadline: float | None) -> None:
-        self._pump.write_deadline = deadline
+        self._driver.write_deadline = deadline
 
     @property
     def socket(self) -> Socket:
         """The socket underneath; reading or writing it breaks the connection."""
-        return self._pump.stream.socket
+        return self._driver.stream.socket
 
     def __repr__(self) -> str:
         return f"<koko.sync.Conn {self._core.state.value} with {written(self.remote_address)}>"

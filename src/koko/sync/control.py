@@ -11,7 +11,7 @@ from time import monotonic
 
 from koko.core.connection import Connection
 from koko.message import Kind
-from koko.sync.pump import Pump
+from koko.sync.driver import Driver
 
 Handler = Callable[..., object]
 
@@ -19,7 +19,7 @@ Handler = Callable[..., object]
 class ControlVerbs:
     """The verbs of a ``Conn`` for control frames, and who is called when one comes."""
 
-    _pump: Pump
+    _driver: Driver
     _core: Connection
 
     def write_control(self, kind: int, data: bytes = b"", deadline: float | None = None) -> None:
@@ -34,14 +34,14 @@ class ControlVerbs:
             ErrCloseSent: a Close was sent already.
             TimeoutError: the deadline passed first; nothing was sent.
         """
-        core, pump = self._core, self._pump
+        core, driver = self._core, self._driver
         if deadline is None:
-            pump.owe(core.write_control, kind, data, monotonic())
+            driver.owe(core.write_control, kind, data, monotonic())
             return
         now = monotonic()
         if deadline <= now:
             raise TimeoutError("the deadline had passed before the frame was written")
-        pump.write_between(deadline, core.write_control, kind, data, now)
+        driver.write_between(deadline, core.write_control, kind, data, now)
 
     def ping(self, data: bytes | None = None, timeout: float | None = None) -> float:
         """Send a ping, wait for its pong and return the round trip in seconds.
@@ -55,7 +55,7 @@ class ControlVerbs:
             CloseError: the connection ended first.
             TimeoutError: no pong came within ``timeout`` seconds; the connection is unharmed.
         """
-        return self._pump.ping(data, timeout)
+        return self._driver.ping(data, timeout)
 
     def pong(self, data: bytes = b"") -> None:
         """Send a pong that answers nothing, as a heartbeat (§5.5.3)."""
@@ -98,7 +98,7 @@ class ControlVerbs:
         self._core.on_close = self._handled(handler)
 
     def _handled(self, handler: Handler | None) -> Handler | None:
-        return None if handler is None else partial(self._pump.call_handler, handler)
+        return None if handler is None else partial(self._driver.call_handler, handler)
 
     def _handler(self, handled: Handler | None, default: Handler) -> Handler:
         return handled.args[0] if isinstance(handled, partial) else default

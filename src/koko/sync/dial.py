@@ -15,9 +15,9 @@ from koko.core.wire import Role
 from koko.dialing import DialerOptions
 from koko.errors import HandshakeError
 from koko.sync.conn import Conn
+from koko.sync.driver import Driver
 from koko.sync.network import open_stream, secure
 from koko.sync.proxy import through_proxy
-from koko.sync.pump import Pump
 from koko.sync.transport import Stream, deadline_in, recv_by, write_by
 
 
@@ -75,7 +75,7 @@ class Dialer(dialing.Dialer):
             stream.close()
             return outcome
         core = Connection(Role.CLIENT, self, outcome.agreed, monotonic())
-        return Conn(Pump(core, stream, early), request, response, outcome.subprotocol)
+        return Conn(Driver(core, stream, early), request, response, outcome.subprotocol)
 
     def _connect(self, target: Target, deadline: float | None) -> Stream:
         proxy = self.proxy_for(target)

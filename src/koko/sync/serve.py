@@ -149,7 +149,7 @@ class Server:
                 guest.hush()  # a request that is not whole yet gets its 503
         try:
             for conn in conns.values():
-                conn._pump.start_close(code, reason)
+                conn._driver.start_close(code, reason)
             self._wait_for_guests(deadline)
         finally:  # a bad code, or Ctrl-C: who waits for the end is not left waiting
             self._drop_guests()

@@ -16,7 +16,7 @@ from koko.core.connection import Connection
 from koko.core.incoming import ALL, LINE, Incoming, Joined
 from koko.core.outgoing import PART, Outgoing
 from koko.message import Data, Kind, check_kind
-from koko.sync.pump import Pump
+from koko.sync.driver import Driver
 
 if TYPE_CHECKING:
     from koko.sync.conn import Conn
@@ -40,8 +40,8 @@ class MessageReader(io.RawIOBase):
     from it is a ValueError. So does ``close``; the rest of the message is skipped.
     """
 
-    def __init__(self, pump: Pump, source: Source, read: Callable[[int], bytes | None]) -> None:
-        self._pump = pump
+    def __init__(self, driver: Driver, source: Source, read: Callable[[int], bytes | None]) -> None:
+        self._driver = driver
         self._source = source
         self._take = read
 
@@ -86,7 +86,7 @@ class MessageReader(io.RawIOBase):
         if self.closed:
             raise ValueError("read of a closed reader")
         take = partial(self._take, size)
-        octets: bytes = self._pump.receive(timeout, take, "no more of the message")
+        octets: bytes = self._driver.receive(timeout, take, "no more of the message")
         return octets
 
 
@@ -104,11 +104,11 @@ class MessageWriter(io.RawIOBase):
     connection is closed with 1011.
     """
 
-    def __init__(self, pump: Pump, kind: Kind, timeout: float | None) -> None:
+    def __init__(self, driver: Driver, kind: Kind, timeout: float | None) -> None:
         self._message: Outgoing | None = None  # so that a failed opening can be collected
-        self._pump = pump
+        self._driver = driver
         self._kind = kind
-        self._message = pump.open_message(kind, timeout)
+        self._message = driver.open_message(kind, timeout)
 
     def writable(self) -> bool:
         return True
@@ -128,9 +128,9 @@ class MessageWriter(io.RawIOBase):
         check_kind(self._kind, data)
         view = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
         try:
-            deadline = self._pump.write_by(timeout)
+            deadline = self._driver.write_by(timeout)
             for at in range(0, len(view), PART):
-                self._pump.write_between(deadline, message.add, view[at : at + PART])
+                self._driver.write_between(deadline, message.add, view[at : at + PART])
         except BaseException as error:
             raise self._cut_by(error) from None
         return len(view)
@@ -141,7 +141,7 @@ class MessageWriter(io.RawIOBase):
             return
         message = self._open_message()
         try:
-            self._pump.write_between(self._pump.write_by(None), message.end)
+            self._driver.write_between(self._driver.write_by(None), message.end)
         except BaseException as error:
             raise self._cut_by(error) from None
         self._leave(whole=True)
@@ -160,9 +160,9 @@ class MessageWriter(io.RawIOBase):
 
     def __del__(self) -> None:
         # Not the base class's, which would end the message as if it were whole. This may run
-        # anywhere, inside the core even: the keeper does what is to be done.
+        # anywhere, inside the core even: the housekeeper does what is to be done.
         if self._message is not None and not self.closed:
-            self._pump.floor.dropped = True
+            self._driver.message_lock.dropped = True
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
 
     def _open_message(self) -> Outgoing:
@@ -176,14 +176,14 @@ class MessageWriter(io.RawIOBase):
 
     def _leave(self, whole: bool) -> None:
         if self._message is not None:
-            self._pump.leave_message(self._message, whole)
+            self._driver.leave_message(self._message, whole)
         super().close()
 
 
 class StreamVerbs:
     """The verbs of a ``Conn`` for messages in parts."""
 
-    _pump: Pump
+    _driver: Driver
     _core: Connection
 
     def next_reader(self, timeout: float | None = None) -> tuple[Kind, MessageReader]:
@@ -191,9 +191,9 @@ class StreamVerbs:
 
         Waits and raises as ``recv``. What was not read of the message before is skipped.
         """
-        message: Incoming = self._pump.receive(timeout, self._core.next_stream)
+        message: Incoming = self._driver.receive(timeout, self._core.next_stream)
         read = partial(self._core.read_stream, message)
-        return message.kind, MessageReader(self._pump, message, read)
+        return message.kind, MessageReader(self._driver, message, read)
 
     def next_writer(self, kind: int, timeout: float | None = None) -> MessageWriter:
         """Begin a message of this kind and return its writer, to be used in ``with``.
@@ -206,7 +206,7 @@ class StreamVerbs:
             RuntimeError: this thread is writing one already.
         """
         check_kind(kind, b"")
-        return MessageWriter(self._pump, Kind(kind), timeout)
+        return MessageWriter(self._driver, Kind(kind), timeout)
 
 
 def join_messages(conn: Conn, separator: Data = b"") -> MessageReader:
@@ -217,4 +217,4 @@ def join_messages(conn: Conn, separator: Data = b"") -> MessageReader:
     """
     octets = separator.encode() if isinstance(separator, str) else bytes(separator)
     joined = Joined(conn._core, octets)
-    return MessageReader(conn._pump, joined, joined.read)
+    return MessageReader(conn._driver, joined, joined.read)

@@ -16,7 +16,7 @@ from koko.core.head import Headers, Request, Response, write_response
 from koko.core.wire import Role
 from koko.errors import CloseError, HandshakeError
 from koko.sync.conn import Conn
-from koko.sync.pump import Pump
+from koko.sync.driver import Driver
 from koko.sync.tls import LentStream
 from koko.sync.transport import PlainStream, Stream, deadline_in, write_by
 from koko.upgrading import Accepted, Incoming, Refused
@@ -98,8 +98,8 @@ def open_conn(
     try:
         write_by(stream, octets, deadline)
         core = Connection(Role.SERVER, upgrader, accepted.agreed, monotonic())
-        pump = Pump(core, stream, early)
-        conn = Conn(pump, door.request, accepted.response, accepted.subprotocol)
+        driver = Driver(core, stream, early)
+        conn = Conn(driver, door.request, accepted.response, accepted.subprotocol)
     except BaseException:
         stream.shutdown()
         stream.close()

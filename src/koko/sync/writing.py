@@ -1,6 +1,6 @@
 """Writes what the core owes, from any thread: whose turn it is, and what is late.
 
-The writing half of ``Pump``. A thread that wants to write waits for its turn before it
+The writing half of ``Driver``. A thread that wants to write waits for its turn before it
 owes anything; what it then owes it writes whole, or else the connection is over.
 """
 
@@ -42,13 +42,16 @@ class Writing(Reflex):
         """
         with self.lock:
             if self.handling:  # the reader that called the handler writes it
-                self.floor.defer(partial(owe, *what)) if self.floor.holder else owe(*what)
+                if self.message_lock.holder:
+                    self.message_lock.defer(partial(owe, *what))
+                else:
+                    owe(*what)
                 return
             deadline = None
             if timeout is not None or self.write_deadline is not None:
                 deadline = self.write_by(timeout)
-            if self.floor.holder:
-                self.floor.wait(deadline)
+            if self.message_lock.holder:
+                self.message_lock.wait(deadline)
             if deadline is None and self.corked_by == get_ident():
                 owe(*what)
                 self._gathered += len(self.core.owed[-1])
@@ -60,7 +63,7 @@ class Writing(Reflex):
     def write_between(
         self, deadline: float | None, owe: Callable[..., object], *what: object
     ) -> None:
-        """Owe control frames, or a part of the message that has the floor, and write them."""
+        """Owe control frames, or a part of the message being written, and write them."""
         with self.lock:
             if self.handling:
                 owe(*what)
@@ -84,19 +87,19 @@ class Writing(Reflex):
         with self.lock:
             if self.handling:
                 raise self._not_now("next_writer")
-            self.floor.wait(self.write_by(timeout))
+            self.message_lock.wait(self.write_by(timeout))
             message = self.core.start_message(kind)
-            self.floor.take(message)
+            self.message_lock.take(message)
             return message
 
     def leave_message(self, message: Outgoing, whole: bool) -> None:
         """Let others send; a message that is not whole ends the connection if it had begun."""
         with self.lock:
-            if self.floor.message is not message:
+            if self.message_lock.message is not message:
                 return
             if not whole:
                 message.cut(monotonic())
-            self.floor.leave()
+            self.message_lock.leave()
             if not self.handling:
                 self.part()
 

@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from koko.aio.alarms import RATE, Alarms
+from koko.aio.timers import RATE, TimerWheel
 
 
 class TurnedLoop:
-    """What alarms need of a loop, with a clock that we turn."""
+    """What timers need of a loop, with a clock that we turn."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -43,12 +43,12 @@ class TurnedLoop:
         self.now = end
 
 
-class Sleeper:
+class Timed:
     def __init__(self, then: Callable[[], object] = lambda: None) -> None:
         self.rung = 0
         self._then = then
 
-    def ring(self) -> None:
+    def on_timer(self) -> None:
         self.rung += 1
         self._then()
 
@@ -59,90 +59,90 @@ def loop() -> TurnedLoop:
 
 
 @pytest.fixture
-def alarms(loop: TurnedLoop) -> Alarms:
-    return Alarms(cast(asyncio.AbstractEventLoop, loop))
+def timers(loop: TurnedLoop) -> TimerWheel:
+    return TimerWheel(cast(asyncio.AbstractEventLoop, loop))
 
 
 def test_nobody_is_rung_too_early_nor_more_than_a_slot_late(
-    loop: TurnedLoop, alarms: Alarms
+    loop: TurnedLoop, timers: TimerWheel
 ) -> None:
-    sleeper = Sleeper()
-    alarms.set(1010.001, sleeper)
+    timed = Timed()
+    timers.set(1010.001, timed)
     loop.advance(10)
-    assert not sleeper.rung
+    assert not timed.rung
     loop.advance(1 / RATE)
-    assert sleeper.rung == 1
+    assert timed.rung == 1
     loop.advance(100)
-    assert sleeper.rung == 1
+    assert timed.rung == 1
 
 
-def test_who_was_discarded_is_left_in_peace(loop: TurnedLoop, alarms: Alarms) -> None:
-    leaver, stayer = Sleeper(), Sleeper()
-    alarm = alarms.set(1010, leaver)
-    assert alarms.set(1010, stayer) is alarm
+def test_who_was_discarded_is_left_in_peace(loop: TurnedLoop, timers: TimerWheel) -> None:
+    leaver, stayer = Timed(), Timed()
+    alarm = timers.set(1010, leaver)
+    assert timers.set(1010, stayer) is alarm
     alarm.discard(leaver)
     loop.advance(10)
     assert (leaver.rung, stayer.rung) == (0, 1)
 
 
 def test_the_earlier_deadline_comes_first_though_it_was_set_later(
-    loop: TurnedLoop, alarms: Alarms
+    loop: TurnedLoop, timers: TimerWheel
 ) -> None:
     order: list[int] = []
     for when in (1020, 1005, 1010):
-        alarms.set(when, Sleeper(partial(order.append, when)))
+        timers.set(when, Timed(partial(order.append, when)))
     loop.advance(30)
     assert order == [1005, 1010, 1020]
 
 
-def test_deadlines_of_one_slot_cost_one_timer(loop: TurnedLoop, alarms: Alarms) -> None:
+def test_deadlines_of_one_slot_cost_one_timer(loop: TurnedLoop, timers: TimerWheel) -> None:
     for _ in range(100):
-        alarms.set(1010, Sleeper())
+        timers.set(1010, Timed())
     assert loop.made == 1
 
 
-def test_who_is_rung_may_set_another_alarm_even_for_now(loop: TurnedLoop, alarms: Alarms) -> None:
+def test_a_timer_may_set_another_even_for_now(loop: TurnedLoop, timers: TimerWheel) -> None:
     def again() -> None:
-        if sleeper.rung < 3:
-            alarms.set(loop.now, sleeper)
+        if timed.rung < 3:
+            timers.set(loop.now, timed)
 
-    sleeper = Sleeper(again)
-    alarms.set(1010, sleeper)
+    timed = Timed(again)
+    timers.set(1010, timed)
     loop.advance(11)
-    assert sleeper.rung == 3
+    assert timed.rung == 3
 
 
-def test_who_is_rung_may_discard_another_of_the_same_slot(loop: TurnedLoop, alarms: Alarms) -> None:
+def test_a_timer_may_discard_another_of_its_slot(loop: TurnedLoop, timers: TimerWheel) -> None:
     def only() -> None:
         alarm.clear()
 
-    first, second = Sleeper(only), Sleeper(only)
-    alarm = alarms.set(1010, first)
-    alarms.set(1010, second)
+    first, second = Timed(only), Timed(only)
+    alarm = timers.set(1010, first)
+    timers.set(1010, second)
     loop.advance(10)
     assert first.rung + second.rung == 1
 
 
 def test_one_that_fails_is_complained_of_and_the_others_are_rung(
-    loop: TurnedLoop, alarms: Alarms
+    loop: TurnedLoop, timers: TimerWheel
 ) -> None:
     def fail() -> None:
         raise ValueError("no")
 
-    others = [Sleeper(), Sleeper()]
-    for sleeper in (others[0], Sleeper(fail), others[1]):
-        alarms.set(1010, sleeper)
+    others = [Timed(), Timed()]
+    for timed in (others[0], Timed(fail), others[1]):
+        timers.set(1010, timed)
     loop.advance(10)
-    assert [sleeper.rung for sleeper in others] == [1, 1]
+    assert [timed.rung for timed in others] == [1, 1]
     assert str(loop.complaints[0]["exception"]) == "no"
 
 
-def test_slots_that_everybody_has_left_are_not_kept(loop: TurnedLoop, alarms: Alarms) -> None:
-    stayer = Sleeper()
-    alarms.set(5000, stayer)
+def test_slots_that_everybody_has_left_are_not_kept(loop: TurnedLoop, timers: TimerWheel) -> None:
+    stayer = Timed()
+    timers.set(5000, stayer)
     for number in range(10_000):
-        leaver = Sleeper()
-        alarms.set(2000 + number / RATE, leaver).discard(leaver)
-    assert len(alarms._slots) == len(alarms._order) < 4 * RATE
+        leaver = Timed()
+        timers.set(2000 + number / RATE, leaver).discard(leaver)
+    assert len(timers._slots) == len(timers._order) < 4 * RATE
     loop.advance(4001)
     assert stayer.rung == 1

@@ -17,35 +17,35 @@ RATE = 64  # slots a second
 EARLY = 0.001  # seconds by which a loop may call before it was to
 
 
-class Sleeper(Protocol):
+class Timed(Protocol):
     """Who wants to be rung up."""
 
-    def ring(self) -> None: ...
+    def on_timer(self) -> None: ...
 
 
-class Alarms:
+class TimerWheel:
     """The deadlines of the connections of one loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._slots: dict[int, set[Sleeper]] = {}
+        self._slots: dict[int, set[Timed]] = {}
         self._order: list[int] = []  # the same slots, as a heap
         self._enough = RATE
         self._timer: asyncio.TimerHandle | None = None
 
-    def set(self, when: float, sleeper: Sleeper) -> set[Sleeper]:
-        """Ring ``sleeper`` at ``when``, unless it is discarded from what is returned."""
+    def set(self, when: float, timed: Timed) -> set[Timed]:
+        """Ring ``timed`` at ``when``, unless it is discarded from what is returned."""
         slot = ceil(when * RATE)
-        sleepers = self._slots.get(slot)
-        if sleepers is None:
-            sleepers = self._slots[slot] = set()
+        due_together = self._slots.get(slot)
+        if due_together is None:
+            due_together = self._slots[slot] = set()
             heappush(self._order, slot)
             if self._order[0] == slot:
                 self._arm()
             elif len(self._order) > self._enough:
                 self._sweep()
-        sleepers.add(sleeper)
-        return sleepers
+        due_together.add(timed)
+        return due_together
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -54,7 +54,7 @@ class Alarms:
 
     def _sweep(self) -> None:
         # Slots that everybody has left: with long deadlines they could be many.
-        self._slots = {slot: sleepers for slot, sleepers in self._slots.items() if sleepers}
+        self._slots = {slot: timed for slot, timed in self._slots.items() if timed}
         self._order = list(self._slots)
         heapify(self._order)
         self._enough = RATE + 2 * len(self._order)
@@ -65,10 +65,10 @@ class Alarms:
         while self._order and self._order[0] <= now:
             due.append(self._slots.pop(heappop(self._order)))
         self._arm()
-        for sleepers in due:
-            while sleepers:  # who is rung may discard others
+        for due_together in due:
+            while due_together:  # who is rung may discard others
                 try:
-                    sleepers.pop().ring()
+                    due_together.pop().on_timer()
                 except Exception as error:  # is not the others' fault
                     complaint = "a deadline could not be kept"
                     self._loop.call_exception_handler({"message": complaint, "exception": error})

@@ -20,16 +20,16 @@ from typing import Any
 
 from koko.core.connection import Connection, Parting, Ping
 from koko.core.lifecycle import State
-from koko.sync.keeper import keeper
+from koko.sync.housekeeper import housekeeper
 from koko.sync.locks import retake
 from koko.sync.transport import READ, WRITE, Stream, broken_by, deadline_in, earliest, time_left
 from koko.sync.writing import Writing
 
-_GLANCE = 4  # reads of the keeper's in one round: a peer that floods is not its only one
+_GLANCE = 4  # reads of the housekeeper's in one round: a peer that floods is not its only one
 _STAY = 1.0  # seconds that a thread woken by the end of the socket may take to leave it
 
 
-class Pump(Writing):
+class Driver(Writing):
     """The private half of a ``Conn``: its lock, its roles, its socket."""
 
     def __init__(self, core: Connection, stream: Stream, early: bytes = b"") -> None:
@@ -39,7 +39,7 @@ class Pump(Writing):
         self._why = "the peer's stream ended without a Close"
         if early:  # what the peer said right behind its handshake
             core.feed(early, monotonic())
-        keeper.keep(self)
+        housekeeper.keep(self)
 
     # What a Conn calls
 
@@ -139,7 +139,7 @@ class Pump(Writing):
         finally:
             self.handling = False
 
-    # What the keeper calls
+    # What the housekeeper calls
 
     def look_after(self, now: float) -> None:
         """Do what time makes due; read in the place of an application that does not."""
@@ -155,8 +155,8 @@ class Pump(Writing):
                 core.tick(now, listening, self.stream.pending)
             if core.owed or self.stream.pending:
                 self.flush()
-            if self.floor.dropped and self.floor.message is not None:
-                self.leave_message(self.floor.message, whole=False)
+            if self.message_lock.dropped and self.message_lock.message is not None:
+                self.leave_message(self.message_lock.message, whole=False)
             if core.ending is not None:
                 self.part()
             if self._followers:
@@ -256,8 +256,8 @@ class Pump(Writing):
         """Do to the socket what the state of the connection asks for; wait for nothing."""
         self.flush()
         core = self.core
-        if self.floor.holder and core.state is not State.OPEN:
-            self.floor.wake()
+        if self.message_lock.holder and core.state is not State.OPEN:
+            self.message_lock.wake()
         parting = core.parting
         if core.state is not State.CLOSED and (core.owed or self.stream.pending or self._writing):
             return
@@ -280,7 +280,7 @@ class Pump(Writing):
         if not self.closed and not self._reading and not self._writing:
             self.closed = True
             self.stream.close()
-            keeper.forget(self)
+            housekeeper.forget(self)
             if self._followers:
                 self._news.notify_all()
             if self._queued:

@@ -22,7 +22,7 @@ OWN = (
 )
 
 
-class Floor:
+class MessageLock:
     """Who has it, and who waits for it."""
 
     __slots__ = ("_core", "_deferred", "_free", "_lock", "dropped", "holder", "message")

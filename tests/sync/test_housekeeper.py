@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from koko.errors import CloseError
-from koko.sync.keeper import Keeper
-from koko.sync.pump import Pump
+from koko.sync.driver import Driver
+from koko.sync.housekeeper import Housekeeper
 from tests.sync.conftest import PATIENCE, Link, in_thread, until
 from tests.wire import wire
 
@@ -23,11 +23,11 @@ PONG = wire("1 000 1010  0 0000001", b"?")
 HI = wire("1 000 0001  1 0000010", b"hi")
 
 
-def looked_after(pump: Pump, done: Any, now: float | None = None) -> None:
+def looked_after(driver: Driver, done: Any, now: float | None = None) -> None:
     """Look after a connection until what the peer sent has come through."""
 
     def look() -> Any:
-        pump.look_after(monotonic() if now is None else now)
+        driver.look_after(monotonic() if now is None else now)
         return done()
 
     until(look)
@@ -42,7 +42,7 @@ def test_pings_are_answered_while_nobody_receives(link: Link) -> None:
 def test_a_close_is_noticed_while_nobody_receives(link: Link) -> None:
     conn, peer = link()
     peer.sends(wire("1 000 1000  1 0000010", b"\x03\xe8"))
-    looked_after(conn._pump, lambda: conn.ending)
+    looked_after(conn._driver, lambda: conn.ending)
     peer.reads(wire("1 000 1000  0 0000010", b"\x03\xe8"))
     peer.reads_end()
     assert conn.socket.fileno() == -1
@@ -51,9 +51,9 @@ def test_a_close_is_noticed_while_nobody_receives(link: Link) -> None:
 def test_no_more_than_64_kib_are_read_for_nobody(link: Link) -> None:
     conn, peer = link()
     flood = in_thread(peer.sends, wire("1 000 0010  1 len", bytes(1000)) * 20_000)
-    looked_after(conn._pump, lambda: conn._core.full)
+    looked_after(conn._driver, lambda: conn._core.full)
     for _ in range(10):
-        conn._pump.look_after(monotonic())
+        conn._driver.look_after(monotonic())
     assert conn._core.inbox.unread < 1 << 18
     received = [conn.recv() for _ in range(20_000)]
     assert received == [bytes(1000)] * 20_000
@@ -64,10 +64,10 @@ def test_a_silent_peer_is_pinged_and_then_given_up(link: Link) -> None:
     conn, peer = link(ping_interval=20, ping_timeout=10)
     start = monotonic()
     receiver = in_thread(conn.recv)
-    until(lambda: conn._pump._reading)
-    conn._pump.look_after(start + 20.1)
+    until(lambda: conn._driver._reading)
+    conn._driver.look_after(start + 20.1)
     assert peer.sock.recv(2) == b"\x89\x04"  # a ping with four random bytes
-    conn._pump.look_after(start + 30.2)
+    conn._driver.look_after(start + 30.2)
     with pytest.raises(CloseError, match="no answer to a ping within 10 s, last heard the opening"):
         receiver.result(PATIENCE)
 
@@ -76,9 +76,9 @@ def test_a_writer_that_is_stuck_behind_a_dead_peer_is_freed(link: Link) -> None:
     conn, _ = link(ping_interval=20, ping_timeout=10)
     start = monotonic()
     sender = in_thread(conn.send, bytes(1 << 25))
-    until(lambda: conn._pump._writing)
-    conn._pump.look_after(start + 20.1)
-    conn._pump.look_after(start + 30.2)
+    until(lambda: conn._driver._writing)
+    conn._driver.look_after(start + 20.1)
+    conn._driver.look_after(start + 30.2)
     with pytest.raises(CloseError, match="no answer to a ping"):
         sender.result(PATIENCE)
     assert conn.socket.fileno() == -1
@@ -86,8 +86,8 @@ def test_a_writer_that_is_stuck_behind_a_dead_peer_is_freed(link: Link) -> None:
 
 def test_a_peer_that_never_answers_our_close_is_dropped(link: Link) -> None:
     conn, peer = link(close_timeout=10)
-    conn._pump.start_close(1000, "")
-    conn._pump.look_after(monotonic() + 10.1)
+    conn._driver.start_close(1000, "")
+    conn._driver.look_after(monotonic() + 10.1)
     peer.reads(wire("1 000 1000  0 0000010", b"\x03\xe8"))
     peer.reads_end()
     with pytest.raises(CloseError, match="no answer within 10 s"):
@@ -97,21 +97,21 @@ def test_a_peer_that_never_answers_our_close_is_dropped(link: Link) -> None:
 def test_a_connection_that_is_busy_is_left_alone(link: Link) -> None:
     conn, peer = link()
     peer.sends(PING)
-    with conn._pump.lock:
-        in_thread(conn._pump.look_after, monotonic()).result(PATIENCE)
+    with conn._driver.lock:
+        in_thread(conn._driver.look_after, monotonic()).result(PATIENCE)
 
 
 def test_a_connection_that_nobody_knows_any_more_is_not_kept_alive(link: Link) -> None:
     class Thing:
         def look_after(self, now: float) -> None: ...
 
-    keeper, thing = Keeper(period=0.001), Thing()
-    keeper.keep(thing)
+    housekeeper, thing = Housekeeper(period=0.001), Thing()
+    housekeeper.keep(thing)
     gone = weakref.ref(thing)
     del thing
     gc.collect()
     assert gone() is None
-    until(lambda: keeper._thread is None)
+    until(lambda: housekeeper._thread is None)
 
 
 def test_one_that_fails_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
@@ -125,13 +125,13 @@ def test_one_that_fails_does_not_stop_the_others(caplog: pytest.LogCaptureFixtur
         def look_after(self, now: float) -> None:
             self.times += 1
 
-    keeper, bad, good = Keeper(period=0.001), Bad(), Good()
-    keeper.keep(bad)
-    keeper.keep(good)
+    housekeeper, bad, good = Housekeeper(period=0.001), Bad(), Good()
+    housekeeper.keep(bad)
+    housekeeper.keep(good)
     until(lambda: good.times and "lost" in caplog.text)
-    keeper.forget(bad)
-    keeper.forget(good)
-    until(lambda: keeper._thread is None)
+    housekeeper.forget(bad)
+    housekeeper.forget(good)
+    until(lambda: housekeeper._thread is None)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -139,22 +139,22 @@ def test_a_child_of_fork_looks_after_its_own_connections() -> None:
     script = """
 import os, sys, socket, warnings
 from time import monotonic
-from koko.sync.keeper import keeper
+from koko.sync.housekeeper import housekeeper
 
 class Kept:
     def __init__(self): self.pipe = os.pipe()
     def look_after(self, now): os.write(self.pipe[1], b"!")
 
 ours = Kept()
-keeper.keep(ours)
+housekeeper.keep(ours)
 warnings.simplefilter("ignore")  # Python warns of forks among threads, which is the point
 child = os.fork()
 if not child:
     os.close(ours.pipe[1])  # a look after the parent's would fail
     own = Kept()
-    keeper.keep(own)
+    housekeeper.keep(own)
     assert os.read(own.pipe[0], 1) == b"!"
-    assert list(keeper._kept) == [own]
+    assert list(housekeeper._kept) == [own]
     os._exit(0)
 assert os.read(ours.pipe[0], 1) == b"!"
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

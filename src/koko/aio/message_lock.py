@@ -19,7 +19,7 @@ OWN = (
 )
 
 
-class Turn(asyncio.Lock):
+class MessageLock(asyncio.Lock):
     """Who holds it may begin a message.
 
     Attributes:

@@ -50,7 +50,7 @@ def test_message_that_arrives_together_with_the_cancellation_is_kept(talk: AioTa
     call = us.start_recv()
 
     async def both() -> None:  # from inside a task the reader is woken a little later
-        us.conn._pump.data_received(peer.frame("1 000 0001", b"kept"))
+        us.conn._protocol.data_received(peer.frame("1 000 0001", b"kept"))
         call.task.cancel()
 
     talk.clock.run_until_complete(both())
@@ -94,13 +94,13 @@ def test_receiver_that_is_cancelled_twice_takes_nobody_else_along(talk: AioTalk)
 
 def test_receiver_that_is_cancelled_once_woken_takes_nobody_else_along(talk: AioTalk) -> None:
     us, peer = talk.open()
-    pump = us.conn._pump
+    protocol = us.conn._protocol
 
     async def take_over() -> str | bytes:
         first = asyncio.create_task(us.conn.recv())
         await asyncio.sleep(0)
         talk.clock.call_soon(first.cancel)
-        pump.data_received(peer.frame("1 000 0001", b"wakes the first"))
+        protocol.data_received(peer.frame("1 000 0001", b"wakes the first"))
         assert await us.conn.recv() == "wakes the first"
         return await us.conn.recv()
 
@@ -230,7 +230,7 @@ def test_reply_is_written_before_data_received_returns(talk: AioTalk) -> None:
     written: list[bytes] = []
 
     def arrive() -> None:
-        us.conn._pump.data_received(peer.frame("1 000 0001", b"quick"))
+        us.conn._protocol.data_received(peer.frame("1 000 0001", b"quick"))
         written.append(bytes(peer.line.written))
 
     talk.clock.call_soon(arrive)
@@ -246,7 +246,7 @@ def test_bytes_that_arrive_from_inside_a_task_wake_the_reader_a_little_later(
     reading = us.start_recv()
 
     async def feed() -> bool:
-        us.conn._pump.data_received(peer.frame("1 000 0001", b"from a task"))
+        us.conn._protocol.data_received(peer.frame("1 000 0001", b"from a task"))
         return reading.waits
 
     assert talk.clock.run_until_complete(feed())
@@ -259,7 +259,7 @@ def test_reader_that_feeds_another_connection_wakes_its_reader(talk: AioTalk) ->
 
     async def pass_on() -> None:
         message = await us.conn.recv()
-        other.conn._pump.data_received(other_peer.frame("1 000 0001", message.encode()))
+        other.conn._protocol.data_received(other_peer.frame("1 000 0001", message.encode()))
         await asyncio.sleep(0)
 
     talk.clock.create_task(pass_on())

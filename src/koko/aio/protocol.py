@@ -12,9 +12,9 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
-from koko.aio.alarms import Alarms, Sleeper
+from koko.aio.message_lock import MessageLock
 from koko.aio.reflex import Reflex
-from koko.aio.turn import Turn
+from koko.aio.timers import Timed, TimerWheel
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core import lifecycle
 from koko.core.connection import Connection
@@ -23,18 +23,18 @@ from koko.errors import CloseError
 from koko.message import Kind
 
 
-class Pump(Reflex, asyncio.Protocol):
-    """The private half of a ``Conn``: its protocol, its alarm, its waits."""
+class ConnProtocol(Reflex, asyncio.Protocol):
+    """The private half of a ``Conn``: its protocol, its timer, its waits."""
 
     __slots__ = (
-        "_alarm",
-        "_alarms",
-        "_bell",
+        "_deadline_timer",
         "_due_at",
         "_half_closed",
         "_leaving",
         "_rung",
         "_tasks",
+        "_timer_slot",
+        "_timers",
         "_waiters",
         "lost",
         "read_deadline",
@@ -45,19 +45,19 @@ class Pump(Reflex, asyncio.Protocol):
         core: Connection,
         transport: asyncio.Transport,
         loop: asyncio.AbstractEventLoop,
-        alarms: Alarms | None = None,
+        timers: TimerWheel | None = None,
     ) -> None:
         super().__init__(core, transport, loop)
         self.lost = False
         self.read_deadline: float | None = None
-        self._bell: asyncio.TimerHandle | None = None  # for read_deadline
+        self._deadline_timer: asyncio.TimerHandle | None = None  # for read_deadline
         self._rung = 0.0  # when the last one was due
         self._half_closed = False
         self._leaving = False
         self._tasks: set[asyncio.Future[object]] | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
-        self._alarms = alarms or Alarms(loop)
-        self._alarm: set[Sleeper] | None = None
+        self._timers = timers or TimerWheel(loop)
+        self._timer_slot: set[Timed] | None = None
         self._due_at: float | None = None
         self.rearm()
 
@@ -67,14 +67,14 @@ class Pump(Reflex, asyncio.Protocol):
         self._end("the peer's stream ended without a Close")
         if not self.transport.is_closing() and self.transport.get_write_buffer_size():
             # The peer may have stopped reading as well: the last bytes get a bounded time.
-            self._alarm = self._alarms.set(self.now() + self.core.close_timeout, self)
+            self._timer_slot = self._timers.set(self.now() + self.core.close_timeout, self)
         return False  # the transport closes itself
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
         self._end(f"the connection broke: {error}" if error else "the stream was closed")
-        if self._alarm is not None:
-            self._alarm.discard(self)
+        if self._timer_slot is not None:
+            self._timer_slot.discard(self)
         self._forget_deadline()
 
     def pause_writing(self) -> None:
@@ -91,10 +91,10 @@ class Pump(Reflex, asyncio.Protocol):
     # What a Conn calls
 
     @property
-    def turn(self) -> Turn:
+    def message_lock(self) -> MessageLock:
         """Who holds it may write; first come, first served."""
         if self.lock is None:
-            self.lock = Turn(self.now)
+            self.lock = MessageLock(self.now)
         return self.lock
 
     async def writable(self) -> None:
@@ -104,7 +104,8 @@ class Pump(Reflex, asyncio.Protocol):
 
     async def vacant(self) -> None:
         """Wait until a message may begin, or nothing may be sent; for who holds the turn."""
-        while (self.write_paused or self.turn.message) and self.core.life.state is lifecycle.OPEN:
+        turn = self.message_lock
+        while (self.write_paused or turn.message) and self.core.life.state is lifecycle.OPEN:
             await self.wait_for_change()
 
     async def closed(self) -> None:
@@ -126,36 +127,36 @@ class Pump(Reflex, asyncio.Protocol):
 
     async def write_in_turn(self, owe: Callable[..., None], *message: object) -> None:
         """Wait for our turn and for the peer, then write; until then nothing was owed."""
-        turn = self.turn
+        turn = self.message_lock
         turn.check_own()
         await within(turn.time_left(None), TOO_SLOW, self._write_in_turn(owe, *message))
 
     async def open_message(self, kind: Kind) -> Outgoing:
         """Begin a message that is written in parts, when no other is being written."""
-        async with self.turn:
+        async with self.message_lock:
             await self.vacant()
             message = self.core.start_message(kind)
-            self.turn.pass_to(message)
+            self.message_lock.pass_to(message)
             return message
 
     def leave_message(self, message: Outgoing) -> None:
         """Let others send."""
-        if self.turn.message is message:
-            self.turn.message = self.turn.writer = None
+        if self.message_lock.message is message:
+            self.message_lock.message = self.message_lock.writer = None
             self.release_waiters()
 
     def set_read_deadline(self, deadline: float | None) -> None:
         """Let no read wait beyond ``deadline``; one that waits already notices."""
         self.read_deadline = deadline
         self.core.watch(deadline is not None)
-        if deadline is not None and self.arrival.waiting and self._rings_after(deadline):
-            self.loop.call_soon(self.arrival.wake)  # not now: this may be a handler, amid a feed
+        if deadline is not None and self.waiter.waiting and self._rings_after(deadline):
+            self.loop.call_soon(self.waiter.wake)  # not now: this may be a handler, amid a feed
 
     def say_goodbye(self) -> None:
         """See a Close that is owed through to the end of the connection."""
         self._leaving = True
         self.flush()
-        if not self.arrival.waiting:
+        if not self.waiter.waiting:
             self.core.drop_unread()
         self._resume()
         self.part()
@@ -199,20 +200,20 @@ class Pump(Reflex, asyncio.Protocol):
         due_at = self.core.due_at
         if due_at == self._due_at:
             return
-        if self._alarm is not None:
-            self._alarm.discard(self)
+        if self._timer_slot is not None:
+            self._timer_slot.discard(self)
         self._due_at = due_at
-        self._alarm = None if due_at is None else self._alarms.set(due_at, self)
+        self._timer_slot = None if due_at is None else self._timers.set(due_at, self)
 
-    def ring(self) -> None:
+    def on_timer(self) -> None:
         """Tell the core the time, which it wanted to be told by now."""
-        self._alarm = self._due_at = None
+        self._timer_slot = self._due_at = None
         core = self.core
         unsent = self.transport.get_write_buffer_size()
         core.tick(self.now(), listening=not self.read_paused, unsent=unsent)
         self.flush()
         if core.ending is not None:
-            self.arrival.wake()
+            self.waiter.wake()
         if core.life.state is lifecycle.CLOSED:
             self.transport.abort()
         self.part()
@@ -245,14 +246,14 @@ class Pump(Reflex, asyncio.Protocol):
     @types.coroutine
     def arrives(self) -> Generator[Any, None, None]:
         """Wait, as the receiver, until there may be something to find."""
-        arrival = self.next_arrival()
-        arrival._asyncio_future_blocking = True
-        yield arrival
+        waiter = self.next_waiter()
+        waiter._asyncio_future_blocking = True
+        yield waiter
 
     def ask(self, take: Callable[[], Any]) -> Any:
         """Return what ``take`` finds, None when ``arrives`` must be awaited for it."""
         core = self.core
-        if self.arrival.waiting:
+        if self.waiter.waiting:
             raise self.busy()
         try:
             found = take()
@@ -270,14 +271,14 @@ class Pump(Reflex, asyncio.Protocol):
     def busy(self) -> RuntimeError:
         """Return the error of a second receiver."""
         return RuntimeError(
-            f"recv() is already running in task {self.arrival.receiver!r}; "
+            f"recv() is already running in task {self.waiter.receiver!r}; "
             "one receiver per connection (share messages through a queue)"
         )
 
     # How it works inside
 
     async def _write_in_turn(self, owe: Callable[..., None], *message: object) -> None:
-        async with self.turn:
+        async with self.message_lock:
             await self.vacant()
             owe(*message)
             self.sent()
@@ -289,25 +290,25 @@ class Pump(Reflex, asyncio.Protocol):
         # One that was put off, as with each pong, sets no timer: it rings once too early.
         if self._rings_after(deadline):
             self._forget_deadline()
-            self._bell = self.loop.call_at(deadline, self._wake_at, deadline)
+            self._deadline_timer = self.loop.call_at(deadline, self._wake_at, deadline)
 
     def _forget_deadline(self) -> None:
-        if self._bell is not None:
-            self._bell.cancel()
-            self._bell = None
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
 
     def _rings_after(self, deadline: float) -> bool:
-        return self._bell is None or self._bell.when() > deadline
+        return self._deadline_timer is None or self._deadline_timer.when() > deadline
 
     def _wake_at(self, when: float) -> None:
-        self._bell = None
+        self._deadline_timer = None
         self._rung = when
-        self.arrival.wake()
+        self.waiter.wake()
 
     def _end(self, why: str) -> None:
         self.core.feed_eof(self.now(), why)
         self.rearm()
-        self.arrival.wake()
+        self.waiter.wake()
         self.release_waiters()
 
     def _resume(self) -> None:
@@ -325,7 +326,7 @@ class Pump(Reflex, asyncio.Protocol):
         self.core.fault(error)
         if self.core.ending is error:
             self.flush()
-            self.arrival.wake()
+            self.waiter.wake()
             self.part()
         elif not isinstance(error, CloseError):  # too late for any reader: it is still told
             complaint = f"a handler failed after the connection had ended: {self.core.ending}"

@@ -26,7 +26,7 @@ class Kept(Protocol):
         """Do what is due, without waiting."""
 
 
-class Keeper:
+class Housekeeper:
     """The one thread; started for the first connection, gone after the last."""
 
     def __init__(self, period: float = PERIOD) -> None:
@@ -40,7 +40,9 @@ class Keeper:
         with self._lock:
             self._kept.add(kept)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="koko-keeper", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="koko-housekeeper", daemon=True
+                )
                 self._thread.start()
 
     def forget(self, kept: Kept) -> None:
@@ -65,9 +67,9 @@ class Keeper:
             del round_, kept  # or the last round would keep them alive until the next
 
 
-keeper = Keeper()
+housekeeper = Housekeeper()
 
 # No thread survives a fork. A child starts its own for the connections it makes; those
 # it has inherited are its parent's to look after.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=keeper.__init__)  # type: ignore[misc]
+    os.register_at_fork(after_in_child=housekeeper.__init__)  # type: ignore[misc]
