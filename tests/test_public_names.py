@@ -107,7 +107,8 @@ def parameters(function):
     ]
 
 
-@pytest.mark.parametrize("name", sorted(OF_EACH_FACE))
+# Conn is made by Koko alone, of what moves its bytes on either face.
+@pytest.mark.parametrize("name", sorted(OF_EACH_FACE - {"Conn"}))
 def test_both_faces_take_the_same_parameters(name):
     assert parameters(getattr(koko.sync, name)) == parameters(getattr(koko.aio, name))
 

@@ -197,7 +197,7 @@ def test_no_message_ends_after_our_close(talk: Talk) -> None:
     with pytest.raises(ErrCloseSent):
         writer.close()
     peer.hears("0 000 0010", b"abcd")
-    peer.hears_close(1000)
+    peer.hears_close(1011, "a message was cut off in the middle")
     peer.hears_nothing()
 
 

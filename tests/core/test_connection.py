@@ -62,15 +62,25 @@ def test_what_the_decoder_holds_back_is_read_message_by_message():
     assert not end.full
 
 
-def test_dropping_what_is_unread_drops_the_backlog_too():
+def test_what_is_discarded_after_our_close_includes_what_the_decoder_holds_back():
     end = client(Agreed(), read_limit=None)
     peer = server(Agreed())
     for _ in range(3):
         peer.send(Kind.BINARY, bytes(1 << 18))
     end.feed(peer.take_owed(), 1.0)
-    end.drop_unread()
+    end.start_close(1000, "", 1.0)
+    assert end.full
+    end.discard_new()
     assert not end.full
+    assert len(end.next_message()) == 1 << 18  # it had come before our Close
     assert end.next_message() is None
+
+
+def test_nothing_is_discarded_before_our_close():
+    end = server()
+    end.discard_new()
+    end.feed(HELLO, 1.0)
+    assert end.next_message() == "hello"
 
 
 def test_read_limit_can_change_while_the_connection_lives():

@@ -81,37 +81,113 @@ def test_messages_before_a_close_are_read_and_can_be_answered():
     assert end.take_owed() == b"\x88\x02\x03\xe9"
 
 
-def test_a_reader_who_is_away_with_a_message_can_answer_it_before_the_close():
+def test_a_reader_that_took_a_message_can_answer_it_before_the_close():
     end = server()
     end.feed(HELLO, 1.0)
     assert end.next_message() == "hello"
-    end.feed(CLOSE_1001, 2.0)
+    end.feed(CLOSE_1001, 1.1)
     assert end.owed == []
     end.send(Kind.TEXT, "ho")
     assert ending(end).code == 1001
     assert end.take_owed() == b"\x81\x02ho\x88\x02\x03\xe9"
 
 
-@pytest.mark.parametrize("ping_interval", [None, 1])
-def test_a_reader_who_never_comes_back_is_waited_for_no_longer_than_close_timeout(ping_interval):
-    end = server(close_timeout=10, ping_interval=ping_interval)
-    end.feed(HELLO + CLOSE_1001, 1.0)
-    end.feed(HELLO, 5.0)
-    assert end.due_at == 11
-    end.tick(10.9)
-    assert end.owed == []
-    end.tick(11.0)
-    assert end.take_owed() == b"\x88\x02\x03\xe9"
-    assert end.due_at == 21
-
-
-def test_dropping_what_is_unread_lets_the_close_through():
+def test_a_message_that_was_taken_long_ago_holds_nothing_back():
     end = server()
     end.feed(HELLO, 1.0)
     end.next_message()
-    end.feed(HELLO + CLOSE_1001, 2.0)
-    end.drop_unread()
+    end.feed(CLOSE_1001, 1.3)
     assert end.take_owed() == b"\x88\x02\x03\xe9"
+
+
+def test_an_answer_that_has_begun_may_end_and_what_is_sent_meanwhile_renews_nothing():
+    end = server()
+    end.feed(HELLO, 1.0)
+    end.next_message()
+    end.send(Kind.TEXT, "ho")
+    end.feed(CLOSE_1001, 9.0)
+    assert end.due_at == pytest.approx(9.1)
+    end.send(Kind.TEXT, "ho")
+    assert end.due_at == pytest.approx(9.1)
+    end.tick(9.1)
+    assert end.take_owed() == b"\x81\x02ho" * 2 + b"\x88\x02\x03\xe9"
+    with pytest.raises(ErrCloseSent):
+        end.send(Kind.TEXT, "more")
+
+
+@pytest.mark.parametrize("ping_interval", [None, 1])
+def test_what_nobody_takes_holds_a_close_back_for_a_second(ping_interval):
+    end = server(close_timeout=10, ping_interval=ping_interval)
+    end.feed(HELLO + CLOSE_1001, 1.0)
+    end.feed(HELLO, 1.5)
+    assert end.due_at == 2
+    end.tick(1.9)
+    assert end.owed == []
+    end.tick(2.0)
+    assert end.take_owed() == b"\x88\x02\x03\xe9"
+    assert end.due_at == 12
+
+
+def test_what_is_unread_when_a_close_takes_effect_can_be_read_but_not_answered():
+    end = server()
+    end.feed(HELLO + CLOSE_1001, 1.0)
+    end.tick(2.0)
+    assert end.next_message() == "hello"
+    with pytest.raises(ErrCloseSent):
+        end.send(Kind.TEXT, "ho")
+    assert ending(end).code == 1001
+
+
+def test_each_message_taken_holds_the_close_back_but_half_of_close_timeout_is_the_end():
+    end = server(close_timeout=10)
+    end.feed(HELLO * 9 + CLOSE_1001, 1.0)
+    for taken_at in (1.9, 2.8, 3.7, 4.6, 5.5):
+        end.inbox.taken_at = taken_at
+        assert end.next_message() == "hello"
+        assert end.due_at == min(taken_at + 1, 6)
+        end.send(Kind.TEXT, "ho")
+    end.tick(6.0)
+    assert end.sent == (1001, "")
+
+
+def test_our_own_close_answers_a_close_that_is_held_back():
+    end = server()
+    end.feed(HELLO + CLOSE_1001, 1.0)
+    end.start_close(1000, "enough", 1.0)
+    assert end.take_owed() == b"\x88\x08\x03\xe8enough"
+    assert end.state is State.DONE
+    assert end.next_message() == "hello"
+    assert str(ending(end)) == "peer closed with 1001 (going away); we answered 1000"
+
+
+def test_a_fault_while_a_close_is_held_back_is_answered_with_1011():
+    end = server()
+    end.feed(HELLO + CLOSE_1001, 1.0)
+    end.fault(LookupError("own mistake"))
+    assert end.take_owed() == b"\x88\x02\x03\xf3"
+    assert end.received == (1001, "")
+    assert end.state is State.DONE
+
+
+def test_our_close_in_the_middle_of_a_message_of_ours_says_so():
+    end = server(write_buffer_size=4)
+    message = end.start_message(Kind.BINARY)
+    message.add(b"abcdef")
+    end.take_owed()
+    end.start_close(1000, "", 1.0)
+    assert end.sent == (1011, "a message was cut off in the middle")
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_our_close_is_as_it_was_given_when_no_fragment_had_left(cut):
+    end = server(write_buffer_size=4)
+    message = end.start_message(Kind.BINARY)
+    message.add(b"abcd")
+    if not cut:
+        message.add(b"ef")
+        message.end()
+    end.start_close(1000, "", 1.0)
+    assert end.sent == (1000, "")
 
 
 # The close handler

@@ -2,7 +2,8 @@
 
 The law: nothing is raised but a WebSocketError, or ValueError for misuse; at most one
 Close is owed and nothing after it; a state is left only for one that the table
-knows; and once it has left OPEN, time alone or the end of the stream closes it.
+knows; and once nothing may be sent, time alone or the end of the stream closes it. The
+peer's end waits for our reader no longer than half of ``close_timeout``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from koko.core.connection import Parting
 from koko.core.deflate import Agreed
-from koko.core.lifecycle import NEXT, State
+from koko.core.lifecycle import HELD, MAY_SEND, NEXT, State
 from koko.core.wire import Role
 from koko.errors import WebSocketError
 from koko.message import Kind, PreparedMessage
@@ -69,7 +70,8 @@ class Script:
         make = server if role is Role.SERVER else client
         self.role = role
         self.now = 0
-        self.left_open = None  # when
+        self.held_from = None  # when the peer's end came
+        self.ended_at = None  # when nothing could be sent any more
         self.owed = []
         self.end = make(
             agreed, close_timeout=CLOSE_TIMEOUT, ping_interval=ping_interval, ping_timeout=5
@@ -94,8 +96,10 @@ class Script:
             self.do(verb, what)
         self.tick()
         after = self.end.state
-        if after is not State.OPEN and self.left_open is None:
-            self.left_open = self.now
+        if after in HELD and self.held_from is None:
+            self.held_from = self.now
+        if after not in MAY_SEND and self.ended_at is None:
+            self.ended_at = self.now
         assert after in REACHABLE[before]
         assert after in (State.OPEN, State.CLOSED) or self.end.due_at is not None
         assert after is not State.CLOSED or self.end.ending is not None
@@ -125,7 +129,7 @@ class Script:
             self.owed += end.owed
             end.take_owed()
         elif verb == "drop":
-            end.drop_unread()
+            end.discard_new()
         else:
             end.feed_eof(now)
 
@@ -171,8 +175,11 @@ def end_by_time_alone(play):
     end = play.end
     if end.state is State.OPEN:
         play.play("eof", None)
+    if end.state in HELD:
+        assert end.due_at <= play.held_from + CLOSE_TIMEOUT / 2
+        play.play("wait", CLOSE_TIMEOUT)
     while end.due_at is not None:
-        assert end.due_at <= play.left_open + CLOSE_TIMEOUT
+        assert end.due_at <= play.ended_at + CLOSE_TIMEOUT
         play.now = max(play.now, end.due_at)
         play.tick()
     assert end.state is State.CLOSED

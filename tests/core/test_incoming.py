@@ -188,31 +188,54 @@ def test_nothing_is_kept_of_what_is_dropped():
     bomb = wire("1 100 0010  0 len", compressed(bytes(1_000_000)))
     stream = begun(end, bomb * 3 + bomb[:200])
     assert end.read_stream(stream, 1) == b"\x00"
-    end.drop_unread()
+    end.start_close(1000, "", 1.0)
+    end.discard_new()
     assert not end.full
-    end.feed(bomb[200:] + b"\x81\x01a", 1.0)
-    assert end.next_message() == "a"
+    end.feed(bomb[200:] + b"\x81\x01a\x88\x02\x03\xe8", 1.0)
+    assert len(end.inbox) == 0
+    assert ending(end).code == 1000
 
 
-def test_whole_messages_are_dropped_with_what_is_held_back_behind_them():
+def test_a_close_comes_through_what_is_discarded_and_what_had_come_is_read_first():
     end = client(read_limit=None)
     end.feed(wire("1 000 0010  0 len", bytes(HOLD)) * 3 + b"\x88\x00", 1.0)
-    end.drop_unread()
+    end.start_close(1000, "", 1.0)
+    end.discard_new()
+    assert end.received == (1005, "")
+    assert end.next_message() == bytes(HOLD)
     assert ending(end).code == 1005
 
 
-def test_dropping_what_is_unread_drops_half_a_message_too():
+def test_nothing_is_given_behind_what_was_discarded():
     end = server(read_limit=None)
     end.feed(said("1 000 0001", b"whole") + said("0 000 0010", b"half"), 1.0)
-    end.drop_unread()
+    end.start_close(1000, "", 1.0)
+    end.discard_new()
     for _ in range(20):
         end.feed(said("0 000 0000", bytes(READ_AHEAD)), 1.0)
         assert not end.full
-    end.feed(said("1 000 0000") + said("1 000 0001", b"next"), 1.0)
-    assert end.next_message() == "next"
+    end.feed(said("1 000 0000") + said("1 000 0001", b"next") + said("0 000 0001", b"x"), 1.0)
+    assert end.next_message() == "whole"
+    assert end.next_message() is None
+    assert end.next_stream() is None
+    end.feed(said("1 000 0000", b"y") + said("1 000 1000", b"\x03\xe8"), 2.0)
+    assert ending(end).code == 1000
 
 
-def test_verdict_waits_for_the_pieces_before_it():
+def test_a_reader_in_pieces_is_told_the_end_where_the_rest_was_discarded():
+    end = server(read_limit=None)
+    stream = begun(end, said("0 000 0010", b"half"))
+    end.start_close(1000, "", 1.0)
+    end.discard_new()
+    end.feed(said("1 000 0000", b"the rest"), 1.0)
+    assert end.read_stream(stream, 100) == b"half"
+    assert end.read_stream(stream, 100) is None
+    end.feed(said("1 000 1000", b"\x03\xe8"), 2.0)
+    with pytest.raises(CloseError, match="we closed with 1000"):
+        end.read_stream(stream, 100)
+
+
+def test_a_violation_waits_for_the_pieces_before_it():
     end = server()
     stream = begun(end, said("0 000 0010", b"good"))
     end.feed(said("0 000 0010", b"a message inside another"), 1.0)

@@ -203,6 +203,8 @@ cdef class Reflex:
                 self.flush()
         elif inbox.decoder.has_backlog() and inbox._messages is None:
             self.core.catch_up()
+        if message is not None and not self.feeding:
+            inbox.taken_at = self.now()  # it had waited
         if self.read_paused:
             self.read_on()
         return message
@@ -216,7 +218,8 @@ cdef class Reflex:
         self.owe(self._encoder.frame_of(kind, message, True, False))
 
     cdef int owe(self, bytes frame) except -1:
-        """Send a frame; it need not go through what is owed where it can leave at once."""
+        """Send a message's frame; it need not go through what is owed where it can leave at once."""
+        self._inbox.sent()
         if self._line is not None and not self._owed and not self.gathers() and self.may_flush():
             return self._line.put(frame)
         self._owed.append(frame)

@@ -175,6 +175,8 @@ class Reflex:
                 self.flush()
         elif not inbox._messages and inbox.decoder.backlog:
             core.catch_up()
+        if message is not None and not self.feeding:
+            inbox.taken_at = self.now()  # it had waited
         if self.read_paused:
             self.read_on()
         return message

@@ -21,7 +21,6 @@ from koko.aio.waiting import TOO_SLOW, within
 from koko.core.address import written
 from koko.core.connection import Connection
 from koko.core.head import Request, Response
-from koko.core.lifecycle import State
 from koko.errors import CloseError
 from koko.message import Data, Kind, PreparedMessage, check_kind
 
@@ -151,14 +150,15 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
         """Close the connection: send a Close, await the peer's, end the stream (§7.1.2).
 
         Takes at most ``timeout`` seconds (default ``close_timeout``), then the socket is
-        dropped. Messages that nobody received by then are lost. A connection that is
-        closing or closed already is only waited for. When cancelled, the closing goes on
-        within its bounds.
+        dropped. What had come before can still be received, up to 64 KiB of it. A
+        connection that is closing or closed already is only waited for. When cancelled, the
+        closing goes on within its bounds. A message that is being written in parts is cut
+        off: then the Close says 1011.
         """
         core, protocol = self._core, self._protocol
         if timeout is None:
             timeout = core.close_timeout
-        if core.state is State.OPEN:
+        if core.may_send:
             core.close_timeout = timeout
             core.start_close(code, reason, protocol.now())
         protocol.say_goodbye()

@@ -64,7 +64,7 @@ class ControlVerbs:
     async def _pong_of(self, ping: Ping) -> float:
         while ping.round_trip is None:
             if self._core.ending is not None:
-                raise self._core.closed_error()
+                raise self._core.ending
             await self._protocol.wait_for_change()
         return ping.round_trip
 

@@ -99,13 +99,13 @@ class ConnProtocol(Reflex, asyncio.Protocol):
 
     async def writable(self) -> None:
         """Wait until the transport takes more, or nothing may be sent any longer."""
-        while self.write_paused and self.core.life.state is lifecycle.OPEN:
+        while self.write_paused and self.core.may_send:
             await self.wait_for_change()
 
     async def vacant(self) -> None:
         """Wait until a message may begin, or nothing may be sent; for who holds the turn."""
         turn = self.message_lock
-        while (self.write_paused or turn.message) and self.core.life.state is lifecycle.OPEN:
+        while (self.write_paused or turn.message) and self.core.may_send:
             await self.wait_for_change()
 
     async def closed(self) -> None:
@@ -156,8 +156,8 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         """See a Close that is owed through to the end of the connection."""
         self._leaving = True
         self.flush()
-        if not self.waiter.waiting:
-            self.core.drop_unread()
+        if self.core.full and not self.waiter.waiting:
+            self.core.discard_new()  # the peer's Close is behind it
         self._resume()
         self.part()
 
@@ -190,7 +190,8 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         if parting is lifecycle.STAY or (core.owed and not self.lost):
             return
         if parting is lifecycle.DROP:
-            self.transport.close()
+            if not self.transport.is_closing():  # a second close() disarms abort() of asyncio's TLS
+                self.transport.close()
         elif not self._half_closed:
             self._half_closed = True
             end_half(self.transport)
@@ -226,7 +227,7 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         if not self.core.full:
             return
         if self._leaving:
-            self.core.drop_unread()  # nobody will read it, and the peer's Close is behind it
+            self.core.discard_new()
         elif self.core.ending is None and not (self.read_paused or self.transport.is_closing()):
             self.read_paused = True
             self.transport.pause_reading()
@@ -255,6 +256,7 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         core = self.core
         if self.waiter.waiting:
             raise self.busy()
+        core.inbox.taken_at = self.now()
         try:
             found = take()
         finally:

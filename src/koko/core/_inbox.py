@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 
 from koko.core._codec import Decoder, Item
+from koko.core.lifecycle import ANSWERED, WAITING, WORKING
 
 
 class Inbox:
@@ -18,9 +19,10 @@ class Inbox:
     Attributes:
         decoder: what makes messages of the peer's bytes.
         plain: True while a message is all that a reader can find; where it is False, the
-            connection has something else to tell him.
+            connection has something else to tell it.
         unread: bytes fed since a reader last found nothing.
-        reader_away: True when the last reader took a message and has not come for another.
+        reader: WAITING, WORKING on the last message it took, or ANSWERED: it has sent since.
+        taken_at: when the last message was taken; the face knows better where it had waited.
         heard_at, heard_what: when the peer was last heard, and what it said.
     """
 
@@ -30,7 +32,8 @@ class Inbox:
         "heard_at",
         "heard_what",
         "plain",
-        "reader_away",
+        "reader",
+        "taken_at",
         "unread",
     )
 
@@ -38,7 +41,8 @@ class Inbox:
         self.decoder = decoder
         self.plain = True
         self.unread = 0
-        self.reader_away = False
+        self.reader = WAITING
+        self.taken_at = now
         self.heard_at = now
         self.heard_what = "the opening handshake"
         self._messages: deque[str | bytes] = deque()
@@ -82,16 +86,26 @@ class Inbox:
     def take(self) -> str | bytes | None:
         """Return the next message, None when a reader has to wait for it."""
         if not self._messages:
-            self.reader_away = False
+            self.reader = WAITING
             self.unread = 0
             return None
-        self.reader_away = True
+        self.took()
         message = self._messages.popleft()
         if not self._messages:
             self.unread = 0
         return message
 
-    def clear(self) -> None:
-        """Forget the messages."""
-        self._messages.clear()
-        self.unread = 0
+    def took(self) -> None:
+        """Take note that the reader has something to answer."""
+        self.reader = WORKING
+        self.taken_at = max(self.taken_at, self.heard_at)
+
+    def sent(self) -> None:
+        """Take note that a message was sent: it may be the answer, or a part of it."""
+        if self.reader == WORKING:
+            self.reader = ANSWERED
+
+    def keep(self, count: int) -> None:
+        """Forget all messages but the ``count`` oldest."""
+        while len(self._messages) > count:
+            self._messages.pop()

@@ -7,12 +7,19 @@ from libc.stdint cimport uint8_t
 from koko.core._native cimport Decoder
 
 
+cdef enum:  # what a reader is at, as in ``lifecycle``
+    WAITING = 0
+    WORKING = 1
+    ANSWERED = 2
+
+
 @cython.final
 cdef class Inbox:
     cdef readonly Decoder decoder
     cdef public bint plain
     cdef public Py_ssize_t unread
-    cdef public bint reader_away
+    cdef public int reader
+    cdef public double taken_at
     cdef public double heard_at
     cdef public object heard_what
     cdef list _messages  # None while there are none
@@ -23,4 +30,5 @@ cdef class Inbox:
     cdef list _sort(self, const uint8_t *octets, Py_ssize_t size)
     cdef int _keep(self, list messages) except -1
     cpdef take(self)
-    cpdef clear(self)
+    cpdef void took(self) noexcept
+    cpdef void sent(self) noexcept

@@ -17,15 +17,17 @@ cdef class Inbox:
     Attributes:
         decoder: what makes messages of the peer's bytes.
         plain: True while a message is all that a reader can find; where it is False, the
-            connection has something else to tell him.
+            connection has something else to tell it.
         unread: bytes fed since a reader last found nothing.
-        reader_away: True when the last reader took a message and has not come for another.
+        reader: WAITING, WORKING on the last message it took, or ANSWERED: it has sent since.
+        taken_at: when the last message was taken; the face knows better where it had waited.
         heard_at, heard_what: when the peer was last heard, and what it said.
     """
 
     def __cinit__(self, Decoder decoder not None, double now):
         self.decoder = decoder
         self.plain = True
+        self.taken_at = now
         self.heard_at = now
         self.heard_what = "the opening handshake"
 
@@ -83,22 +85,38 @@ cdef class Inbox:
         """Return the next message, None when a reader has to wait for it."""
         cdef list messages = self._messages
         if messages is None:
-            self.reader_away = False
+            self.reader = WAITING
             self.unread = 0
             return None
-        self.reader_away = True
+        self.took()
         message = messages[self._at]
         messages[self._at] = None
         self._at += 1
         if self._at == len(messages):
-            self.clear()
+            self._messages = None
+            self._at = 0
+            self.unread = 0
         return message
 
-    cpdef clear(self):
-        """Forget the messages."""
-        self._messages = None
-        self._at = 0
-        self.unread = 0
+    cpdef void took(self) noexcept:
+        """Take note that the reader has something to answer."""
+        self.reader = WORKING
+        if self.taken_at < self.heard_at:
+            self.taken_at = self.heard_at
+
+    cpdef void sent(self) noexcept:
+        """Take note that a message was sent: it may be the answer, or a part of it."""
+        if self.reader == WORKING:
+            self.reader = ANSWERED
+
+    def keep(self, Py_ssize_t count):
+        """Forget all messages but the ``count`` oldest."""
+        if self._messages is None:
+            return
+        del self._messages[self._at + count:]
+        if self._at == len(self._messages):
+            self._messages = None
+            self._at = 0
 
 
 cdef list without_messages(list items, list others):

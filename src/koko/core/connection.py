@@ -19,10 +19,10 @@ from koko.core.control import check_payload, close_payload, parse_close, shorten
 from koko.core.deflate import Agreed
 from koko.core.incoming import Reading
 from koko.core.keepalive import Due, Keepalive
-from koko.core.lifecycle import MAY_SEND, MAY_SEND_CLOSE, Lifecycle, Parting, State
+from koko.core.lifecycle import HELD, MAY_SEND, MAY_SEND_CLOSE, Lifecycle, Parting, State
 from koko.core.options import ConnectionOptions
 from koko.core.outbox import Outbox
-from koko.core.outgoing import Outgoing
+from koko.core.outgoing import CUT, Outgoing
 from koko.core.pings import Ping, Pings
 from koko.core.wire import Control, Opcode, Role
 from koko.errors import Close, CloseError, ErrCloseSent, ProtocolError
@@ -31,15 +31,14 @@ from koko.message import Data, Kind, PreparedMessage
 __all__ = ["Connection", "Parting", "Ping"]
 
 READ_AHEAD = 1 << 16  # bytes read for nobody before a face should stop reading
-REPLY_TIME = 1.0  # seconds in which a reader may answer the last message before a verdict
 
 
 class Connection(Reading):
     """The state of one end of one connection.
 
-    What the peer did to end it, a Close or a violation, is its *verdict*. That waits until
-    the good messages before it have been read and the reader has come back for more, so
-    that they can be answered; where nobody reads, and after our own Close, it does not wait.
+    The peer's end, a Close or a violation, takes effect when the good messages before it
+    have been read and answered: ``lifecycle`` says how long that may take. What is unread
+    then can still be read, but not answered.
 
     Attributes:
         inbox: whole messages that nobody has read yet.
@@ -70,11 +69,11 @@ class Connection(Reading):
         self.keepalive = Keepalive(options.ping_interval, options.ping_timeout, now)
         self.life = Lifecycle()
         self._now = now
-        self._deadline: float | None = None  # for the reader to come back, then for the peer
-        self._verdict: Close | ProtocolError | None = None
+        self._peer_end: Close | ProtocolError | None = None
         self._by_peer = False  # its Close came before ours
         self._lost: CloseError | None = None  # set once the stream has ended
         self._traceback: TracebackType | None = None
+        self._unfinished: Outgoing | None = None  # a message that is being written in parts
         self._pings = Pings()
         self._decoder = Decoder(
             role,
@@ -86,11 +85,15 @@ class Connection(Reading):
     # What the world tells us
 
     def feed(self, data: bytes, now: float) -> None:
-        """Take bytes from the peer; what comes after its verdict is dropped."""
-        if self._verdict is None and self.ending is None:
-            others = self.inbox.feed(data, now)
-            if others is not None:
-                self.handle(others, now)
+        """Take bytes from the peer; what comes after its end is dropped."""
+        if self._peer_end is not None or self.ending is not None:
+            return
+        kept = len(self.inbox)
+        others = self.inbox.feed(data, now)
+        if others is not None:
+            self.handle(others, now)
+        if self._discarding:
+            self._discard(kept)
 
     def handle(self, others: list[Item], now: float) -> None:
         """Act on what the inbox found beside messages."""
@@ -102,7 +105,7 @@ class Connection(Reading):
         finally:
             for item in items:  # a handler was interrupted, by Ctrl-C say: that loses nothing
                 self._got_control(item)
-            self._mind_verdict()
+            self._note_peer_end()
 
     def feed_eof(self, now: float, why: str = "the peer's stream ended without a Close") -> None:
         """Take note that nothing more will come, and that nothing more can be written.
@@ -112,7 +115,7 @@ class Connection(Reading):
         if self._lost is not None:
             return
         self._now = now
-        self.life.on(lifecycle.GOT_EOF)
+        self.life.on(lifecycle.GOT_EOF, now)
         self._pings.clear()
         if self.ending is None:
             self._note_heard()
@@ -120,7 +123,7 @@ class Connection(Reading):
         self._lost = CloseError(1006, why, sent=self.sent)
         if self.ending is None:
             self._end(self._lost)
-            self._settle()
+            self._apply_peer_end()
 
     def tick(self, now: float, listening: bool = True, unsent: int = 0) -> None:
         """Do what time alone makes due: ping, give a dead peer up, end a long farewell.
@@ -129,27 +132,35 @@ class Connection(Reading):
         bytes it could not write yet because the peer takes no more.
         """
         self._now = now
-        if self.life.state is lifecycle.CLOSED:
-            return
-        if self._deadline is None:
+        state, due_at = self.life.state, self.due_at
+        if state is lifecycle.OPEN:
             self._keep_alive(now, listening, unsent)
-        elif now < self._deadline:
+        elif due_at is None or now < due_at:
             return
-        elif self.ending is None and self._verdict is not None:
-            self._settle()  # the reader it waited for never came back
+        elif state in HELD:
+            self._apply_peer_end()  # the reader it waited for has not come back
         else:
             self.feed_eof(now, f"no answer within {self.close_timeout:g} s")
 
     @property
     def due_at(self) -> float | None:
         """When ``tick`` wants to be called, None for never."""
-        if self.life.state is lifecycle.CLOSED:
-            return None
-        return self.keepalive.due_at if self._deadline is None else self._deadline
+        life, inbox = self.life, self.inbox
+        if life.state is lifecycle.OPEN:
+            return self.keepalive.due_at
+        if life.state in HELD:
+            unread = bool(inbox or self._stream)
+            return life.held_until(inbox.reader, inbox.taken_at, unread, self.close_timeout)
+        return None if life.state is lifecycle.CLOSED else life.since + self.close_timeout
 
     @property
     def state(self) -> State:
         return self.life.state
+
+    @property
+    def may_send(self) -> bool:
+        """True while messages may be sent."""
+        return self.life.state in MAY_SEND
 
     @property
     def latency(self) -> float | None:
@@ -166,7 +177,7 @@ class Connection(Reading):
     @property
     def full(self) -> bool:
         """True when enough has been read that a face without a reader should stop."""
-        if self.inbox.unread < READ_AHEAD and not self._decoder.backlog:
+        if (self.inbox.unread < READ_AHEAD and not self._decoder.backlog) or self._discarding:
             return False
         # Control frames alone are nothing to hold back for: nobody may ever receive.
         return bool(self.inbox or self._stream) or (self._decoder.mid_message and not self.skipping)
@@ -193,19 +204,26 @@ class Connection(Reading):
     def fault(self, error: BaseException) -> None:
         """End the connection with 1011 because a handler raised ``error``, now the ending."""
         if self.ending is self._lost and self._is_fault(error):
-            self._fail(error, Close(1011, ""))
+            self._end(error)
+            if self._lost is not None:
+                return
+            if isinstance(self._peer_end, Close):
+                self.received = self._peer_end
+            if self.life.on(lifecycle.FAULT, self._now) in MAY_SEND_CLOSE:
+                self._send_close(Close(1011, ""))
 
-    def drop_unread(self) -> None:
-        """Forget what nobody will read, so that the peer's Close can come through."""
-        while True:
-            self._leave_parts(for_parts=True)  # what has not come whole is not wanted either
-            self.inbox.clear()
-            if self._stream is not None or self._open_stream() is None:
-                if not self._decoder.backlog:
-                    break
-                self.catch_up()
-        self.inbox.reader_away = False
-        self._settle()
+    def discard_new(self) -> None:
+        """Drop what comes from now on, so that the peer's Close behind it can come through.
+
+        What has come can still be read; nothing is given behind the gap. Before our own
+        Close this does nothing: a reader may still come back.
+        """
+        if self._discarding or self.may_send:
+            return
+        self._discarding = True
+        self._stream = None  # its reader keeps what has come of it, and gets no more
+        self._mark()
+        self._discard(len(self.inbox))
 
     @property
     def read_limit(self) -> int | None:
@@ -224,16 +242,24 @@ class Connection(Reading):
         if self.life.state not in MAY_SEND:
             raise self.closed_error()
         self.outbox.add(kind, payload)
+        self.inbox.sent()
 
     def send_prepared(self, prepared: PreparedMessage) -> None:
         """Owe a prepared message."""
         self.check_open()
         self.outbox.add_prepared(prepared)
+        self.inbox.sent()
 
     def start_message(self, kind: Kind) -> Outgoing:
         """Begin a message that is written in parts; no other may be sent before its end."""
         self.check_open()
-        return Outgoing(self, self.outbox, kind, self._fragment_size)
+        self.inbox.sent()
+        self._unfinished = Outgoing(self, self.outbox, kind, self._fragment_size)
+        return self._unfinished
+
+    def message_ended(self) -> None:
+        """Take note that the message that was written in parts is whole, or given up."""
+        self._unfinished = None
 
     def check_open(self) -> None:
         """Raise unless a message may be sent."""
@@ -278,12 +304,22 @@ class Connection(Reading):
         return ping
 
     def start_close(self, code: int, reason: str, now: float) -> None:
-        """Owe a Close; 1005 stands for one without a code. A second one is ErrCloseSent."""
+        """Owe a Close; 1005 stands for one without a code. A second one is ErrCloseSent.
+
+        It is 1011 where it cuts off a message that is being written. It answers the peer's
+        Close where that has come; a violation of the peer's is told instead.
+        """
         if self.life.state not in MAY_SEND_CLOSE:
             raise self.closed_error()
+        close = Close(code, reason)
+        close_payload(close)  # misuse is told before anything has changed
+        if self._unfinished is not None and self._unfinished.begun:
+            close = Close(1011, CUT)
         self._now = now
-        self._send_close(Close(code, reason))
-        self._settle()
+        if self.life.state in HELD:
+            self._apply_peer_end(close)
+        else:
+            self._send_close(close)
 
     def closed_error(self) -> BaseException:
         """Return the error of a write that comes too late."""
@@ -297,26 +333,24 @@ class Connection(Reading):
 
     # How it works inside
 
-    def _mind_verdict(self) -> None:
-        if self._decoder.failure is not None and self._verdict is None:
-            self._judge(self._decoder.failure.with_traceback(None))
-        if self._verdict is None:
+    def _note_peer_end(self) -> None:
+        """Let the peer's end take effect if it has come and nothing holds it back."""
+        failure = self._decoder.failure
+        if failure is not None and self._peer_end is None:
+            self._got_end(failure.with_traceback(None), lifecycle.VIOLATION)
+        if self._peer_end is None or self.ending is not None:
             return
-        unread = self.inbox or self._stream
-        if self.life.state is lifecycle.OPEN and (unread or self.inbox.reader_away):
-            # Who has the last message may never want another: only the peer would notice.
-            patience = self.close_timeout if unread else min(self.close_timeout, REPLY_TIME)
-            self._deadline = self._now + patience
-        else:
-            self._settle()
+        due_at = self.due_at
+        if self.life.state not in HELD or (due_at is not None and due_at <= self._now):
+            self._apply_peer_end()
 
     def _got_control(self, item: Control) -> None:
         opcode, payload = item
         self.inbox.heard_what = f"a {opcode.name.lower()}"
         try:
             if opcode is Opcode.CLOSE:
-                self._judge(parse_close(payload))
                 self._by_peer = self.sent is None
+                self._got_end(parse_close(payload), lifecycle.GOT_CLOSE)
             elif opcode is Opcode.PING:
                 self._got_ping(payload)
             else:
@@ -335,29 +369,34 @@ class Connection(Reading):
         if self.on_pong is not None:
             self.on_pong(payload)
 
-    def _judge(self, verdict: Close | ProtocolError) -> None:
-        self._verdict = verdict
+    def _got_end(self, end: Close | ProtocolError, event: lifecycle.Event) -> None:
+        self._peer_end = end
+        if self._lost is None:
+            self.life.on(event, self._now)
         self._mark()
 
-    def _settle(self) -> None:
-        """Let the peer's verdict, if there is one, take effect."""
-        verdict = self._verdict
-        # Nothing but the loss of the stream is outdone by what came before it.
-        if verdict is None or self.ending is not self._lost:
+    def _apply_peer_end(self, answer: Close | None = None) -> None:
+        """Let the peer's end, if it has come, take effect; ``answer`` is ours to its Close."""
+        end = self._peer_end
+        # The loss of the stream gives way to what came before it; no other ending does.
+        if end is None or self.ending is not self._lost:
             return
-        if isinstance(verdict, Close):
-            self._answer(verdict)
+        if self.life.state in HELD:
+            self.life.on(lifecycle.READER_DONE, self._now)
+        if isinstance(end, Close):
+            self._answer(end, answer)
         else:
-            self._fail(verdict, Close(verdict.code, shorten(str(verdict))))
-            verdict.sent = self.sent
+            self._end(end)
+            if self.life.state is lifecycle.FAILING:
+                self._send_close(Close(end.code, shorten(str(end))))
+            end.sent = self.sent
 
-    def _answer(self, close: Close) -> None:
+    def _answer(self, close: Close, answer: Close | None) -> None:
         self.received = close
         ending = CloseError(*close, sent=self.sent, received=close, by_peer=self._by_peer)
         self._end(ending)
-        if self._lost is None:
-            self.life.on(lifecycle.GOT_CLOSE)
-        answer = Close(close.code, "")  # §5.5.1: typically echoes the code received
+        # §5.5.1: the answer typically echoes the code received.
+        answer = answer or Close(close.code, "")
         try:
             if self.on_close is not None:
                 self.on_close(*close)
@@ -371,24 +410,17 @@ class Connection(Reading):
 
     def _is_fault(self, error: BaseException) -> bool:
         # What a handler writes after a Close fails; the handler is not to blame for that.
-        return self.life.state is lifecycle.OPEN or not isinstance(error, CloseError)
+        return self.life.state in MAY_SEND or not isinstance(error, CloseError)
 
     def _end(self, error: BaseException) -> None:
         self.ending = error
         self._mark()
         self._traceback = error.__traceback__
 
-    def _fail(self, error: BaseException, close: Close) -> None:
-        self._end(error)
-        if self._lost is None and self.life.on(lifecycle.VIOLATION) is lifecycle.FAILING:
-            self._send_close(close)
-
     def _send_close(self, close: Close) -> None:
-        payload = close_payload(close)  # misuse is told before anything has changed
-        self.life.on(lifecycle.SENT_CLOSE)
+        self.life.on(lifecycle.SENT_CLOSE, self._now)
         self.sent = close
-        self.outbox.add_control(Opcode.CLOSE, payload)
-        self._deadline = self._now + self.close_timeout
+        self.outbox.add_control(Opcode.CLOSE, close_payload(close))
 
     def _keep_alive(self, now: float, listening: bool, unsent: int) -> None:
         self._note_heard()

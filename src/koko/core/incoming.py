@@ -10,6 +10,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from koko.core.lifecycle import WAITING
 from koko.core.wire import Piece
 from koko.errors import CloseError
 from koko.message import Kind
@@ -123,16 +124,17 @@ class Reading:
         inbox: Inbox
         ending: BaseException | None
         _decoder: Decoder
-        _verdict: Close | ProtocolError | None
+        _peer_end: Close | ProtocolError | None
         _traceback: TracebackType | None
 
         def next_message(self) -> str | bytes | None: ...
         def catch_up(self) -> None: ...
-        def _settle(self) -> None: ...
+        def _apply_peer_end(self) -> None: ...
 
     def __init__(self) -> None:
         self._in_parts = False  # the message last asked for is wanted in pieces
         self._timed = False
+        self._discarding = False  # what comes now is for nobody
         self._stream: Incoming | None = None  # what is read, or skipped, in pieces; never ``over``
 
     def next_stream(self) -> Incoming | None:
@@ -150,7 +152,7 @@ class Reading:
             if self.inbox.backlog:
                 self.catch_up()
             return stream
-        stopped = self._verdict is not None or self.ending is not None
+        stopped = self._discarding or self._peer_end is not None or self.ending is not None
         opened = None if stopped or self._stream is not None else self._open_stream()
         if opened is None:
             self._await_more()
@@ -169,7 +171,7 @@ class Reading:
                 self._await_more()
                 return None
             self.catch_up()
-        self.inbox.reader_away = True
+        self.inbox.took()
         octets = stream.take(count)
         if not stream and self._stream is stream:
             if stream.over:
@@ -193,15 +195,15 @@ class Reading:
     def _mark(self) -> None:
         """Keep it true that the inbox is ``plain`` when there is nothing but messages."""
         parts = self._in_parts or self._stream is not None
-        over = self._verdict is not None or self.ending is not None
-        self.inbox.plain = not (parts or over or self._timed)
+        over = self._peer_end is not None or self.ending is not None
+        self.inbox.plain = not (parts or over or self._timed or self._discarding)
 
     def _await_more(self) -> None:
         """Take note that the reader waits, or raise how the connection ended."""
-        self.inbox.reader_away = False
+        self.inbox.reader = WAITING
         self.inbox.unread = 0
-        if self._verdict is not None:
-            self._settle()
+        if self._peer_end is not None:
+            self._apply_peer_end()
         if self.ending is not None:
             raise self.ending.with_traceback(self._traceback)
 
@@ -221,6 +223,17 @@ class Reading:
         self._mark()
         self.catch_up()  # what of it is here
         return stream
+
+    def _discard(self, kept: int) -> None:
+        """Forget all messages but the ``kept`` oldest, up to the end of what has come."""
+        while True:
+            self.inbox.keep(kept)
+            if self._stream is None and (opcode := self._decoder.open_stream()) is not None:
+                self._stream = Incoming(Kind(opcode))
+                self._stream.close()
+            if not self._decoder.backlog:
+                break
+            self.catch_up()
 
     def _leave_parts(self, for_parts: bool = False) -> None:
         """Give up what is read in pieces; what still comes of it is dropped."""

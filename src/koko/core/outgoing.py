@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from koko.core.lifecycle import State
 from koko.core.outbox import Outbox
 from koko.core.wire import Opcode
 from koko.message import Kind
@@ -77,6 +76,7 @@ class Outgoing:
                 self._owe_full()
             self._owe(self._buffer, final=True)
         self._buffer = bytearray()
+        self._core.message_ended()
 
     def cut(self, now: float) -> None:
         """Give it up; where a part of it was owed, that ends the connection."""
@@ -84,8 +84,9 @@ class Outgoing:
             self._deflater.discard()
         self._buffer = bytearray()
         # Without a last fragment the peer waits for ever, with one it takes a part for the whole.
-        if self.begun and self._core.state is State.OPEN:
+        if self.begun and self._core.may_send:
             self._core.start_close(1011, CUT, now)
+        self._core.message_ended()
 
     def late(self) -> TimeoutError:
         """Return the error of a write that took too long."""

@@ -79,7 +79,7 @@ class Driver(Writing):
         with self.lock:
             while (round_trip := sent[0].round_trip) is None:
                 if core.ending is not None:
-                    raise core.closed_error()
+                    raise core.ending
                 if not self.await_news(deadline):
                     raise TimeoutError(f"no pong came within {timeout:g} s")
             return round_trip
@@ -105,7 +105,7 @@ class Driver(Writing):
     def start_close(self, code: int, reason: str) -> None:
         """Send a Close unless it is too late for one; wait for nothing."""
         with self.lock:
-            if self.core.state is State.OPEN:
+            if self.core.may_send:
                 self.core.start_close(code, reason, monotonic())
             self.part()
 
@@ -118,7 +118,7 @@ class Driver(Writing):
             deadline = monotonic() + timeout
             while not self.closed and core.state is not State.CLOSED:
                 if core.full:
-                    core.drop_unread()  # the peer's Close is behind it
+                    core.discard_new()  # the peer's Close is behind it
                 if not self.await_news(deadline):
                     self.abort(f"no answer within {timeout:g} s")
                 self.part()
