@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import fields
+from dataclasses import fields, replace
 from http.cookiejar import CookieJar
 
 import pytest
@@ -257,6 +257,20 @@ def test_without_a_jar_cookies_are_forgotten():
     assert "Cookie" not in Dialer().request(A)[0].headers
 
 
+def test_the_query_of_a_url_is_shown_nowhere(caplog):
+    caplog.set_level("DEBUG", "koko.dialing")
+    target = Dialer.target("ws://me:s3cret@a.example/room?token=s3cret")
+    assert target.shown == "ws://a.example/room"
+    assert "s3cret" not in repr(target)
+    Dialer(proxy=None).proxy_for(target)
+    with pytest.raises(ErrBadHandshake) as raised:
+        Dialer(max_redirects=1).redirect(
+            replace(target, redirects=1), Response(302, b"", {"Location": "/in?token=s3cret"})
+        )
+    assert "s3cret" not in str(raised.value)
+    assert "s3cret" not in caplog.text
+
+
 # Proxies
 
 
@@ -284,7 +298,14 @@ def environment(monkeypatch):
         ({"ALL_PROXY": "http://p:1", "NO_PROXY": ".example"}, "ws://a.example/", None),
         ({"ALL_PROXY": "http://p:1", "NO_PROXY": "a.example:81"}, "ws://a.example:81/", None),
         ({"ALL_PROXY": "http://p:1", "NO_PROXY": "a.example:81"}, "ws://a.example/", "http://p:1"),
-        ({"ALL_PROXY": "http://p:1", "NO_PROXY": "*"}, "ws://[::1]/", None),
+        ({"ALL_PROXY": "http://p:1", "NO_PROXY": "*"}, "ws://[2001:db8::1]/", None),
+        ({"ALL_PROXY": "http://p:1"}, "ws://localhost/", None),
+        ({"ALL_PROXY": "http://p:1"}, "ws://app.LOCALHOST./", None),
+        ({"ALL_PROXY": "http://p:1"}, "wss://127.8.9.1/", None),
+        ({"ALL_PROXY": "http://p:1"}, "ws://[::1]:81/", None),
+        ({"ALL_PROXY": "http://p:1"}, "ws://[::ffff:127.0.0.1]/", None),
+        ({"ALL_PROXY": "http://p:1"}, "ws://localhost.example/", "http://p:1"),
+        ({"ALL_PROXY": "http://p:1"}, "ws://128.0.0.1/", "http://p:1"),
         ({"ALL_PROXY": "http://p:1", "NO_PROXY": "x, 10.0.0.0/8"}, "ws://10.1.2.3/", None),
         ({"ALL_PROXY": "http://p:1", "NO_PROXY": "fd00::/8"}, "ws://[fd00::1]/", None),
         ({"ALL_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8"}, "ws://11.1.2.3/", "http://p:1"),

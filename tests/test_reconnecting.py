@@ -19,7 +19,7 @@ def refused(status, **headers):
 
 
 def attempts(retry=is_transient, **options):
-    return Attempts(Backoff(random=lambda: 1.0, **options), retry)
+    return Attempts("ws://a.example/", Backoff(random=lambda: 1.0, **options), retry)
 
 
 LOST = CloseError(1006, "the peer's stream ended without a Close")
@@ -165,14 +165,30 @@ def test_these_are_not_and_are_raised(error):
     assert raised.value is error
 
 
-def test_a_close_with_1000_is_the_end_and_no_error():
+def test_a_close_with_1000_is_followed_by_another_try_and_no_hot_loop():
     done = CloseError(1000, sent=Close(1000, ""), received=Close(1000, ""), by_peer=True)
-    assert attempts().ended(done, lasted=1.0) is None
+    plan = attempts(healthy=10)
+    assert [plan.ended(done, lasted=0.0) for _ in range(4)] == [1, 2, 4, 8]
+    assert plan.ended(done, lasted=10.0) == 1
+
+
+def test_each_end_and_the_wait_behind_it_are_one_line(caplog):
+    caplog.set_level("INFO", "koko.client")
+    plan = attempts()
+    plan.failed(ConnectionRefusedError(111, "Connection refused"))
+    plan.ended(None, lasted=0.1)
+    plan.left(LOST)
+    with pytest.raises(ErrBadHandshake):
+        plan.failed(refused(404))
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "[Errno 111] Connection refused; next try in 1.0 s",
+        "asked for another; next try in 2.0 s",
+        f"{LOST}; left by the application",
+        f"{refused(404)}; no other try is worth it",
+    ]
 
 
 def test_the_caller_may_judge_otherwise():
-    done = CloseError(1000, sent=Close(1000, ""), received=Close(1000, ""), by_peer=True)
-    assert attempts(lambda error: True).ended(done, lasted=1.0) == 1
     assert attempts(lambda error: True).failed(refused(404)) == 1
     with pytest.raises(ConnectionRefusedError):
         attempts(lambda error: False).failed(ConnectionRefusedError())

@@ -59,6 +59,7 @@ class DialerOptions(TypedDict, total=False):
     """The options of ``Dialer``, for ``**options: Unpack[DialerOptions]``."""
 
     read_limit: int | None
+    head_limit: int
     handshake_timeout: float | None
     close_timeout: float
     ping_interval: float | None
@@ -97,9 +98,10 @@ class Dialer(ConnectionOptions):
         server_hostname: the name that the certificate must have. None: that of the URL,
             as it is after a redirect to another origin.
         proxy: True for the one in the environment (``HTTP_PROXY`` for ``ws``, ``HTTPS_PROXY``
-            for ``wss``, ``ALL_PROXY``, ``NO_PROXY``) or the system, a URL for that one, None
-            for none; or a function that is given the URL dialed, without user and password,
-            and returns a proxy's URL or None. What it raises ends the dial.
+            for ``wss``, ``ALL_PROXY``, ``NO_PROXY``) or the system, never for ``localhost``
+            and loopback addresses; a URL for that one, None for none; or a function that is
+            given the URL dialed, without user and password, and returns a proxy's URL or
+            None. What it raises ends the dial.
         proxy_ssl: the context for TLS to an ``https`` proxy. None: that of ``ssl``.
         net_dial: opens the connection in our place: called with the host and port of the
             proxy, if there is one, else of the server, and the seconds that are left (None:
@@ -184,7 +186,7 @@ class Dialer(ConnectionOptions):
         else:
             url = _environment_proxy(target) if self.proxy is True else str(self.proxy)
         proxy = Proxy.of(url) if url else None
-        log.debug("%s: through %s", target.url, proxy.name if proxy else "no proxy")
+        log.debug("%s: through %s", target.shown, proxy.name if proxy else "no proxy")
         return proxy
 
     def hostname(self, target: Target) -> str:
@@ -229,7 +231,7 @@ class Dialer(ConnectionOptions):
         Raises:
             ErrBadHandshake: the server refused, or broke the rules.
         """
-        log.debug("%s: answered %d %s", target.url, response.status, response.reason)
+        log.debug("%s: answered %d %s", target.shown, response.status, response.reason)
         self.store_cookies(target, response)
         return self.redirect(target, response) or self.check(key, response)
 
@@ -248,15 +250,16 @@ class Dialer(ConnectionOptions):
         location = response.headers.get("Location")
         if response.status not in _REDIRECTS or not location or self.max_redirects == 0:
             return None
+        shown = location.partition("?")[0]  # a query may be a secret
         if target.redirects >= self.max_redirects:
-            reason = f"redirected to {location!r}, one more than max_redirects={self.max_redirects}"
+            reason = f"redirected to {shown!r}, one more than max_redirects={self.max_redirects}"
             raise ErrBadHandshake(reason, response)
         try:
             there = parse(_HTTP.sub("ws", urljoin(target.url, location).partition("#")[0]))
         except ValueError as error:
-            raise ErrBadHandshake(f"redirected to {location!r}: {error}", response) from None
+            raise ErrBadHandshake(f"redirected to {shown!r}: {error}", response) from None
         if target.secure and not there.secure:
-            reason = f"redirected to {location!r}, from TLS to plain text, which is never followed"
+            reason = f"redirected to {shown!r}, from TLS to plain text, which is never followed"
             raise ErrBadHandshake(reason, response)
         same = there.origin == target.origin
         return replace(
@@ -346,6 +349,8 @@ def check_session(name: str, session: SSLObject) -> None:
 def _environment_proxy(target: Target) -> str | None:
     from urllib.request import getproxies, proxy_bypass  # 60 ms, only for whom needs it
 
+    if _is_loopback(target.host):  # as in Go: a proxy elsewhere would connect to itself
+        return None
     host = f"[{target.host}]" if ":" in target.host else target.host
     if proxy_bypass(f"{host}:{target.port}"):
         return None
@@ -353,6 +358,16 @@ def _environment_proxy(target: Target) -> str | None:
     if _is_in(proxies.get("no", ""), target.host):
         return None
     return proxies.get("https" if target.secure else "http") or proxies.get("all")
+
+
+def _is_loopback(host: str) -> bool:
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761 §6.3
+        return True
+    with suppress(ValueError):
+        address = ip_address(host.partition("%")[0])
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    return False
 
 
 def _is_in(networks: str, host: str) -> bool:

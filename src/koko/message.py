@@ -87,8 +87,10 @@ def format_close_message(code: int, reason: str = "") -> bytes:
     1005 stands for "no status" and gives an empty payload, whatever the reason.
 
     Raises:
+        TypeError: the code is no int, or the reason no str.
         ValueError: the code is none, or the reason is longer than 123 bytes of UTF-8.
     """
+    check_close(code, reason)
     if code == CloseCode.NO_STATUS_RECEIVED:
         return b""
     if not 1000 <= code <= 4999:
@@ -99,6 +101,14 @@ def format_close_message(code: int, reason: str = "") -> bytes:
             f"a close reason has at most 123 bytes, this one {len(payload) - 2} (RFC 6455 §5.5)"
         )
     return payload
+
+
+def check_close(code: int, reason: str) -> None:
+    """Raise unless a code is a number and a reason is text; which ones is not checked."""
+    if not isinstance(code, int) or isinstance(code, bool):
+        raise TypeError(f"a close code is an int such as 1000, not {code!r} (RFC 6455 §7.4)")
+    if not isinstance(reason, str):
+        raise TypeError(f"a close reason is str, not {type(reason).__name__}: {reason!r}")
 
 
 def is_close_error(error: BaseException | None, *codes: int) -> bool:
@@ -125,6 +135,7 @@ __all__ = [
     "Data",
     "Kind",
     "PreparedMessage",
+    "check_close",
     "check_kind",
     "format_close_message",
     "is_close_error",

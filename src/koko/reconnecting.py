@@ -1,11 +1,12 @@
 """When to dial again, and after how long: the policy of a client that keeps coming back.
 
-Arithmetic over failures and seconds. Chance comes in as an argument, and so does the
-time: nothing here waits, dials or reads a clock.
+Arithmetic over failures and seconds, and the line in the log for each. Chance comes in as
+an argument, and so does the time: nothing here waits, dials or reads a clock.
 """
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +17,16 @@ from koko.errors import CloseError, ErrBadHandshake, HandshakeError, ProtocolErr
 
 Retry = Callable[[Exception], bool]
 
+logger = logging.getLogger("koko.client")
+
 LONGEST = 3600.0  # seconds of a Retry-After that are honoured: a typing error costs an hour
 
 # 408 Request Timeout, 425 Too Early, 429 Too Many Requests (RFC 9110, 8470, 6585)
 _NOT_NOW = frozenset({408, 425, 429})
 _NEVER = frozenset({501, 505, 511})  # of the 5xx those that no waiting changes
 # §7.4.1 and the registry's 3000, Unauthorized, and 3003, Forbidden: what was wrong with us
-# will be wrong again. 1000 says that there is nothing left to do.
-_FINAL = frozenset({1000, 1002, 1003, 1007, 1008, 1009, 1010, 3000, 3003})
+# will be wrong again. Not 1000: most servers say it whenever a handler returns.
+_FINAL = frozenset({1002, 1003, 1007, 1008, 1009, 1010, 3000, 3003})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +63,10 @@ class Backoff:
 
 
 class Attempts:
-    """How often it went wrong in a row, and what follows."""
+    """How often it went wrong in a row, and what follows; each end is one line at INFO."""
 
-    def __init__(self, backoff: Backoff, retry: Retry) -> None:
+    def __init__(self, name: str, backoff: Backoff, retry: Retry) -> None:
+        self._name = name
         self._backoff = backoff
         self._retry = retry
         self._failures = 0
@@ -70,30 +74,31 @@ class Attempts:
     def failed(self, error: BaseException) -> float:
         """Return how long to wait after a failure; raise it where no other try is worth it."""
         if not (isinstance(error, Exception) and self._retry(error)):
+            logger.info("%s: %s; no other try is worth it", self._name, error)
             raise error
         asked = retry_after(error.response) if isinstance(error, ErrBadHandshake) else 0.0
-        return self._next_delay(asked)
+        return self._next_delay(error, asked)
 
-    def ended(self, ending: BaseException | None, lasted: float) -> float | None:
-        """Return how long to wait after a connection, None when it was the last one.
+    def ended(self, ending: BaseException | None, lasted: float) -> float:
+        """Return how long to wait after a connection; raise an end that is worth no other.
 
-        ``ending`` is None where the application wants another though this one is open. An
-        end out of order that is worth no other try is raised.
+        ``ending`` is None where the application wants another though this one is open. A
+        server that closes every connection at once, be it with 1000, is a failing one: the
+        wait grows until a connection has lasted.
         """
         if lasted >= self._backoff.healthy:
             self._failures = 0
-        if ending is None:
-            return self._next_delay()
-        try:
-            return self.failed(ending)
-        except CloseError as last:
-            if last.ordinary:
-                return None
-            raise
+        return self._next_delay("asked for another") if ending is None else self.failed(ending)
 
-    def _next_delay(self, asked: float = 0.0) -> float:
+    def left(self, ending: BaseException | None) -> None:
+        """Take note that the application left the loop; ``ending`` is that of its connection."""
+        logger.info("%s: %s; left by the application", self._name, ending)
+
+    def _next_delay(self, why: object, asked: float = 0.0) -> float:
         self._failures += 1
-        return self._backoff.delay(self._failures, asked)
+        delay = self._backoff.delay(self._failures, asked)
+        logger.info("%s: %s; next try in %.1f s", self._name, why, delay)
+        return delay
 
 
 def is_transient(error: Exception) -> bool:
@@ -101,9 +106,9 @@ def is_transient(error: Exception) -> bool:
 
     Another try is worth it when there was no connection (refused, unreachable, unknown
     name, timeout), when the answer was cut off, was 408, 425, 429 or a 5xx of the passing
-    kind, when a connection was lost, and after any Close but these: 1000 (nothing is left
-    to do), 1002, 1003, 1007 to 1010, 3000 and 3003 (what was wrong will be wrong again).
-    After our own Close it is, too. It is not for a bad URL, a certificate that cannot be
+    kind, when a connection was lost, and after any Close but these: 1002, 1003, 1007 to
+    1010, 3000 and 3003 (what was wrong will be wrong again). After our own Close it is, too.
+    It is not for a bad URL, a certificate that cannot be
     trusted, any other answer such as 401 or 404, and a peer that broke the protocol.
     """
     if isinstance(error, ErrBadHandshake):

@@ -46,7 +46,7 @@ class Refused:
     error: HandshakeError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Incoming(Request):
     """A request that reached our own server and may still be upgraded.
 
@@ -60,6 +60,7 @@ class UpgraderOptions(TypedDict, total=False):
     """The options of ``Upgrader``, for ``**options: Unpack[UpgraderOptions]``."""
 
     read_limit: int | None
+    head_limit: int
     handshake_timeout: float | None
     close_timeout: float
     ping_interval: float | None

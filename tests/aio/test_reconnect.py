@@ -44,7 +44,6 @@ async def test_connection_that_is_lost_is_followed_by_another(
                 said.append(error.code)
                 continue
     assert said == [1006] * 3
-    assert len(lines(caplog)) == 3
     assert lines(caplog)[0].startswith(f"{address}: connection lost; ")
     assert lines(caplog)[0].endswith("; next try in 0.0 s")
     assert "Traceback" not in caplog.text
@@ -102,17 +101,17 @@ async def test_retry_after_is_waited_for() -> None:
     assert len(waits) == 1
 
 
-async def test_iteration_ends_when_the_peer_closes_with_1000() -> None:
+async def test_close_with_1000_is_followed_by_another_connection() -> None:
     async def once(conn: Conn) -> None:
         await conn.send("that is all")
 
+    heard = []
     async with Server(once, HERE) as server:
-        heard = [
-            message
-            async for conn in reconnect(url(server), backoff=SOON, proxy=None)
-            async for message in conn
-        ]
-    assert heard == ["that is all"]
+        async for conn in reconnect(url(server), backoff=SOON, proxy=None):
+            heard += [message async for message in conn]
+            if len(heard) == 3:
+                break
+    assert heard == ["that is all"] * 3
 
 
 async def test_break_closes_the_connection() -> None:

@@ -37,11 +37,11 @@ def words(said: tuple[str, Agreed] | None) -> str | None:
 # The settings
 
 
-def test_defaults_forget_every_message_on_both_sides():
+def test_defaults_forget_every_message_where_the_peer_agrees():
     assert Compression() == Compression(
         level=1,
         threshold=256,
-        server_no_context_takeover=True,
+        server_no_context_takeover=None,
         client_no_context_takeover=True,
         server_max_window_bits=15,
         client_max_window_bits=15,
@@ -142,8 +142,16 @@ def test_a_hostile_header_is_refused_at_once_and_in_few_words(value):
 # A client's offer
 
 
-def test_the_default_offer_forgets_and_may_be_asked_for_a_smaller_window():
+def test_the_default_offer_asks_a_server_to_forget_and_does_without():
     assert offer(Compression()) == (
+        "permessage-deflate; server_no_context_takeover; client_no_context_takeover; "
+        "client_max_window_bits, "
+        "permessage-deflate; client_no_context_takeover; client_max_window_bits"
+    )
+
+
+def test_what_is_asked_for_by_name_is_the_only_offer():
+    assert offer(Compression(server_no_context_takeover=True)) == (
         "permessage-deflate; server_no_context_takeover; client_no_context_takeover; "
         "client_max_window_bits"
     )
@@ -161,7 +169,9 @@ def test_our_own_offer_is_answered_and_accepted_as_it_was_meant(settings):
     assert said is not None
     ours = accept(settings, [said[0]])
     assert ours == said[1]
-    assert {**vars(ours)} == {**vars(settings)}
+    wanted = {**vars(settings)}
+    wanted["server_no_context_takeover"] = settings.server_no_context_takeover is not False
+    assert {**vars(ours)} == wanted
 
 
 # A server's answer
@@ -327,9 +337,31 @@ def test_an_answer_that_is_none_to_our_offer_is_refused(answered, sentence):
     assert "RFC" in str(refusal.value)
 
 
-def test_a_server_that_will_not_forget_is_refused():
+def test_a_server_that_will_not_forget_is_refused_only_where_that_was_asked_for_by_name():
+    answered = ["permessage-deflate; client_no_context_takeover"]
     with pytest.raises(ValueError, match="did not answer server_no_context_takeover"):
-        accept(Compression(), ["permessage-deflate; client_no_context_takeover"])
+        accept(Compression(server_no_context_takeover=True), answered)
+    assert accept(Compression(), answered) == Agreed(server_no_context_takeover=False)
+
+
+# What servers really answer to the default offer
+ANSWERS = {
+    "uWebSockets": "permessage-deflate; client_no_context_takeover; server_max_window_bits=9",
+    "Tornado": "permessage-deflate",
+    "picows": "permessage-deflate",
+    "ws": "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+    "websockets": "permessage-deflate; server_no_context_takeover; client_no_context_takeover; "
+    "client_max_window_bits=12",
+    "gorilla": "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+}
+
+
+@pytest.mark.parametrize("answered", ANSWERS.values(), ids=ANSWERS.keys())
+def test_what_real_servers_answer_opens(answered):
+    agreed = accept(Compression(), [answered])
+    assert agreed is not None
+    assert agreed.server_no_context_takeover == ("server_no_context_takeover" in answered)
+    assert agreed.client_no_context_takeover
 
 
 def test_compression_that_was_not_offered_is_refused():

@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
 from koko.core.head import (
     Request,
@@ -419,3 +420,18 @@ def test_a_response_can_be_sent_to_another_process():
     there = pickle.loads(pickle.dumps(response))
     assert (there.status, there.body, there.reason) == (403, b"no", "Not Here")
     assert there.headers.getall("x-why") == ["because", "of that"]
+
+
+# What is shown of a head, in tracebacks for one
+
+
+def test_a_request_is_shown_without_its_query_and_without_what_may_be_a_secret():
+    headers = CIMultiDict({"Host": "a.example", "Authorization": "s3cret", "X-Mine": "s3cret"})
+    request = Request("GET", "/room?token=s3cret", headers)
+    assert request.shown == "/room"
+    assert repr(request) == "<Request GET /room Host: a.example, Authorization: ..., X-Mine: ...>"
+
+
+def test_a_response_is_shown_without_its_body_and_without_what_may_be_a_secret():
+    response = Response(401, b"s3cret", {"Server": "x", "Set-Cookie": "s3cret"})
+    assert repr(response) == "<Response 401 Unauthorized Server: x, Set-Cookie: ...>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from koko.core.deflate import Compression
-from koko.core.options import ConnectionOptions
+from koko.core.options import ConnectionOptions, check_names
 
 TIMES = ["handshake_timeout", "close_timeout", "ping_interval", "ping_timeout"]
 SIZES = ["read_limit", "write_buffer_size"]
@@ -74,3 +74,31 @@ def test_compression_is_a_word_or_a_setting():
 def test_compression_is_nothing_else(value):
     with pytest.raises(TypeError, match=f"compression is a bool or a Compression, not {value!r}"):
         ConnectionOptions(compression=value)
+
+
+# Names that are none
+
+
+KNOWN = ["handshake_timeout", "headers", "http", "read_limit", "subprotocols"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("timeout", "dial() has no option 'timeout'; handshake_timeout= bounds the opening"),
+        ("max_size", "dial() has no option 'max_size'; read_limit= bounds a message"),
+        ("additional_headers", "'additional_headers'; headers= adds headers"),
+        ("process_request", "'process_request'; http= answers requests, and check_origin="),
+        ("subprotocls", "'subprotocls'; did you mean subprotocols=?"),
+        ("compress", "dial() has no option 'compress'"),  # whose name is no option of this call
+        ("xyzzy", "dial() has no option 'xyzzy'"),
+    ],
+)
+def test_an_option_that_is_none_is_told_what_it_is_called_here(name, sentence):
+    with pytest.raises(TypeError) as told:
+        check_names("dial()", KNOWN, ["headers", name])
+    assert sentence in str(told.value)
+
+
+def test_options_that_are_known_pass():
+    check_names("dial()", KNOWN, KNOWN)

@@ -275,12 +275,20 @@ def test_a_socks_proxy_without_the_extra_names_it(
 # Which proxy
 
 
-def test_the_proxy_of_the_environment_is_used_unless_it_is_excepted(
-    face: Face, proxies: Proxies, plain: Server, environment: Callable[..., None]
+def test_the_proxy_of_the_environment_is_used(face: Face, environment: Callable[..., None]) -> None:
+    with script(b"HTTP/1.1 403 not there\r\nContent-Length: 0\r\n\r\n") as played:
+        environment(http_proxy=f"http://me:s3cret@{HERE}:{played.port}")
+        with pytest.raises(ErrBadHandshake, match="not there"):
+            face.dial("ws://there.example", proxy=True)
+    (request,) = played.heard
+    assert (request.method, request.target) == ("CONNECT", "there.example:80")
+    assert request.headers["Proxy-Authorization"] == "Basic bWU6czNjcmV0"
+
+
+def test_the_proxy_of_the_environment_is_not_for_loopback(
+    face: Face, plain: Server, environment: Callable[..., None]
 ) -> None:
-    environment(http_proxy=f"http://me:s3cret@{HERE}:{proxies.closed}")
-    converse(face, url(plain), proxies.closed, proxy=True)
-    environment(http_proxy=f"http://{HERE}:9", no_proxy=HERE)
+    environment(http_proxy=f"http://{HERE}:9")
     converse(face, url(plain), plain.address[1], proxy=True)
 
 

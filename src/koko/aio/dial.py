@@ -64,7 +64,7 @@ class Dialing(Pending[Conn]):
         except TimeoutError as error:
             if not limit.expired():
                 raise  # the system's own patience ended first
-            raise TimeoutError(f"no handshake with {target.url} within {timeout:g} s") from error
+            raise TimeoutError(f"no handshake with {target.shown} within {timeout:g} s") from error
         return outcome
 
     async def _try(self, target: Target, limit: asyncio.Timeout) -> Conn | Target:

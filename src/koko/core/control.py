@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from koko.core.wire import CLOSE_CODES, MAX_CLOSE_REASON, MAX_CONTROL_PAYLOAD
 from koko.errors import Close
-from koko.message import format_close_message
+from koko.message import check_close, format_close_message
 
 
 def check_payload(payload: bytes) -> bytes:
@@ -33,6 +33,7 @@ def parse_close(payload: bytes) -> Close:
 
 def close_payload(close: Close) -> bytes:
     """Return the payload of a Close that says this; 1005 stands for an empty one."""
+    check_close(*close)
     if close == (1005, ""):
         return b""
     if close.code not in CLOSE_CODES:

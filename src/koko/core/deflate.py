@@ -1,15 +1,15 @@
 """permessage-deflate (RFC 7692): what is wanted, offered, answered and accepted.
 
-The law: an offer is taken whole or not at all, an answer that says more than was
-offered fails the handshake, and what was ``Agreed`` decides how ``flate`` compresses
-and inflates. Strings come in and go out; no payload passes through here.
+The law: an offer is taken whole or not at all, an answer must fit one of our offers, and
+what was ``Agreed`` decides how ``flate`` compresses and inflates. Strings come in and go
+out; no payload passes through here.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from koko.core.flate import IMPLEMENTATION, Deflater, Inflater, check_level
@@ -53,8 +53,10 @@ class Compression:
             codes only. Where ``isal`` is installed it does -1, 1 and 2: level 1 costs half
             of zlib's time for the same size. It has nothing as small as zlib's 3 to 9.
         threshold: messages of fewer bytes are sent as they are.
-        server_no_context_takeover: the server forgets each message it has sent. A
-            server that does not promise this is refused; a client may always ask for it.
+        server_no_context_takeover: the server forgets each message it has sent. None: a
+            client asks for it and does without where the server does not promise it; a
+            server does so. True: a client refuses a server that does not promise it. A
+            client may always ask for it.
         client_no_context_takeover: the same for the client.
         server_max_window_bits: the server refers back at most 2**bits bytes, 8 to 15.
             A client asks for it and refuses a server that uses more.
@@ -67,7 +69,7 @@ class Compression:
 
     level: int = 1
     threshold: int = 256
-    server_no_context_takeover: bool = True
+    server_no_context_takeover: bool | None = None
     client_no_context_takeover: bool = True
     server_max_window_bits: int = 15
     client_max_window_bits: int = 15
@@ -76,9 +78,10 @@ class Compression:
         check_level(self.level)
         if type(self.threshold) is not int or self.threshold < 0:
             raise ValueError(f"threshold={self.threshold!r}: a number of bytes, 0 or more")
-        for name in FLAGS:
-            if type(getattr(self, name)) is not bool:
-                raise ValueError(f"{name}={getattr(self, name)!r}: True or False")
+        for name, or_none in zip(FLAGS, (", or None", ""), strict=True):
+            flag = getattr(self, name)
+            if type(flag) is not bool and not (flag is None and or_none):
+                raise ValueError(f"{name}={flag!r}: True or False{or_none}")
         for name in WINDOWS:
             bits = getattr(self, name)
             if type(bits) is not int or bits not in BITS.values():
@@ -88,6 +91,8 @@ class Compression:
 @dataclass(frozen=True, kw_only=True)
 class Agreed(Compression):
     """What both sides said yes to: the same settings, now binding."""
+
+    server_no_context_takeover: bool = True
 
     def deflater(self, role: Role) -> Deflater:
         """Return what compresses the messages that ``role``, our own, sends."""
@@ -162,7 +167,19 @@ class _Terms(NamedTuple):
 
 
 def offer(settings: Compression) -> str:
-    """Return the Sec-WebSocket-Extensions of a client that wants these settings."""
+    """Return the Sec-WebSocket-Extensions of a client that wants these settings.
+
+    What is only wished for stands in a first offer; the second one does without it, for
+    servers that honour an offer whole or not at all.
+    """
+    if settings.server_no_context_takeover is None:
+        insisting = replace(settings, server_no_context_takeover=True)
+        yielding = replace(settings, server_no_context_takeover=False)
+        return f"{_offer(insisting)}, {_offer(yielding)}"
+    return _offer(settings)
+
+
+def _offer(settings: Compression) -> str:
     said = [NAME, *(name for name in FLAGS if getattr(settings, name))]
     if settings.server_max_window_bits < 15:
         said.append(f"server_max_window_bits={settings.server_max_window_bits}")
@@ -198,7 +215,7 @@ def _answer(settings: Compression, offered: _Terms) -> tuple[str, Agreed]:
     agreed = _settle(
         settings,
         _Terms(
-            settings.server_no_context_takeover or offered.server_no_context_takeover,
+            settings.server_no_context_takeover is not False or offered.server_no_context_takeover,
             settings.client_no_context_takeover or offered.client_no_context_takeover,
             min(settings.server_max_window_bits, offered.server_max_window_bits or 15),
             min(settings.client_max_window_bits, client_bits) if client_bits else 15,
@@ -249,7 +266,10 @@ def accept(settings: Compression | None, values: Sequence[str]) -> Agreed | None
 
 def _check_answer(settings: Compression, answered: _Terms) -> None:
     if settings.server_no_context_takeover and not answered.server_no_context_takeover:
-        raise ValueError("server did not answer server_no_context_takeover (RFC 7692 §7.1.1.1)")
+        raise ValueError(
+            "server did not answer server_no_context_takeover, which was asked for by name "
+            "(RFC 7692 §7.1.1.1)"
+        )
     offered = settings.server_max_window_bits
     if offered < 15 and answered.server_max_window_bits is None:
         raise ValueError("server did not answer server_max_window_bits (RFC 7692 §7.1.2.1)")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from binascii import b2a_base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha1
 from string import ascii_lowercase, ascii_uppercase
 
@@ -52,6 +52,9 @@ _SWITCHING = ((field_name("Upgrade"), "websocket"), (field_name("Connection"), "
 
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # base64 of 16 bytes
+
+# What may be a secret, and is not shown in an error.
+_SECRET = re.compile("auth|cookie|key|pass|secret|session|token", re.IGNORECASE)
 
 _ASKED = "(RFC 6455 §4.2.1)"
 _ANSWERED = "(RFC 6455 §4.1)"
@@ -100,13 +103,34 @@ def check_headers(headers: Headers | None) -> CIMultiDict[str]:
     """Return a copy of what a programmer wants to add to a handshake.
 
     Raises:
+        TypeError: it is neither a mapping nor pairs of str.
         ValueError: it has a name that only the handshake may write.
     """
-    extra = CIMultiDict(headers or ())
+    extra = CIMultiDict(_pairs(headers or ()))
     for name in extra:
         if name.lower() in _OURS:
             raise ValueError(f"header {name!r} cannot be given: {_OURS[name.lower()]}")
     return extra
+
+
+def _pairs(headers: Headers) -> list[tuple[str, str]]:
+    pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+    for pair in pairs:
+        if not _is_pair(pair):
+            shown = "a pair" if _SECRET.search(str(pair)) else repr(pair)
+            raise TypeError(
+                f"headers: {shown} is not a name and a value, both str; "
+                "write {'name': 'value'} or [('name', 'value')]"
+            )
+    return pairs
+
+
+def _is_pair(pair: object) -> bool:
+    return (
+        isinstance(pair, tuple | list)
+        and len(pair) == 2
+        and all(isinstance(part, str) for part in pair)
+    )
 
 
 def build_request(

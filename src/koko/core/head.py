@@ -42,7 +42,24 @@ _UNSAFE = re.compile(r"[^\t -~\x80-\xff]")  # RFC 9110 §5.5: no CR, LF, NUL, no
 _ABSOLUTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
 
 
-@dataclass(frozen=True, slots=True)
+# Fields whose values a repr shows. Nobody can list those in which people send secrets, so
+# what is not known to be harmless is shown by its name alone.
+_HARMLESS = {
+    *("accept-language", "cache-control", "connection", "content-length", "content-type", "date"),
+    *("host", "origin", "pragma", "retry-after", "sec-websocket-accept", "server", "upgrade"),
+    *("sec-websocket-extensions", "sec-websocket-version", "user-agent"),
+}
+
+
+def _shown(headers: MultiMapping[str]) -> str:
+    fields = headers.items()
+    return ", ".join(
+        f"{name}: {value}" if name.lower() in _HARMLESS else f"{name}: ..."
+        for name, value in fields
+    )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Request:
     """The head of a request; ``headers`` ignores case and keeps repeated fields."""
 
@@ -62,11 +79,19 @@ class Request:
         return self._relative.partition("?")[2]
 
     @property
+    def shown(self) -> str:
+        """The target for logs and errors: without the query, where tokens live."""
+        return self.target.partition("?")[0]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.method} {self.shown} {_shown(self.headers)}>"
+
+    @property
     def _relative(self) -> str:  # RFC 9112 §3.2.2: a server must understand http://host/path, too
         return _ABSOLUTE.sub("", self.target, count=1)
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Response:
     """A response: head and, when it is not the answer 101, a small body.
 
@@ -97,6 +122,9 @@ class Response:
         keep(self, "body", body)
         keep(self, "headers", CIMultiDictProxy(fields))
         keep(self, "reason", REASONS.get(status, "") if reason is None else reason)
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status} {self.reason} {_shown(self.headers)}>"
 
     def __reduce__(self) -> tuple[type[Response], tuple[object, ...]]:
         # A view of headers cannot be sent to another process; what it shows can.

@@ -1,17 +1,20 @@
 """What every connection can be told, client or server, once and validated once.
 
-``Dialer`` and ``Upgrader`` add their own options to these; the faces add none.
+``Dialer`` and ``Upgrader`` add their own options to these; the faces add none. A name that
+is no option is answered with what it is called here.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from koko.core.deflate import Compression
 
-BOUNDED = ("close_timeout", "write_buffer_size")  # every close ends, every fragment is finite
+# Every close ends, every fragment is finite, and no head is read without a limit.
+BOUNDED = ("close_timeout", "write_buffer_size", "head_limit")
 
 
 @dataclass(kw_only=True)
@@ -21,6 +24,8 @@ class ConnectionOptions:
     Attributes:
         read_limit: bytes of one message, on the wire and inflated; a larger one
             is refused with 1009. None: no limit.
+        head_limit: bytes of the peer's head in the opening handshake; a larger one is
+            refused, by a server with 431.
         handshake_timeout: seconds for the whole opening handshake. None: no limit.
         close_timeout: seconds to wait for the peer's Close, then the socket is dropped.
         ping_interval: seconds of silence after which the peer is pinged. None: never.
@@ -32,6 +37,7 @@ class ConnectionOptions:
     """
 
     read_limit: int | None = 1 << 20
+    head_limit: int = 1 << 14
     handshake_timeout: float | None = 10.0
     close_timeout: float = 10.0
     ping_interval: float | None = 20.0
@@ -40,7 +46,7 @@ class ConnectionOptions:
     write_buffer_size: int = 4096
 
     def __post_init__(self) -> None:
-        for name in ("read_limit", "write_buffer_size"):
+        for name in ("read_limit", "head_limit", "write_buffer_size"):
             _check(name, getattr(self, name), int, "a whole number of bytes")
         for name in ("handshake_timeout", "close_timeout", "ping_interval", "ping_timeout"):
             _check(name, getattr(self, name), int | float, "a number of seconds")
@@ -49,7 +55,7 @@ class ConnectionOptions:
 
     @property
     def deflate(self) -> Compression | None:
-        """The compression that may be negotiated, None for no limit."""
+        """The compression that may be negotiated, None for none."""
         if isinstance(self.compression, Compression):
             return self.compression
         return Compression() if self.compression else None
@@ -64,3 +70,64 @@ def _check(name: str, value: Any, kind: Any, what: str) -> None:
         raise TypeError(rule)
     if value <= 0 or not math.isfinite(value):
         raise ValueError(rule)
+
+
+# What other libraries call it, what it is called here, and what that does.
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("timeout", "open_timeout", "connect_timeout"),
+        ("handshake_timeout", "bounds the opening handshake, in seconds"),
+    ),
+    **dict.fromkeys(
+        ("max_size", "max_msg_size", "max_message_size", "max_payload_length", "maxPayload"),
+        ("read_limit", "bounds a message, in bytes"),
+    ),
+    **dict.fromkeys(
+        ("max_line_size", "max_header_size", "max_headers"),
+        ("head_limit", "bounds a head, in bytes"),
+    ),
+    **dict.fromkeys(
+        ("additional_headers", "extra_headers", "header", "http_headers"),
+        ("headers", "adds headers to the handshake"),
+    ),
+    **dict.fromkeys(
+        ("process_request", "on_request"),
+        ("http", "answers requests, and check_origin= refuses handshakes"),
+    ),
+    **dict.fromkeys(("heartbeat", "heartbeat_interval"), ("ping_interval", "sends pings")),
+    **dict.fromkeys(
+        ("compress", "enable_compression", "perMessageDeflate", "extensions"),
+        ("compression", "is True for permessage-deflate, or a Compression"),
+    ),
+    **dict.fromkeys(("protocols", "subprotocol"), ("subprotocols", "is a list of names")),
+    **dict.fromkeys(("ssl_context", "sslopt", "tls"), ("ssl", "is an ssl.SSLContext")),
+    **dict.fromkeys(
+        ("http_proxy", "http_proxy_host", "proxy_url"), ("proxy", "is the URL of a proxy")
+    ),
+    **dict.fromkeys(("user_agent_header",), ("user_agent", "is the header User-Agent")),
+    **dict.fromkeys(("server_header",), ("http", "answers requests with headers of your own")),
+    **dict.fromkeys(("cookies", "cookie", "cookie_jar"), ("jar", "is an http.cookiejar.CookieJar")),
+    **dict.fromkeys(("origin", "allowed_origins"), ("origins", "says which pages may connect")),
+    **dict.fromkeys(
+        ("local_addr", "family", "create_connection", "sockopt"),
+        ("net_dial", "opens the connection in our place"),
+    ),
+    **dict.fromkeys(("path", "unix_path", "uds"), ("unix", "is the path of a Unix socket")),
+}
+
+
+def check_names(call: str, known: Collection[str], given: Iterable[str]) -> None:
+    """Raise TypeError for an option that ``call`` does not have; say what it is called here."""
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{call} has no option {name!r}{_hint(name, known)}")
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    here, what = _ELSEWHERE.get(name, ("", ""))
+    if here in known:
+        return f"; {here}= {what}"
+    from difflib import get_close_matches  # 26 ms, only for a mistake
+
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}=?" if near else ""

@@ -28,7 +28,7 @@ class Target:
     secure: bool
     host: str
     port: int
-    resource: str
+    resource: str = field(repr=False)
     authorization: str | None = field(default=None, repr=False)
     redirects: int = 0
     trusted: bool = True
@@ -36,7 +36,16 @@ class Target:
     @property
     def url(self) -> str:
         """The URL without user and password."""
-        return f"{'wss' if self.secure else 'ws'}://{self.host_header}{self.resource}"
+        return f"{self._root}{self.resource}"
+
+    @property
+    def shown(self) -> str:
+        """The URL for logs and errors: without the query, too, where tokens live."""
+        return self._root + self.resource.partition("?")[0]
+
+    @property
+    def _root(self) -> str:
+        return f"{'wss' if self.secure else 'ws'}://{self.host_header}"
 
     @property
     def name(self) -> str:

@@ -55,7 +55,7 @@ class Dialer(dialing.Dialer):
             if deadline is None or monotonic() < deadline:
                 raise  # the system's own patience ended first
             timeout = self.handshake_timeout
-            raise TimeoutError(f"no handshake with {target.url} within {timeout:g} s") from error
+            raise TimeoutError(f"no handshake with {target.shown} within {timeout:g} s") from error
         return outcome
 
     def _try(
