@@ -141,3 +141,25 @@ def test_a_violation_is_never_ordinary():
 
 def test_a_message_too_large_is_closed_with_1009():
     assert ErrReadLimit("too large").code == 1009
+
+
+# A refusal, as an application writes it
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        HandshakeError(401, "no token"),
+        HandshakeError(status=401, reason="no token"),
+        HandshakeError("no token", status=401),
+    ],
+)
+def test_a_refusal_says_its_status_and_its_reason_in_any_order_that_is_clear(error):
+    assert (error.status, error.reason, str(error)) == (401, "no token", "401: no token")
+    assert pickle.loads(pickle.dumps(error)).status == 401
+
+
+@pytest.mark.parametrize("said", [("no token", 401), ("401", "no token"), (401, b"no"), (True, "")])
+def test_a_refusal_that_is_none_is_told(said):
+    with pytest.raises(TypeError, match="an HTTP status and a sentence, as in HandshakeError"):
+        HandshakeError(*said)

@@ -173,6 +173,8 @@ def test_two_origins_are_refused():
         ("http://localhost:*", "http://localhost"),
         ("http://[::1]", "http://[::1]"),
         ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("file://", "file://"),
         (re.compile(r"https://\d+\.example"), "https://17.example"),
     ],
 )
@@ -194,12 +196,26 @@ def test_a_listed_origin_is_let_in(pattern, origin):
         ("https://*", "https://app.example:8443"),
         ("https://*", "null"),
         ("null", "https://app.example"),
+        ("file://", "file://evil.example"),
+        ("https://*", "file://"),
         (re.compile(r"https://app\.example"), "https://app.example.evil.example"),
     ],
 )
 def test_an_origin_that_is_not_listed_is_refused(pattern, origin):
     reason = refused(Upgrader(origins=[pattern]).decide(asked(origin)), 403)
     assert reason == f"origin {origin!r} is not in origins={[pattern]!r}"
+
+
+def test_a_refused_origin_comes_with_advice_for_the_operator():
+    decision = Upgrader().decide(asked("https://app.example", host="10.0.0.7:8000"))
+    assert isinstance(decision, Refused)
+    assert decision.error.advice == (
+        "to let this page in, add 'https://app.example' to origins=; behind a proxy, have it pass "
+        "the public host on (nginx: proxy_set_header Host $http_host)"
+    )
+    listed = Upgrader(origins=["https://other.example"]).decide(asked("https://app.example"))
+    assert isinstance(listed, Refused)
+    assert listed.error.advice == "to let this page in, add 'https://app.example' to origins="
 
 
 def test_who_sends_no_origin_is_no_page_and_let_in():
@@ -307,7 +323,7 @@ def test_a_malformed_offer_of_extensions_is_refused():
     ("options", "complaint"),
     [
         ({"origins": "https://app.example"}, r"a list, as in \['https://app.example'\]"),
-        ({"origins": ["app.example"]}, r"'app.example' is not '\*' or scheme://host"),
+        ({"origins": ["app.example"]}, r"'app.example' is not '\*', 'null' or scheme://host"),
         ({"origins": ["https://app.example/"]}, "scheme://host"),
         ({"origins": ["https://app.example:http"]}, "scheme://host"),
         ({"origins": [None]}, "None is neither a str nor a compiled pattern"),

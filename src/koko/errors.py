@@ -8,7 +8,7 @@ that is over, and a violation that ended it. Misuse by the programmer is a plain
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 if TYPE_CHECKING:
     from koko.core.head import Response
@@ -30,18 +30,38 @@ class HandshakeError(WebSocketError):
 
     Raised by ``Upgrader.upgrade`` when a client is refused: ``status`` is the HTTP status
     it deserves, ``reason`` the sentence that says why, and ``response`` the whole answer,
-    which has not been sent yet.
+    which has not been sent yet. ``advice`` is for the operator, not for the client: what to
+    do where the refusal was not meant; empty where there is nothing to say.
+
+    A function that refuses a request raises it as ``HandshakeError(401, "no token")``.
     """
 
     response: Response | None = None
+    advice: str = ""
 
-    def __init__(self, status: int, reason: str) -> None:
+    @overload
+    def __init__(self, status: int, reason: str) -> None: ...
+    @overload
+    def __init__(self, reason: str, /, *, status: int) -> None: ...
+    def __init__(self, *said: Any, **named: Any) -> None:
+        if len(said) == 1 and isinstance(said[0], str) and "reason" not in named:
+            named["reason"], said = said[0], ()  # ("no token", status=401), as other libraries
+        status, reason = _status_and_reason(*said, **named)
         super().__init__(status, reason)
         self.status = status
         self.reason = reason
 
     def __str__(self) -> str:
         return f"{self.status}: {self.reason}" if self.status else self.reason
+
+
+def _status_and_reason(status: int, reason: str) -> tuple[int, str]:
+    if not isinstance(status, int) or isinstance(status, bool) or not isinstance(reason, str):
+        raise TypeError(
+            f"HandshakeError({status!r}, {reason!r}): an HTTP status and a sentence, "
+            "as in HandshakeError(401, 'no token')"
+        )
+    return status, reason
 
 
 class ErrBadHandshake(HandshakeError):

@@ -83,9 +83,10 @@ class Upgrader(ConnectionOptions):
     Attributes:
         origins: the pages that may connect, as ``scheme://host[:port]`` with ``*`` for
             any part of a host or for any port, or as a compiled pattern for the whole
-            origin. ``"*"`` lets every page in. None: the page's host and port must be
-            those of the ``Host`` header. A request without ``Origin`` is always let
-            in: no browser sends it, and everybody else may write what he likes there.
+            origin. What an app sends is written as it comes: ``"capacitor://localhost"``,
+            ``"file://"``, ``"null"``. ``"*"`` lets every page in. None: the page's host and
+            port must be those of the ``Host`` header. A request without ``Origin`` is always
+            let in: no browser leaves it out, and any other client may write what it likes.
         check_origin: decides instead of ``origins``.
         subprotocols: the ones we speak; the first that the client offers is chosen, in
             the client's order. None: whatever ``headers`` of ``decide`` say.
@@ -166,7 +167,20 @@ class Upgrader(ConnectionOptions):
             host = request.headers.get("Host", "")
             welcome, rule = _is_same(origin, host, secure), f"is not the host {host!r}"
         if not welcome:
-            raise HandshakeError(403, f"origin {origin!r} {rule}")
+            error = HandshakeError(403, f"origin {origin!r} {rule}")
+            error.advice = self._advice(origin)
+            raise error
+
+    def _advice(self, origin: str | None) -> str:
+        if self.check_origin is not None:
+            return ""
+        said = f"to let this page in, add {origin!r} to origins="
+        if self.origins is None:
+            said += (
+                "; behind a proxy, have it pass the public host on "
+                "(nginx: proxy_set_header Host $http_host)"
+            )
+        return said
 
     def _choose_subprotocol(self, request: Request, extra: CIMultiDict[str]) -> str | None:
         if self.select_subprotocol is not None:
@@ -197,8 +211,8 @@ class Upgrader(ConnectionOptions):
 _PORTS = {"http": "80", "https": "443"}
 _SCHEME = r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
 _BRACKETS = r"\[[0-9a-f:.]+\]"  # an IPv6 address
-_ORIGIN = re.compile(rf"{_SCHEME}(?P<host>[a-z0-9._-]{{1,255}}|{_BRACKETS})(:(?P<port>[0-9]+))?")
-_PATTERN = re.compile(rf"{_SCHEME}(?P<host>[a-z0-9._*-]+|{_BRACKETS})(:(?P<port>[0-9]+|\*))?")
+_ORIGIN = re.compile(rf"{_SCHEME}(?P<host>[a-z0-9._-]{{0,255}}|{_BRACKETS})(:(?P<port>[0-9]+))?")
+_PATTERN = re.compile(rf"{_SCHEME}(?P<host>[a-z0-9._*-]*|{_BRACKETS})(:(?P<port>[0-9]+|\*))?")
 _HOST = re.compile(rf"(?P<host>[a-z0-9._-]+|{_BRACKETS})(:(?P<port>[0-9]*))?")
 
 
@@ -236,9 +250,10 @@ def _compiled(pattern: str) -> _Rule | None:
     if pattern in ("*", "null"):
         return None
     parts = _PATTERN.fullmatch(pattern.lower())
-    if parts is None:
+    if parts is None or (parts["scheme"] in _PORTS and not parts["host"]):
         raise ValueError(
-            f"origins: {pattern!r} is not '*' or scheme://host[:port], as in 'https://app.example'"
+            f"origins: {pattern!r} is not '*', 'null' or scheme://host[:port], as in "
+            "'https://app.example'; an origin has no path"
         )
     host = re.compile(".*".join(map(re.escape, parts["host"].split("*"))))
     return _Rule(parts["scheme"], host, parts["port"] or _PORTS.get(parts["scheme"]))
