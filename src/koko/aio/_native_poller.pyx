@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, auto_pickle=False, nonecheck=True
 """One epoll for all sockets of an event loop, inside the loop's own: Linux only.
 
 A loop calls Python for every socket that is ready. Here it is called once for all of them,

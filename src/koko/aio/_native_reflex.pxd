@@ -8,6 +8,21 @@ from koko.core._native cimport Encoder
 from koko.core._native_inbox cimport Inbox
 
 
+cdef extern from *:
+    """
+    static PyObject *koko_refuse_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+        PyErr_Format(PyExc_TypeError, "%s objects are not made by calling their type", type->tp_name);
+        return NULL;
+    }
+
+    static void koko_made_here_only(PyObject *type) {
+        ((PyTypeObject *)type)->tp_new = koko_refuse_new;
+        ((PyTypeObject *)type)->tp_vectorcall = NULL;
+    }
+    """
+    void made_here_only "koko_made_here_only" (object type)  # only C can make one, and makes it whole
+
+
 cdef class Line:
     """A transport that is written to without a call of Python's."""
 

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, auto_pickle=False
 """The short way of a message: ``_reflex``, compiled.
 
 The twin of ``_reflex.py``, to be read against it: the same names in the same order. What
@@ -108,10 +108,12 @@ cdef class Waiter:
         return True
 
 
+@cython.no_gc_clear  # what is called in C is there as long as it is; a cycle is broken elsewhere
 cdef class Reflex:
     """The half of a ``ConnProtocol`` that every message passes through."""
 
-    def __init__(self, core, transport, loop):
+    # Not in __init__, which need not be called: what C relies on is there from the beginning.
+    def __cinit__(self, core, transport, loop, *rest):
         self.core = core
         self.transport = transport
         self.loop = loop
@@ -126,6 +128,9 @@ cdef class Reflex:
         self._owed = core.owed
         if self._line is None:
             self._room = room_of(loop)
+
+    def __init__(self, core, transport, loop):
+        pass
 
     @property
     def congested(self):
@@ -151,6 +156,8 @@ cdef class Reflex:
 
     def buffer_updated(self, Py_ssize_t size):
         """Do as ``data_received`` with what was read there."""
+        if self._room is None or not 0 <= size <= len(self._room):
+            raise ValueError(f"{size} bytes were not read into what get_buffer() gave")
         cdef const uint8_t *octets = <const uint8_t *>PyByteArray_AS_STRING(self._room)
         self.arrived(octets, size, False)
 
@@ -236,7 +243,8 @@ cdef class Reflex:
         What is gathered leaves at the end of the loop's turn at the latest.
         """
         if self.gathers():
-            self.gathered += len(<bytes>self._owed[len(self._owed) - 1])
+            with cython.boundscheck(True), cython.wraparound(True):
+                self.gathered += len(self._owed[-1])
             if self.gathered < ENOUGH:
                 if not self.feeding and not self.flush_due:
                     self.flush_due = True
@@ -306,6 +314,7 @@ cdef extern from *:
 
 @cython.final
 @cython.freelist(64)
+@cython.no_gc_clear
 cdef class Awaited:
     """What ``recv``, ``send`` and an iteration give: does nothing before it is awaited."""
 
@@ -394,6 +403,7 @@ cdef object step_of(Awaited awaited, bint *last):
 
 
 koko_steps_by(<void *>step_of, <PyTypeObject *>Awaited)
+made_here_only(Awaited)
 
 
 cdef Awaited receive(Reflex reflex, bint iterates):
@@ -404,10 +414,14 @@ cdef Awaited receive(Reflex reflex, bint iterates):
     return awaited
 
 
+@cython.no_gc_clear
 cdef class MessageVerbs:
     """The verbs of a ``Conn`` for whole messages."""
 
-    cdef public Reflex _protocol
+    cdef readonly Reflex _protocol
+
+    def __cinit__(self, Reflex protocol not None, *rest):
+        self._protocol = protocol
 
     def __aiter__(self):
         return self
@@ -468,6 +482,8 @@ def offer(conns, prepared):
     cdef list late = []
     known = frame = None  # the form of the last one, and what it was sent
     for conn in conns:
+        if conn is None:
+            raise TypeError("a connection is expected, not None")
         reflex = conn._protocol
         if reflex._life.state is not OPEN:
             gone += 1

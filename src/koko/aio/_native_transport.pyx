@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, auto_pickle=False, nonecheck=True
 """Sockets that are read and written without going through the event loop: Linux only.
 
 What the poller says is ready is read into one buffer and handed on in C; what is written
@@ -15,7 +15,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from koko.aio._native_poller cimport (
     EPOLLIN, EPOLLOUT, MUCH, Poller, Watched, failure, poller_of,
 )
-from koko.aio._native_reflex cimport Reflex
+from koko.aio._native_reflex cimport Reflex, made_here_only
 
 import asyncio
 import errno as eno
@@ -119,11 +119,12 @@ cdef class SocketTransport(Watched):
         return 0
 
     cdef int read(self) except -1:
+        cdef Reflex reflex = self._reflex  # a task that it wakes may give us another protocol
         cdef uint8_t *octets = self._poller._octets
         cdef Py_ssize_t size = recv(self._fd, octets, MUCH, 0)
         if size > 0:
-            if self._reflex is not None:
-                self._reflex.arrived(octets, size, True)
+            if reflex is not None:
+                reflex.arrived(octets, size, True)
             else:
                 self._protocol.data_received(octets[:size])
         elif size == 0:
@@ -335,6 +336,9 @@ cdef class SocketTransport(Watched):
         return f"<{type(self).__name__} fd={self._fd} {state}>"
 
 
+made_here_only(SocketTransport)
+
+
 cdef object address_in(sockaddr *address):
     """Return an Internet address as Python writes it, None for any other."""
     cdef char room[INET6_ADDRSTRLEN]
@@ -408,7 +412,7 @@ cdef class Listener(Watched):
     cdef object _factory
     cdef object _local  # the address of every connection; None where each has its own
 
-    def __init__(self, sock, factory):
+    def __cinit__(self, sock, factory):
         self._loop = asyncio.get_running_loop()
         self._poller = poller_of(self._loop)
         sock.setblocking(False)

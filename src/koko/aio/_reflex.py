@@ -233,6 +233,11 @@ class MessageVerbs:
 
     _protocol: ConnProtocol
 
+    def __new__(cls, protocol: ConnProtocol, *rest: object) -> Self:
+        self = super().__new__(cls)
+        self._protocol = protocol
+        return self
+
     def __aiter__(self) -> Self:
         return self
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from koko.aio.control import ControlVerbs
 from koko.aio.protocol import ConnProtocol
@@ -49,7 +49,6 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
     def __init__(
         self, protocol: ConnProtocol, request: Request, response: Response, subprotocol: str | None
     ) -> None:
-        self._protocol = protocol
         self._core: Connection = protocol.core
         self.request = request
         self.response = response
@@ -244,6 +243,9 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
     def transport(self) -> asyncio.Transport:
         """The transport underneath; writing to it breaks the connection."""
         return self._protocol.transport
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a connection can be neither copied nor pickled")
 
     def __repr__(self) -> str:
         return f"<koko.aio.Conn {self._core.state.value} with {written(self.remote_address)}>"

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, auto_pickle=False
 """The native codec: ``_codec`` with pointers.
 
 The twin of ``_codec.py``, to be read against it: the same names in the same order, the

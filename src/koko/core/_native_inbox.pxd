@@ -26,7 +26,6 @@ cdef class Inbox:
     cdef Py_ssize_t _at  # the first that was not taken
 
     cdef list feed_octets(self, const uint8_t *octets, Py_ssize_t size, double now)
-    cpdef parse(self, bytes data)
     cdef list _sort(self, const uint8_t *octets, Py_ssize_t size)
     cdef int _keep(self, list messages) except -1
     cpdef take(self)

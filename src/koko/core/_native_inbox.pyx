@@ -1,16 +1,18 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, auto_pickle=False
 """What came and waits to be read: ``_inbox``, compiled.
 
 The twin of ``_inbox.py``, to be read against it: the same names in the same order. The
 messages lie in a list, read from ``_at`` on; when the last one is taken it is made empty.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t
 
 from koko.core._native cimport Decoder
 
 
+@cython.no_gc_clear  # its decoder is called in C, and holds nothing that would lead back here
 cdef class Inbox:
     """Whole messages that nobody has read yet, oldest first.
 
@@ -51,7 +53,7 @@ cdef class Inbox:
         self.unread += size
         return self._sort(octets, size)
 
-    cpdef parse(self, bytes data):
+    def parse(self, bytes data not None):
         """Do as ``feed``, for what has been fed before."""
         return self._sort(octets_of(data), PyBytes_GET_SIZE(data))
 

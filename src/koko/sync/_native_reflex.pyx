@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, auto_pickle=False
 """The short way of a message on threads: ``_reflex``, compiled.
 
 The twin of ``_reflex.py``, to be read against it: the same names in the same order. What

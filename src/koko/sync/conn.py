@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from socket import socket as Socket  # noqa: N812 - "socket" is a word of Conn's own
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from koko.core.address import written
 from koko.core.head import Request, Response
@@ -281,6 +281,9 @@ class Conn(ControlVerbs, StreamVerbs):
     def socket(self) -> Socket:
         """The socket underneath; reading or writing it breaks the connection."""
         return self._driver.stream.socket
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a connection can be neither copied nor pickled")
 
     def __repr__(self) -> str:
         return f"<koko.sync.Conn {self._core.state.value} with {written(self.remote_address)}>"
