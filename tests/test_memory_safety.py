@@ -196,11 +196,6 @@ def test_no_name_of_ours_crashes_whatever_it_is_given(thing: str) -> None:
     survives(EVERY_NAME + MISUSED.format(thing=THINGS[thing]))
 
 
-def test_connection_is_made_whole_or_not_at_all() -> None:
-    with pytest.raises(TypeError):
-        aio.Conn.__new__(aio.Conn)
-
-
 @pytest.mark.parametrize("face", [aio, sync])
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_connection_can_be_neither_copied_nor_pickled(

@@ -15,7 +15,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "koko"
 
 ROWS = (
-    ("errors", "message"),
+    ("errors", "message", "native"),
     ("core",),
     ("__init__",),  # the names that belong to neither face
     ("dialing", "upgrading", "hijacking", "broadcasting", "places", "reconnecting"),
@@ -29,6 +29,7 @@ PURE = {"socket", "ssl", "threading", "asyncio", "time", "select", "selectors", 
 FORBIDDEN = {
     "errors": PURE,
     "message": PURE,
+    "native": PURE,
     "core": PURE,
     "dialing": PURE,
     "upgrading": PURE,

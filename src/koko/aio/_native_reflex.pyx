@@ -423,6 +423,9 @@ cdef class MessageVerbs:
     def __cinit__(self, Reflex protocol not None, *rest):
         self._protocol = protocol
 
+    def __init__(self, protocol):
+        pass
+
     def __aiter__(self):
         return self
 

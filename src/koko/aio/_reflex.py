@@ -231,12 +231,8 @@ class Reflex:
 class MessageVerbs:
     """The verbs of a ``Conn`` for whole messages."""
 
-    _protocol: ConnProtocol
-
-    def __new__(cls, protocol: ConnProtocol, *rest: object) -> Self:
-        self = super().__new__(cls)
+    def __init__(self, protocol: ConnProtocol) -> None:
         self._protocol = protocol
-        return self
 
     def __aiter__(self) -> Self:
         return self

@@ -49,6 +49,7 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
     def __init__(
         self, protocol: ConnProtocol, request: Request, response: Response, subprotocol: str | None
     ) -> None:
+        super().__init__(protocol)
         self._core: Connection = protocol.core
         self.request = request
         self.response = response

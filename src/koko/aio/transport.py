@@ -16,11 +16,13 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from koko.core.codec import IMPLEMENTATION
+from koko.native import EXTENSIONS
+
+OURS = "koko.aio._native_transport"
 
 ours: Any = None
-if IMPLEMENTATION == "native":
-    with suppress(ImportError):
-        ours = import_module("koko.aio._native_transport")
+if IMPLEMENTATION == "native" and OURS in EXTENSIONS:
+    ours = import_module(OURS)
 
 aiofastnet: Any = None
 with suppress(ImportError):

@@ -46,10 +46,11 @@ def versions() -> str:
     """Say which Koko this is and what it runs on here."""
     loop = _with_version("uvloop")
     fast = deflate.IMPLEMENTATION
+    why = f"\nthe native codec is not used: {codec.WHY}" if codec.WHY else ""
     return (
         f"koko {__version__} (codec: {codec.IMPLEMENTATION}, loop: {loop or 'asyncio'}, "
         f"TLS: {_with_version('aiofastnet') or 'the loop'}, "
-        f"deflate: {_with_version(fast) or fast})"
+        f"deflate: {_with_version(fast) or fast}){why}"
     )
 
 
