@@ -13,16 +13,18 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import pytest
 
 from koko.sync import dial
 
+CHOSEN = os.environ.get("KOKO_BROWSER", "")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE = 30.0  # seconds for a browser to start, and for anything to show in it
 FLAGS = (
@@ -42,42 +44,60 @@ FLAGS = (
 
 
 def chromium() -> str:
-    """Return the path of a Chromium, or skip the test."""
-    for name in NAMES:
+    """Return the path of a Chromium, or skip the test; ``KOKO_BROWSER`` names it, or none."""
+    for name in (CHOSEN,) if CHOSEN else NAMES:
         path = shutil.which(name)
         if path is not None:
             return path
-    pytest.skip(f"no browser here: none of {', '.join(NAMES)} is installed")
+    pytest.skip(f"no browser here: {CHOSEN or ', '.join(NAMES)} not found")
+
+
+@contextmanager
+def running(path: str, profile: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [path, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:  # with all its helpers: the session is ours, and nobody will miss the profile
+        with suppress(ProcessLookupError):  # it ended before, and they with it
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def devtools(process: subprocess.Popen[bytes], told: Path) -> str:
+    """Return where a browser is told what to do: it writes the port it chose into a file."""
+    give_up_at = time.monotonic() + PATIENCE
+    while True:
+        lines = told.read_text().split("\n") if told.exists() else []
+        if len(lines) == 2:
+            return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
+        assert process.poll() is None, f"the browser ended: {process.returncode}"
+        assert time.monotonic() < give_up_at, f"the browser did not start in {PATIENCE} s"
+        time.sleep(0.01)
 
 
 class Browser:
     """One Chromium with a profile of its own, from ``with`` to the end of the block."""
 
     def __enter__(self) -> Self:
-        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        self._process = subprocess.Popen(
-            [chromium(), *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self._numbers = itertools.count(1)
-        try:
-            self._conn = dial(self._address(), read_limit=None, proxy=None)
-        except BaseException:
-            self._stop()
-            raise
+        path = chromium()  # where there is none nothing has been made yet
+        with ExitStack() as made:
+            profile = made.enter_context(TemporaryDirectory(ignore_cleanup_errors=True))
+            process = made.enter_context(running(path, profile))
+            address = devtools(process, Path(profile, "DevToolsActivePort"))
+            self._conn = dial(address, read_limit=None, proxy=None)
+            made.callback(self._conn.abort)
+            self._numbers = itertools.count(1)
+            self._made = made.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._conn.abort()
-        self._stop()
+    def __exit__(self, *error: object) -> None:
+        self._made.close()
 
     def open(self, url: str, width: int = 1200, height: int = 900) -> Window:
         """Open a window and return when its page has loaded."""
@@ -107,24 +127,6 @@ class Browser:
         assert "error" not in heard, f"{method} failed: {heard['error']}"
         result: dict[str, Any] = heard["result"]
         return result
-
-    def _address(self) -> str:
-        # The port is free to choose for the browser; it writes it here when it listens.
-        port_file = Path(self._profile.name, "DevToolsActivePort")
-        give_up_at = time.monotonic() + PATIENCE
-        while True:
-            lines = port_file.read_text().split("\n") if port_file.exists() else []
-            if len(lines) == 2:
-                return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
-            assert self._process.poll() is None, f"the browser ended: {self._process.returncode}"
-            assert time.monotonic() < give_up_at, f"the browser did not start in {PATIENCE} s"
-            os.sched_yield()
-
-    def _stop(self) -> None:
-        # With all its helpers: the session is ours, and nobody will miss the profile.
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._profile.cleanup()
 
 
 class Window:

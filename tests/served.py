@@ -39,9 +39,9 @@ def served(*options: str, verb: str = "echo", **environment: str) -> Iterator[Se
         env={**os.environ, **environment},
     )
     assert process.stdout is not None
-    line = process.stdout.readline()
-    found = re.search(r"listening on wss?://(.+):(\d+)", line)
     try:
+        line = process.stdout.readline()
+        found = re.search(r"listening on wss?://(.+):(\d+)", line)
         assert found, f"the server said {line!r}"
         yield Served(found[1], int(found[2]), process)
         process.terminate()

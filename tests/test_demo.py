@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,11 +25,14 @@ def site() -> Iterator[str]:
     command = [sys.executable, "-m", "koko", "demo", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        address = re.search(r"open (http://\S+)/ in two", process.stdout.readline())
-        assert address is not None
-        yield address[1]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        try:
+            address = re.search(r"open (http://\S+)/ in two", process.stdout.readline())
+            assert address is not None
+            yield address[1]
+            process.terminate()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()  # the block waits for its end
 
 
 @pytest.fixture(scope="module")

@@ -144,10 +144,10 @@ def test_a_peer_that_vanishes_or_misbehaves_is_one_line_at_info_and_no_traceback
 
 
 def test_the_peer_of_an_ipv6_connection_stands_in_brackets(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, ipv6: str
 ) -> None:
     caplog.set_level(logging.INFO, "koko.server")
-    with Server(echo, "::1") as server:
+    with Server(echo, ipv6) as server:
         dial(f"ws://[::1]:{server.address[1]}/", proxy=None).close()
         until(lambda: empty(server))
     assert re.match(r"\[::1\]:\d+ /: ", ends(caplog)[0])
