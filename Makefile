@@ -9,19 +9,21 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 VENV := .venv
 BIN := $(VENV)/bin
-# Two sizes of set-up: what a user runs, and what a developer works with.
+# Sizes of set-up: what a user runs, what a developer works with, and others' servers besides.
 INSTALLED := $(VENV)/.installed
 EQUIPPED := $(VENV)/.equipped
+INTEGRATED := $(VENV)/.integrated
 WSTEST := build/wstest/bin/wstest
 # The tests of koko.core: its own, and those that reach it through both faces.
 ABOUT_CORE := tests/core tests/conversation tests/dialing tests/test_dialing.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint format types compliance bench fuzz wheel clean
+.PHONY: help demo test integrations coverage lint format types compliance bench fuzz wheel clean
 
 help:
 	@echo 'make demo        install Koko and open the chat and echo page'
 	@echo 'make test        run the tests, on the native codec (if built) and on the pure one'
+	@echo 'make integrations   the tests inside gunicorn, gevent, werkzeug, Flask and Django'
 	@echo 'make coverage    lines and branches of koko.core, pure codec: 100 % or an error'
 	@echo 'make lint        ruff: rules and format; make format repairs what it can'
 	@echo 'make types       mypy --strict'
@@ -34,19 +36,13 @@ help:
 demo: $(INSTALLED)
 	@$(BIN)/koko demo $(ARGS)
 
-# Where everything must run (KOKO_REQUIRE_ALL), a missing native codec is an error too.
+# What Koko is by itself, beside peers' clients and a browser.
 test: $(EQUIPPED)
-	@failed=0; \
-	if ls src/koko/core/_native*.so >/dev/null 2>&1; then \
-		echo '==> tests on the native codec'; \
-		KOKO_CODEC=native $(BIN)/pytest $(ARGS) || failed=1; \
-	else \
-		echo '==> no native codec was built here (no C compiler?): tests on the pure codec only'; \
-		test -z "$(KOKO_REQUIRE_ALL)" || failed=1; \
-	fi; \
-	echo '==> tests on the pure codec'; \
-	KOKO_CODEC=pure $(BIN)/pytest $(ARGS) || failed=1; \
-	exit $$failed
+	@$(BIN)/python tests/both_codecs.py -m 'not integration' $(ARGS)
+
+# Koko inside the servers and frameworks of others.
+integrations: $(INTEGRATED)
+	@$(BIN)/python tests/both_codecs.py -m integration $(ARGS)
 
 coverage: $(EQUIPPED)
 	@echo '==> coverage of koko.core on the pure codec'
@@ -106,6 +102,13 @@ $(INSTALLED) $(EQUIPPED): pyproject.toml setup.py $(wildcard src/koko/*/*.p[yx][
 	@ls src/koko/core/_native*.so >/dev/null 2>&1 \
 		|| echo '==> no native codec could be built (no C compiler?): Koko runs on the pure one'
 	@touch $(INSTALLED) $@
+
+# The extensions are there already: no codec is built for the sake of a few more packages.
+$(INTEGRATED): $(EQUIPPED)
+	@echo '==> installing gunicorn, gevent, Flask, Django and what else Koko is tested inside'
+	@KOKO_CODEC=pure $(BIN)/pip install -qq --disable-pip-version-check \
+		--editable '.[integrations]'
+	@touch $@
 
 $(WSTEST): compliance/install-wstest | $(BIN)/python
 	@compliance/install-wstest $(BIN)/python build/wstest

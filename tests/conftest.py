@@ -6,6 +6,7 @@ integration sets ``KOKO_REQUIRE_ALL=1``, so that a test cannot fall asleep there
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
@@ -18,6 +19,15 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REQUIRE_ALL = os.environ.get("KOKO_REQUIRE_ALL", "") not in ("", "0")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a module of others that is not installed, before anything is set up."""
+    for mark in item.iter_markers("integration"):
+        for module in mark.args:
+            if importlib.util.find_spec(module) is None:
+                pytest.skip(f"{module} is not installed here (make integrations installs it)")
 
 
 @pytest.fixture

@@ -126,9 +126,15 @@ def test_importing_the_threads_loads_no_event_loop():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["django", "flask", "http_server", "wsgi"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "http_server",
+        "wsgi",
+        pytest.param("django", marks=pytest.mark.integration("django")),
+        pytest.param("flask", marks=pytest.mark.integration("flask")),
+    ],
+)
 def test_every_adapter_makes_a_websocket_of_a_function(name):
-    if name in ("django", "flask"):
-        pytest.importorskip(name)
     adapter = importlib.import_module(f"koko.adapters.{name}")
     assert list(inspect.signature(adapter.websocket).parameters) == ["upgrader"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -34,17 +33,20 @@ COMMANDS = {
     "pywsgi": ["-m", "gevent.monkey", "--module", "tests.adapters.site", "pywsgi"],
     "unpatched": ["-m", "tests.adapters.site", "pywsgi"],
 }
-MODULES = {"gthread": "gunicorn", "pywsgi": "gevent", "unpatched": "gevent"}
+FOREIGN = {
+    "werkzeug": pytest.mark.integration("werkzeug"),
+    "gthread": pytest.mark.integration("gunicorn"),
+    "gevent": pytest.mark.integration("gunicorn", "gevent"),
+    "pywsgi": pytest.mark.integration("gevent"),
+}
 PORT = re.compile(r"(?:^|Listening at: \w+://127\.0\.0\.1:)(\d+)")
 
 
-def needs(*modules: str) -> None:
-    """Skip a test when a server or a framework is not installed here."""
-    for module in modules:
-        if module in ("wsgiref", "http_server", "sync", "aio"):
-            continue
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"{module} is not installed here")
+def each(*names: str) -> Iterator[Any]:
+    """Yield the names of servers as parameters, those of others marked with what they need."""
+    for name in names:
+        mark = FOREIGN.get(name.partition("+")[0])
+        yield pytest.param(name, marks=[mark] if mark else [])
 
 
 @dataclass
@@ -78,10 +80,19 @@ class Site:
             assert time.monotonic() < give_up_at, f"{self.name} holds {told}, expected {wanted}"
 
 
+def said(process: subprocess.Popen[bytes], log: Path, wanted: re.Pattern[str]) -> str:
+    """Wait until a process has said what is wanted, and return the group in it."""
+    give_up_at = time.monotonic() + PATIENCE
+    while not (found := wanted.search(log.read_text())):
+        assert process.poll() is None, f"it ended with {process.returncode}: {log.read_text()}"
+        assert time.monotonic() < give_up_at, f"it never said {wanted.pattern}: {log.read_text()}"
+        time.sleep(0.01)
+    return found[1]
+
+
 @contextmanager
 def serving(name: str, log: Path, authority: trustme.CA | None = None) -> Iterator[Site]:
     server, _, secure = name.partition("+")
-    needs(MODULES.get(server, server))
     command, environment = [*COMMANDS.get(server, ["-m", "tests.adapters.site", server])], {}
     tls = None
     if secure:
@@ -104,7 +115,7 @@ def serving(name: str, log: Path, authority: trustme.CA | None = None) -> Iterat
             stderr=complaints,
         )
     try:
-        yield Site(name, _port(process, log), tls, log)
+        yield Site(name, int(said(process, log, PORT)), tls, log)
     finally:
         process.terminate()
         try:
@@ -112,14 +123,6 @@ def serving(name: str, log: Path, authority: trustme.CA | None = None) -> Iterat
         finally:
             process.kill()
             process.wait()
-
-
-def _port(process: subprocess.Popen[bytes], log: Path) -> int:
-    while process.poll() is None:
-        if found := PORT.search(log.read_text()):
-            return int(found[1])
-        os.sched_yield()
-    raise AssertionError(f"the server ended with {process.returncode}: {log.read_text()}")
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,10 @@ import pytest
 
 from koko import ErrBadHandshake
 from koko.sync import dial
-from tests.adapters.conftest import GUNICORN, PATIENCE, ROOT, needs
+from tests.adapters.conftest import GUNICORN, PATIENCE, ROOT, said
 from tests.browser import Browser
 
+pytestmark = pytest.mark.integration("flask", "django", "gunicorn", "gevent")
 LISTENING = re.compile(r"(?:Running on|server at|Listening at:) http://127\.0\.0\.1:(\d+)")
 BY_ITSELF = [sys.executable]
 
@@ -32,15 +33,12 @@ def under(worker: str, app: str) -> list[str]:
 @contextmanager
 def running(log: Path, command: list[str]) -> Iterator[str]:
     """Run an example and give its address."""
-    with log.open("w") as said:
+    with log.open("w") as told:
         process = subprocess.Popen(
-            command, stdout=said, stderr=said, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+            command, stdout=told, stderr=told, env={**os.environ, "PYTHONUNBUFFERED": "1"}
         )
     try:
-        while not (found := LISTENING.search(log.read_text())):
-            assert process.poll() is None, log.read_text()
-            os.sched_yield()
-        yield f"127.0.0.1:{found[1]}"
+        yield f"127.0.0.1:{said(process, log, LISTENING)}"
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -62,7 +60,6 @@ FLASK = [
 def test_what_is_said_in_one_window_is_heard_in_the_other(
     command: list[str], tmp_path: Path
 ) -> None:
-    needs("flask", "gunicorn", "gevent")
     with running(tmp_path / "log", command) as site, Browser() as browser:
         windows = [browser.open(f"http://{site}/kitchen") for _ in range(2)]
         elsewhere = browser.open(f"http://{site}/cellar")
@@ -79,7 +76,6 @@ def test_what_is_said_in_one_window_is_heard_in_the_other(
 
 
 def test_flask_refuses_the_page_of_another_site(tmp_path: Path) -> None:
-    needs("flask")
     with running(tmp_path / "log", FLASK[0]) as site:
         with pytest.raises(ErrBadHandshake) as refused:
             dial(
@@ -99,7 +95,6 @@ DJANGO = [
 
 @pytest.mark.parametrize("command", DJANGO, ids=["runserver", "gthread"])
 def test_django_answers_in_the_voice_of_its_route(command: list[str], tmp_path: Path) -> None:
-    needs("django", "gunicorn")
     with running(tmp_path / "log", command) as site:
         with dial(f"ws://{site}/echo/loud", proxy=None) as conn:
             conn.send("hello")

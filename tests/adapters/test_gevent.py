@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.adapters.conftest import PATIENCE, needs
+import pytest
+
+from tests.adapters.conftest import PATIENCE
+
+pytestmark = pytest.mark.integration("gevent")
 
 WRITE = """
 from gevent import monkey
@@ -22,5 +26,4 @@ with ours, theirs, gevent.Timeout(5):
 
 
 def test_a_write_to_a_full_socket_of_gevent_does_not_wait() -> None:
-    needs("gevent")
     subprocess.run([sys.executable, "-c", WRITE], check=True, timeout=PATIENCE)

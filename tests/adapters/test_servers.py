@@ -12,7 +12,7 @@ import websockets.sync.client
 
 from koko import CloseError, ErrBadHandshake
 from koko.sync import dial
-from tests.adapters.conftest import PATIENCE, Site, serving
+from tests.adapters.conftest import PATIENCE, Site, each, serving
 from tests.wire import wire
 
 WSGI = ["werkzeug", "gthread", "gevent", "pywsgi", "wsgiref"]
@@ -23,7 +23,7 @@ UPGRADE = (
 )
 
 
-@pytest.fixture(scope="module", params=[*WSGI, *TLS, "http_server", "sync", "aio"])
+@pytest.fixture(scope="module", params=each(*WSGI, *TLS, "http_server", "sync", "aio"))
 def site(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA
 ) -> Iterator[Site]:
@@ -159,6 +159,7 @@ def read_until(raw: socket.socket, end: bytes) -> bytes:
     return heard
 
 
+@pytest.mark.integration("gevent")
 def test_gevent_without_its_patches_is_told_what_is_missing(tmp_path: Path) -> None:
     with serving("unpatched", tmp_path / "log") as site:
         with pytest.raises(ErrBadHandshake) as refused:
@@ -167,6 +168,7 @@ def test_gevent_without_its_patches_is_told_what_is_missing(tmp_path: Path) -> N
         assert b"call gevent.monkey.patch_all() before anything" in refused.value.response.body
 
 
+@pytest.mark.integration("waitress")
 def test_waitress_is_told_that_it_keeps_its_socket(tmp_path: Path) -> None:
     with serving("waitress", tmp_path / "log") as site:
         with pytest.raises(ErrBadHandshake) as refused:
