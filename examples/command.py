@@ -18,8 +18,8 @@ from typing import IO
 from koko import CloseError, Request, Response
 from koko.sync import Conn, Server, serve
 
-PATIENCE = 3.0  # seconds for the process to take a line
-GRACE = 1.0  # seconds for each way of asking it to end
+PATIENCE = 1.0  # seconds for the process to take a line
+GRACE = 0.5  # seconds for each way of asking it to end
 PAGE = Path(__file__).with_suffix(".html").read_text("utf-8")
 COMMAND = sys.argv[1:] or sys.exit(__doc__)
 

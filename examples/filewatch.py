@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 from koko import Request, Response
 from koko.sync import Conn, Server, serve
 
-INTERVAL = 0.5  # seconds between two looks at the file
+INTERVAL = 0.2  # seconds between two looks at the file
 PAGE = Template(Path(__file__).with_suffix(".html").read_text("utf-8"))
 FILE = Path(sys.argv[1] if len(sys.argv) == 2 else sys.exit(__doc__))
 

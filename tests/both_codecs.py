@@ -3,7 +3,8 @@
 python tests/both_codecs.py [PYTEST OPTIONS]
 
 The tests wait more than they work, so the two share the cores well. Either has its codec in
-``KOKO_CODEC``, and tests that know of it leave the other codec to the other pass.
+``KOKO_CODEC``, and tests that know of it leave the other codec to the other pass. What says
+nothing of the codec (marked ``once``) runs in the first.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ def start(codec: str, said: IO[bytes] | None) -> subprocess.Popen[bytes]:
     """Start the tests on a codec; what they say goes to ``said``, or is seen at once."""
     colour = ["--color=yes"] if sys.stdout.isatty() else []
     cache = ["-o", f"cache_dir=.pytest_cache/{codec}"]
+    once = {} if said is None else {"KOKO_ONCE_ELSEWHERE": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "pytest", *colour, *cache, *sys.argv[1:]],
-        env={**os.environ, "KOKO_CODEC": codec},
+        env={**os.environ, **once, "KOKO_CODEC": codec},
         stdout=said,
         stderr=None if said is None else subprocess.STDOUT,
     )

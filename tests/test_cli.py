@@ -9,7 +9,9 @@ import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,17 @@ from koko import CloseError, ErrBadHandshake, aio
 from koko.cli import main, with_aio, with_sync
 from koko.sync import dial
 from tests.command import KOKO, PATIENCE, answering, complaint, koko, url
-from tests.served import served
+from tests.served import Served, served
 
 FACES = pytest.mark.parametrize("face", ["aio", "sync"])
+Serve = Callable[..., Served]
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Serve]:
+    """Return what serves with the options given; tests that ask for the same share a server."""
+    with ExitStack() as running:
+        yield cache(lambda *options: running.enter_context(served(*options)))
 
 
 # koko
@@ -38,6 +48,7 @@ def test_version_names_codec_loop_tls_and_deflate() -> None:
     assert re.fullmatch(said, done.stdout.decode())
 
 
+@pytest.mark.once
 def test_koko_without_a_command_shows_how_it_is_used() -> None:
     done = koko()
     assert done.returncode == 2
@@ -63,8 +74,8 @@ def test_signal_closes_every_connection_with_1001_and_exits_0(face: str, number:
 
 
 @FACES
-def test_echo_sends_text_and_binary_back(face: str) -> None:
-    with served("--face", face) as server, dial(url(server), proxy=None) as conn:
+def test_echo_sends_text_and_binary_back(face: str, serve: Serve) -> None:
+    with dial(url(serve("--face", face)), proxy=None) as conn:
         for message in ("grüße", b"\x00\xff", "", b""):
             conn.send(message)
             assert conn.recv(timeout=PATIENCE) == message
@@ -130,6 +141,7 @@ def test_message_past_the_read_limit_is_closed_with_1009(face: str) -> None:
         assert closed.value.code == 1009
 
 
+@pytest.mark.once
 @FACES
 @pytest.mark.parametrize(
     ("options", "origin"),
@@ -141,32 +153,31 @@ def test_message_past_the_read_limit_is_closed_with_1009(face: str) -> None:
     ],
 )
 def test_origin_that_was_named_is_let_in(
-    face: str, options: tuple[str, ...], origin: str | None
+    face: str, options: tuple[str, ...], origin: str | None, serve: Serve
 ) -> None:
     headers = {"Origin": origin} if origin else {}
-    with (
-        served("--face", face, *options) as server,
-        dial(url(server), headers=headers, proxy=None) as conn,
-    ):
+    with dial(url(serve("--face", face, *options)), headers=headers, proxy=None) as conn:
         assert conn.response.status == 101
 
 
+@pytest.mark.once
 @FACES
 @pytest.mark.parametrize("options", [(), ("--origin", "http://a.example")])
-def test_origin_that_was_not_named_is_refused(face: str, options: tuple[str, ...]) -> None:
+def test_origin_that_was_not_named_is_refused(
+    face: str, options: tuple[str, ...], serve: Serve
+) -> None:
     headers = {"Origin": "http://elsewhere.example"}
-    with served("--face", face, *options) as server, pytest.raises(ErrBadHandshake) as refusal:
-        dial(url(server), headers=headers, proxy=None)
+    with pytest.raises(ErrBadHandshake) as refusal:
+        dial(url(serve("--face", face, *options)), headers=headers, proxy=None)
     assert refusal.value.status == 403
 
 
 @FACES
 @pytest.mark.parametrize("options", [(), ("--compression",)])
-def test_compression_is_agreed_on_when_asked_for(face: str, options: tuple[str, ...]) -> None:
-    with (
-        served("--face", face, *options) as server,
-        dial(url(server), compression=True, proxy=None) as conn,
-    ):
+def test_compression_is_agreed_on_when_asked_for(
+    face: str, options: tuple[str, ...], serve: Serve
+) -> None:
+    with dial(url(serve("--face", face, *options)), compression=True, proxy=None) as conn:
         assert ("Sec-WebSocket-Extensions" in conn.response.headers) == bool(options)
         conn.send("a" * 5000)
         assert conn.recv(timeout=PATIENCE) == "a" * 5000
@@ -190,6 +201,7 @@ def test_certificate_makes_it_wss(face: str, tmp_path: Path) -> None:
         assert "certificate verify failed" in complaint(koko("dial", url(server, "wss")))
 
 
+@pytest.mark.once
 @FACES
 def test_handshake_that_takes_too_long_is_dropped(face: str) -> None:
     with (
@@ -218,6 +230,7 @@ def test_silent_peer_is_pinged_after_the_ping_interval(face: str) -> None:
             conn.recv(timeout=PATIENCE)
 
 
+@pytest.mark.once
 @FACES
 @pytest.mark.parametrize("options", [(), ("--quiet",)])
 def test_end_of_a_connection_is_one_log_line_unless_quiet(
@@ -235,6 +248,7 @@ def test_end_of_a_connection_is_one_log_line_unless_quiet(
     assert len(logged.splitlines()) == (0 if options else 1), logged
 
 
+@pytest.mark.once
 @FACES
 def test_port_in_use_is_one_sentence(face: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -242,6 +256,7 @@ def test_port_in_use_is_one_sentence(face: str) -> None:
         assert "in use" in complaint(koko("serve", "echo", "--port", port, "--face", face))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -257,6 +272,7 @@ def test_option_that_cannot_be_is_one_sentence(options: tuple[str, ...], sentenc
     assert sentence in complaint(koko("serve", "echo", "--port", "0", *options))
 
 
+@pytest.mark.once
 def test_uvloop_asked_for_and_missing_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from select import select
 from typing import Self
 
@@ -15,9 +15,15 @@ import pytest
 
 from koko.sync import Conn
 from tests.command import KOKO, PATIENCE, answering, complaint, koko, url
-from tests.served import served
+from tests.served import Served, served
 
 FACES = pytest.mark.parametrize("face", ["aio", "sync"])
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Served]:
+    with served() as server:
+        yield server
 
 
 # From a script
@@ -32,6 +38,7 @@ def test_lines_go_out_as_text_and_answers_come_back_before_the_close(face: str) 
     assert "1000 (normal)" in done.stderr.decode()
 
 
+@pytest.mark.once
 def test_headers_subprotocols_and_compression_are_sent() -> None:
     def tell(conn: Conn) -> None:
         for name in ("X-One", "X-Two", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions"):
@@ -65,24 +72,25 @@ def test_refusing_server_is_exit_code_1_and_one_sentence() -> None:
         )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("address", ["ws://127.0.0.1:1/", "http:/x", "ws://host:port/"])
 def test_url_that_leads_nowhere_is_one_sentence(address: str) -> None:
     complaint(koko("dial", address))
 
 
-def test_refused_handshake_is_one_sentence_with_the_status() -> None:
-    with served() as server:
-        origin = "Origin: http://elsewhere.example"
-        assert "403" in complaint(koko("dial", url(server), "--header", origin))
+@pytest.mark.once
+def test_refused_handshake_is_one_sentence_with_the_status(server: Served) -> None:
+    origin = "Origin: http://elsewhere.example"
+    assert "403" in complaint(koko("dial", url(server), "--header", origin))
 
 
-def test_line_that_is_not_utf8_is_not_sent() -> None:
-    with served() as server:
-        done = koko("dial", url(server), stdin=b"good\nbad \xff\n")
+def test_line_that_is_not_utf8_is_not_sent(server: Served) -> None:
+    done = koko("dial", url(server), stdin=b"good\nbad \xff\n")
     assert (done.returncode, done.stdout) == (1, b"good\n")
     assert b"line 2 of stdin is not UTF-8" in done.stderr
 
 
+@pytest.mark.once
 def test_header_without_a_colon_is_mistyped() -> None:
     done = koko("dial", "ws://127.0.0.1:1/", "--header", "X-One")
     assert done.returncode == 2
@@ -159,9 +167,9 @@ def terminal(request: pytest.FixtureRequest) -> Callable[[str], Terminal]:
 
 
 def test_at_a_terminal_lines_are_echoed_and_ctrl_d_closes(
-    terminal: Callable[[str], Terminal],
+    terminal: Callable[[str], Terminal], server: Served
 ) -> None:
-    with served() as server, terminal(url(server)) as typist:
+    with terminal(url(server)) as typist:
         typist.type(b"hello\r")
         typist.until("hello", "hello")  # as it was typed, and as it came back
         typist.type(b"\x04")

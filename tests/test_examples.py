@@ -34,6 +34,7 @@ def ends(conn: Conn) -> CloseError:
     return ended.value
 
 
+@pytest.mark.once
 def test_readme_has_a_line_for_each_example() -> None:
     there = {path.name for path in EXAMPLES.glob("*.py")}
     readme = (EXAMPLES / "README.md").read_text("utf-8")
@@ -175,6 +176,7 @@ def test_command_that_reads_nothing_is_not_waited_for() -> None:
         assert ends(conn).code == 1013
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("origin", "host"),
     [
@@ -260,6 +262,7 @@ def test_autobahn_names_its_paths_to_who_asks_for_another(autobahn: str) -> None
         assert "/m" in ends(conn).reason
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["command.py", "filewatch.py"])
 def test_without_its_argument_an_example_says_how_it_is_run(name: str) -> None:
     done = subprocess.run(

@@ -16,6 +16,8 @@ import koko.aio
 import koko.sync
 from tests.test_public_names import public
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parent.parent
 NAMES = ROOT / "docs" / "from-gorilla.md"
 CLAIMS = ROOT / "docs" / "tested-like-gorilla.md"

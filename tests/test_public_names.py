@@ -16,6 +16,8 @@ import koko
 import koko.aio
 import koko.sync
 
+pytestmark = pytest.mark.once
+
 OF_NEITHER_FACE = {
     "Close",
     "CloseCode",

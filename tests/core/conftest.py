@@ -11,9 +11,12 @@ import pytest
 
 from koko.core.deflate import Agreed
 from koko.core.wire import Role
+from tests.codecs import CODECS
+
+MODULES = {"pure": "_codec", "native": "_native"}
 
 
-@pytest.fixture(params=["_codec", "_native"])
+@pytest.fixture(params=[MODULES[codec] for codec in CODECS])
 def codec(request: pytest.FixtureRequest) -> ModuleType:
     """Each implementation of the codec in turn."""
     try:

@@ -12,6 +12,8 @@ from koko.core import flate
 from koko.core.flate import Deflater, Inflater
 from koko.errors import ProtocolError
 
+pytestmark = pytest.mark.once
+
 LEVELS = [-2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 HELLO = bytes.fromhex("f2 48 cd c9 c9 07 00")  # RFC 7692 §7.2.3.1
 JSON = b'[{"symbol": "SYM1", "bid": 100.4}, {"symbol": "SYM2", "bid": 100.6}]' * 10

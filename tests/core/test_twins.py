@@ -10,6 +10,8 @@ from fuzz.codec import CODECS, Limit, Open, Script, check
 from koko.core.wire import Role
 from tests.wire import compressed, wire
 
+pytestmark = pytest.mark.once
+
 roles = st.sampled_from(list(Role))
 limits = st.none() | st.sampled_from([0, 1, 10, 126, 1000, 1 << 16])
 holds = st.sampled_from([1, 10, 200, 1 << 18])
