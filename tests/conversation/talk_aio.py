@@ -21,6 +21,7 @@ from koko.core.head import Request, Response
 from koko.core.options import ConnectionOptions
 from koko.core.wire import Role
 from tests.conversation.peer import Peer
+from tests.core.ends import at_interval
 
 HIGH_WATER = 1 << 16  # bytes in a transport from which asyncio asks for a pause
 SEGMENT = 1 << 14  # bytes that arrive at once
@@ -258,7 +259,7 @@ class AioTalk:
         """Return us, in this role, and the peer."""
         loop = self.clock
         line = MemoryTransport(loop)
-        core = Connection(role, ConnectionOptions(**options), agreed, loop.time())
+        core = Connection(role, ConnectionOptions(**options), agreed, loop.time(), at_interval)
         protocol = ConnProtocol(core, line, loop)
         line.set_protocol(protocol)
         conn = Conn(protocol, Request("GET", "/", {}), Response(101), None)  # type: ignore[arg-type]

@@ -28,6 +28,7 @@ from koko.sync.driver import Driver
 from koko.sync.housekeeper import PERIOD, Kept
 from koko.sync.transport import READ, WRITE
 from tests.conversation.peer import Peer
+from tests.core.ends import at_interval
 
 PIPE = 1 << 16  # bytes that the system takes for a peer who does not read
 HUNG = 5.0  # real seconds after which a test that is stuck fails
@@ -335,7 +336,7 @@ class SyncTalk:
         """Return us, in this role, and the peer."""
         clock = self.clock
         line = MemoryStream(clock)
-        core = Connection(role, ConnectionOptions(**options), agreed, clock.now)
+        core = Connection(role, ConnectionOptions(**options), agreed, clock.now, at_interval)
         driver = Driver(core, line)
         driver._news = TurnedCondition(clock, driver.lock)
         driver._turn = TurnedCondition(clock, driver.lock)

@@ -23,6 +23,28 @@ def test_silent_peer_is_pinged_after_the_interval(talk: Talk) -> None:
     peer.hears_nothing()
 
 
+@pytest.mark.parametrize("ping_timeout", [2, 20, None])
+def test_pings_leave_every_interval_whatever_the_timeout(
+    talk: Talk, ping_timeout: float | None
+) -> None:
+    _, peer = talk.open(ping_interval=2, ping_timeout=ping_timeout)
+    for _ in range(5):
+        talk.clock.advance(2.5 if talk.face == "sync" else 2.1)  # the housekeeper's round
+        answers(peer)
+        peer.hears_nothing()
+
+
+def test_peer_that_dies_after_a_pong_is_given_up_interval_and_timeout_after_it(talk: Talk) -> None:
+    us, peer = talk.open(ping_interval=20, ping_timeout=20)
+    talk.clock.advance(20.5)
+    answers(peer)
+    talk.clock.advance(39.5)
+    assert us.conn.ending is None
+    talk.clock.advance(1)
+    assert peer.line.dropped
+    assert "last heard a pong 40." in str(us.conn.ending)
+
+
 def test_dead_peer_is_noticed_while_the_application_does_something_else(talk: Talk) -> None:
     us, peer = talk.open(ping_interval=20, ping_timeout=20)
     talk.clock.advance(41)

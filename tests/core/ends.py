@@ -16,14 +16,19 @@ from tests.wire import wire
 NO_KEY = bytes(4)  # masks to the same bytes, so that what a client says can be read here
 
 
+def at_interval() -> float:
+    """Have each ping leave when its interval has passed, and none earlier."""
+    return 0.0
+
+
 def server(agreed: Agreed | None = None, **options: Any) -> Connection:
     """Return the server's end."""
-    return Connection(Role.SERVER, ConnectionOptions(**options), agreed, 0.0)
+    return Connection(Role.SERVER, ConnectionOptions(**options), agreed, 0.0, at_interval)
 
 
 def client(agreed: Agreed | None = None, **options: Any) -> Connection:
     """Return the client's end."""
-    return Connection(Role.CLIENT, ConnectionOptions(**options), agreed, 0.0)
+    return Connection(Role.CLIENT, ConnectionOptions(**options), agreed, 0.0, at_interval)
 
 
 def said(first: str, payload: bytes = b"") -> bytes:

@@ -24,6 +24,7 @@ from koko.core.wire import Role
 from koko.sync import Conn
 from koko.sync.driver import Driver
 from koko.sync.transport import PlainStream
+from tests.core.ends import at_interval
 
 PATIENCE = 10.0  # seconds after which a test has failed; nothing waits so long
 
@@ -79,9 +80,10 @@ def link() -> Iterator[Link]:
     """Make a server's connection and the bare socket of its client."""
     made: list[tuple[Conn, Peer]] = []
 
-    def make(**options: Any) -> tuple[Conn, Peer]:
+    def make(**given: Any) -> tuple[Conn, Peer]:
         ours, theirs = tcp_pair()
-        core = Connection(Role.SERVER, ConnectionOptions(**options), None, monotonic())
+        options = ConnectionOptions(**given)
+        core = Connection(Role.SERVER, options, None, monotonic(), at_interval)
         request = Request("GET", "/", CIMultiDict())
         conn = Conn(Driver(core, PlainStream(ours)), request, Response(101), None)
         made.append((conn, Peer(theirs)))

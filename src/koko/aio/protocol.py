@@ -18,6 +18,7 @@ from koko.aio.timers import Timed, TimerWheel
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core import lifecycle
 from koko.core.connection import Connection
+from koko.core.keepalive import Backlog
 from koko.core.outgoing import Outgoing
 from koko.errors import CloseError
 from koko.message import Kind
@@ -210,8 +211,8 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         """Tell the core the time, which it wanted to be told by now."""
         self._timer_slot = self._due_at = None
         core = self.core
-        unsent = self.transport.get_write_buffer_size()
-        core.tick(self.now(), listening=not self.read_paused, unsent=unsent)
+        backlog = Backlog(self.transport.get_write_buffer_size())
+        core.tick(self.now(), not self.read_paused, backlog)
         self.flush()
         if core.ending is not None:
             self.waiter.wake()

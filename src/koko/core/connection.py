@@ -9,6 +9,7 @@ Not safe for threads: a face that has several holds a lock round each call.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,7 @@ from koko.core.codec import Decoder, Inbox, Item
 from koko.core.control import check_payload, close_payload, parse_close, shorten
 from koko.core.deflate import Agreed
 from koko.core.incoming import Reading
-from koko.core.keepalive import Due, Keepalive
+from koko.core.keepalive import NOTHING_WAITS, Backlog, Due, Keepalive
 from koko.core.lifecycle import HELD, MAY_SEND, MAY_SEND_CLOSE, Lifecycle, Parting, State
 from koko.core.options import ConnectionOptions
 from koko.core.outbox import Outbox
@@ -51,7 +52,12 @@ class Connection(Reading):
     """
 
     def __init__(
-        self, role: Role, options: ConnectionOptions, agreed: Agreed | None, now: float
+        self,
+        role: Role,
+        options: ConnectionOptions,
+        agreed: Agreed | None,
+        now: float,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         super().__init__()
         self.role = role
@@ -66,7 +72,7 @@ class Connection(Reading):
         self.on_ping: Callable[[bytes], object] | None = None
         self.on_pong: Callable[[bytes], object] | None = None
         self.on_close: Callable[[int, str], object] | None = None
-        self.keepalive = Keepalive(options.ping_interval, options.ping_timeout, now)
+        self.keepalive = Keepalive(options.ping_interval, options.ping_timeout, now, draw)
         self.life = Lifecycle()
         self._now = now
         self._peer_end: Close | ProtocolError | None = None
@@ -125,16 +131,16 @@ class Connection(Reading):
             self._end(self._lost)
             self._apply_peer_end()
 
-    def tick(self, now: float, listening: bool = True, unsent: int = 0) -> None:
+    def tick(self, now: float, listening: bool = True, backlog: Backlog = NOTHING_WAITS) -> None:
         """Do what time alone makes due: ping, give a dead peer up, end a long farewell.
 
-        ``listening`` is False when the face had stopped reading; ``unsent`` is how many
-        bytes it could not write yet because the peer takes no more.
+        ``listening`` is False when the face had stopped reading; ``backlog`` is what waits
+        for the peer.
         """
         self._now = now
         state, due_at = self.life.state, self.due_at
         if state is lifecycle.OPEN:
-            self._keep_alive(now, listening, unsent)
+            self._keep_alive(now, listening, backlog)
         elif due_at is None or now < due_at:
             return
         elif state in HELD:
@@ -422,9 +428,9 @@ class Connection(Reading):
         self.sent = close
         self.outbox.add_control(Opcode.CLOSE, close_payload(close))
 
-    def _keep_alive(self, now: float, listening: bool, unsent: int) -> None:
+    def _keep_alive(self, now: float, listening: bool, backlog: Backlog) -> None:
         self._note_heard()
-        due = self.keepalive.check(now, listening, unsent)
+        due = self.keepalive.check(now, listening, backlog)
         if due is Due.PING:
             self.start_ping(None, now)
         elif due is Due.GIVE_UP:

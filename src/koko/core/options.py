@@ -28,9 +28,10 @@ class ConnectionOptions:
             refused, by a server with 431.
         handshake_timeout: seconds for the whole opening handshake. None: no limit.
         close_timeout: seconds to wait for the peer's Close, then the socket is dropped.
-        ping_interval: seconds of silence after which the peer is pinged. None: never.
-        ping_timeout: seconds a ping may stay without any answer; then the peer is
-            held to be dead. None: for ever.
+        ping_interval: seconds between pings to a silent peer; one may leave up to a fifth
+            of that early, so that those of many connections are spread. None: no pings.
+        ping_timeout: seconds a ping may stay without any answer. A peer is held to be dead
+            when both together have passed since its last byte. None: never.
         compression: True for permessage-deflate (RFC 7692) without context takeover,
             a ``Compression`` for anything else, False for none.
         write_buffer_size: bytes of a fragment that a streaming writer sends.

@@ -19,6 +19,7 @@ from time import monotonic
 from typing import Any
 
 from koko.core.connection import Connection, Parting, Ping
+from koko.core.keepalive import Backlog
 from koko.core.lifecycle import State
 from koko.sync.housekeeper import housekeeper
 from koko.sync.locks import retake
@@ -152,7 +153,7 @@ class Driver(Writing):
                 self._read_what_is_there(_GLANCE)
             due_at = core.due_at
             if due_at is not None and now >= due_at:
-                core.tick(now, listening, self.stream.pending)
+                core.tick(now, listening, Backlog(self.stream.pending))
             if core.owed or self.stream.pending:
                 self.flush()
             if self.message_lock.dropped and self.message_lock.message is not None:
