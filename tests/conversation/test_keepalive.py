@@ -57,6 +57,64 @@ def test_dead_peer_is_noticed_while_the_application_does_something_else(talk: Ta
     )
 
 
+def test_peer_that_is_given_up_is_told_why_in_case_it_only_hangs(talk: Talk) -> None:
+    us, peer = talk.open(ping_interval=20, ping_timeout=20)
+    talk.clock.advance(40.5)
+    peer.hears("1 000 1001")
+    peer.hears_close(1011, "keepalive ping timeout")
+    assert peer.line.dropped
+    assert us.conn.ending.sent is None  # it is no part of a closing handshake
+    assert not us.conn.ending.ordinary
+
+
+def test_peer_that_takes_nothing_is_told_nothing(talk: Talk) -> None:
+    us, peer = talk.open(ping_interval=20, ping_timeout=20)
+    peer.stops_reading()
+    us.start_send(bytes(200_000))
+    talk.clock.advance(61)
+    assert peer.line.dropped
+    assert b"keepalive" not in peer.line.written
+
+
+@pytest.mark.parametrize(
+    ("pieces", "what"),
+    [
+        ([("0 000 0001", b"hel")], "a part of a message"),
+        ([("0 000 0001", b"hel"), ("1 000 1001", b"?")], "a ping"),
+        ([("0 000 0001", b"hel"), ("1 000 0000", b"lo")], "a message"),
+        ([("1 000 1001", b"?"), ("0 000 0001", b"hel")], "a part of a message"),
+    ],
+)
+def test_error_says_what_was_heard_last_whole_or_not(
+    talk: Talk, pieces: list[tuple[str, bytes]], what: str
+) -> None:
+    us, peer = talk.open(ping_interval=20, ping_timeout=20)
+    for bits, payload in pieces:
+        peer.says(bits, payload)
+        talk.clock.advance(0.6)  # and it is read
+    talk.clock.advance(41)
+    assert f"last heard {what} 40." in str(us.conn.ending)
+
+
+def test_error_knows_of_half_a_frame(talk: Talk) -> None:
+    us, peer = talk.open(ping_interval=20, ping_timeout=20)
+    talk.clock.advance(5)
+    peer.sends(peer.frame("1 000 0001", b"half a frame")[:5])
+    talk.clock.advance(41)
+    assert "last heard a part of a message 40." in str(us.conn.ending)
+
+
+def test_error_about_a_peer_that_talks_knows_of_no_silence(talk: Talk) -> None:
+    us, peer = talk.open(ping_interval=20, ping_timeout=20)
+    peer.stops_reading()
+    us.start_send(bytes(200_000))
+    for _ in range(7):
+        talk.clock.advance(10)
+        peer.says("1 000 1001", b"still here")
+    assert "the peer took none of the" in str(us.conn.ending)
+    assert "did not listen" not in str(us.conn.ending)
+
+
 def test_receiver_of_a_dead_peer_is_woken(talk: Talk) -> None:
     us, peer = talk.open(ping_interval=20, ping_timeout=20)
     talk.clock.advance(10)

@@ -68,6 +68,7 @@ class Inbox:
         """Do as ``feed``, for what has been fed before."""
         others: list[Item] | None = None
         while True:
+            self.heard_what = "a part of a message"  # or a control frame, which says so
             for item in self.decoder.feed(data):
                 if type(item) is str or type(item) is bytes:
                     self._messages.append(item)

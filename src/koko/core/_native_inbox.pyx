@@ -68,6 +68,8 @@ cdef class Inbox:
                 others = without_messages(items, others)
             if items:
                 self._keep(items)
+            else:
+                self.heard_what = "a part of a message"  # or a control frame, which says so
             if self._messages is not None or not self.plain or not decoder.has_backlog():
                 break
             size = 0  # more of a message is here than one feed gives, and it is wanted whole

@@ -31,6 +31,7 @@ from koko.message import Data, Kind, PreparedMessage
 
 __all__ = ["Connection", "Parting", "Ping"]
 
+GIVEN_UP = Close(1011, "keepalive ping timeout")  # what a peer held to be dead is told
 READ_AHEAD = 1 << 16  # bytes read for nobody before a face should stop reading
 
 
@@ -434,6 +435,10 @@ class Connection(Reading):
         if due is Due.PING:
             self.start_ping(None, now)
         elif due is Due.GIVE_UP:
+            if not backlog.unsent:
+                # Perhaps only the peer's process hangs: its system will keep this for it.
+                # It is no part of a closing handshake, and so not in ``sent``.
+                self.outbox.add_control(Opcode.CLOSE, close_payload(GIVEN_UP))
             self.feed_eof(now, self.keepalive.why(now))
 
     def _note_heard(self) -> None:
