@@ -20,7 +20,7 @@ ROWS = (
     ("errors", "message", "native"),
     ("core",),
     ("__init__",),  # the names that belong to neither face
-    ("dialing", "upgrading", "hijacking", "broadcasting", "places", "reconnecting"),
+    ("dialing", "upgrading", "hijacking", "broadcasting", "places", "reconnecting", "send_queue"),
     ("sync", "aio"),
     ("adapters",),
     ("cli", "__main__"),
@@ -36,6 +36,7 @@ FORBIDDEN = {
     "dialing": PURE,
     "upgrading": PURE,
     "hijacking": PURE - {"socket", "ssl"},  # it moves sockets, and waits for nothing
+    "send_queue": PURE - {"socket"},  # it asks the system, and waits for nothing
     "broadcasting": PURE,
     "places": PURE,
     "reconnecting": PURE,

@@ -319,11 +319,13 @@ cdef class SocketTransport(Watched):
         return self._protocol
 
     def get_extra_info(self, name, default=None):
-        """Return "socket", "sockname" or "peername"; the names are known after the end, too."""
+        """Return "socket", "fileno", or a name; the names are known after the end, too."""
         if name == "sockname":
             return self._local
         if name == "peername":
             return self._remote
+        if name == "fileno":
+            return self._fd
         if name == "socket" and self._fd >= 0:
             if self._bare:
                 self._socket = socket.socket(fileno=self._fd)

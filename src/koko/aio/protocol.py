@@ -15,10 +15,10 @@ from typing import Any
 from koko.aio.message_lock import MessageLock
 from koko.aio.reflex import Reflex
 from koko.aio.timers import Timed, TimerWheel
+from koko.aio.transport import backlog_of, unsent_in
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core import lifecycle
 from koko.core.connection import Connection
-from koko.core.keepalive import Backlog
 from koko.core.outgoing import Outgoing
 from koko.errors import CloseError
 from koko.message import Kind
@@ -66,7 +66,7 @@ class ConnProtocol(Reflex, asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._end("the peer's stream ended without a Close")
-        if not self.transport.is_closing() and self.transport.get_write_buffer_size():
+        if not self.transport.is_closing() and unsent_in(self.transport):
             # The peer may have stopped reading as well: the last bytes get a bounded time.
             self._timer_slot = self._timers.set(self.now() + self.core.close_timeout, self)
         return False  # the transport closes itself
@@ -211,8 +211,7 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         """Tell the core the time, which it wanted to be told by now."""
         self._timer_slot = self._due_at = None
         core = self.core
-        backlog = Backlog(self.transport.get_write_buffer_size())
-        core.tick(self.now(), not self.read_paused, backlog)
+        core.tick(self.now(), not self.read_paused, backlog_of(self.transport))
         self.flush()
         if core.ending is not None:
             self.waiter.wake()

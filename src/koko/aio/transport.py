@@ -1,5 +1,7 @@
 """From a socket to a transport: our own where it was built and does what is asked, else the loop's.
 
+And what is asked of any of them: what waits in it.
+
 Ours is for plain TCP and Unix sockets, on Linux, beside the native codec. TLS is aiofastnet's
 where that is installed: it spends a third of what the loops' own does on a small message
 (``bench/run.py --only tls``).
@@ -16,7 +18,9 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from koko.core.codec import IMPLEMENTATION
+from koko.core.keepalive import Backlog
 from koko.native import EXTENSIONS
+from koko.send_queue import backlog_on
 
 OURS = "koko.aio._native_transport"
 
@@ -62,3 +66,24 @@ async def attach(sock: socket.socket, protocol: P) -> P:
             return protocol
     _, made = await asyncio.get_running_loop().create_connection(lambda: protocol, sock=sock)
     return made
+
+
+def backlog_of(transport: asyncio.Transport) -> Backlog:
+    """Return what waits for the peer: in the transport, in those below it, in the system."""
+    # Our own would make a socket object if it were asked for one, and keep it.
+    descriptor = transport.get_extra_info("fileno")
+    if descriptor is None:
+        sock = transport.get_extra_info("socket")
+        descriptor = -1 if sock is None else sock.fileno()
+    return backlog_on(descriptor, unsent_in(transport))
+
+
+def unsent_in(transport: asyncio.Transport) -> int:
+    """Return how many bytes wait in a transport and in those below it.
+
+    asyncio's own TLS hands everything on at once, to a transport that it does not show; of
+    uvloop's the system alone tells what becomes of it.
+    """
+    unsent = transport.get_write_buffer_size()
+    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    return unsent if below is None else unsent + unsent_in(below)

@@ -21,6 +21,7 @@ from typing import Any
 from koko.core.connection import Connection, Parting, Ping
 from koko.core.keepalive import Backlog
 from koko.core.lifecycle import State
+from koko.send_queue import backlog_on
 from koko.sync.housekeeper import housekeeper
 from koko.sync.locks import retake
 from koko.sync.transport import READ, WRITE, Stream, broken_by, deadline_in, earliest, time_left
@@ -153,7 +154,7 @@ class Driver(Writing):
                 self._read_what_is_there(_GLANCE)
             due_at = core.due_at
             if due_at is not None and now >= due_at:
-                core.tick(now, listening, Backlog(self.stream.pending))
+                core.tick(now, listening, self._backlog)
             if core.owed or self.stream.pending:
                 self.flush()
             if self.message_lock.dropped and self.message_lock.message is not None:
@@ -228,6 +229,10 @@ class Driver(Writing):
     def _has_enough(self) -> bool:
         """True when no more should be read until somebody receives; what nobody will is dropped."""
         return self.core.full and self.core.ending is None
+
+    @property
+    def _backlog(self) -> Backlog:
+        return backlog_on(self.stream.socket.fileno(), self.stream.pending)
 
     def _read_what_is_there(self, reads: int) -> None:
         while reads and not self.closed and not self._has_enough:
