@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from koko.aio.protocol import end_half
 from koko.aio.timers import Timed
+from koko.aio.transport import close
 from koko.core.address import written
 from koko.core.handshake import is_websocket_upgrade, refusal
 from koko.core.head import Request, RequestParser, Response, write_response
@@ -83,7 +84,7 @@ class Opening(asyncio.Protocol):
         """Answer with 503, unless there is an answer already or the application has the word."""
         if not self._answered and self._answering is None:
             self._refuse(None, _going_away())
-            self.transport.close()  # nobody waits here for a client that may never have spoken
+            close(self.transport)  # nobody waits here for a client that may never have spoken
 
     # The door of its request
 

@@ -14,22 +14,28 @@ from koko.errors import HandshakeError
 
 
 async def ask_on(
-    sock: socket.socket, parser: ResponseParser, context: ssl.SSLContext | None, name: str | None
+    sock: socket.socket,
+    parser: ResponseParser,
+    context: ssl.SSLContext | None,
+    name: str | None,
+    farewell: float,
 ) -> Asking:
     """Begin on a connected socket; TLS first, if the peer must prove to be ``name``.
+
+    ``farewell`` is how many seconds the end of TLS may take.
 
     Raises:
         OSError: TLS failed.
     """
     loop = asyncio.get_running_loop()
-    secure = _secure(context, name)
+    secure = _secure(context, name, farewell)
     # From here on the transport closes the socket, also when TLS fails.
     _, asking = await loop.create_connection(lambda: Asking(parser), sock=sock, **secure)
     return _checked(asking, asking.transport, name)
 
 
 async def ask_through(
-    tunnel: asyncio.Transport, context: ssl.SSLContext | None, name: str | None
+    tunnel: asyncio.Transport, context: ssl.SSLContext | None, name: str | None, farewell: float
 ) -> Asking:
     """Begin at the far end of a tunnel, on which reading is paused; TLS first, as above."""
     asking = Asking(ResponseParser())
@@ -37,7 +43,7 @@ async def ask_through(
     if name is None:
         tunnel.set_protocol(asking)
     else:
-        loop, secure = asyncio.get_running_loop(), _secure(context, name)
+        loop, secure = asyncio.get_running_loop(), _secure(context, name, farewell)
         try:
             started = await loop.start_tls(tunnel, asking, secure.pop("ssl"), **secure)
         except TypeError as error:
@@ -51,10 +57,14 @@ async def ask_through(
     return asking
 
 
-def _secure(context: ssl.SSLContext | None, name: str | None) -> dict[str, Any]:
+def _secure(context: ssl.SSLContext | None, name: str | None, farewell: float) -> dict[str, Any]:
     if name is None:
         return {}
-    return {"ssl": context or ssl.create_default_context(), "server_hostname": name}
+    return {
+        "ssl": context or ssl.create_default_context(),
+        "server_hostname": name,
+        "ssl_shutdown_timeout": farewell,
+    }
 
 
 def _checked(asking: Asking, transport: asyncio.Transport, name: str | None) -> Asking:

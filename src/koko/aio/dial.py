@@ -99,10 +99,10 @@ class Dialing(Pending[Conn]):
             sock = await through_socks(dialer, proxy, target, deadline)
         else:
             tunnel = await open_tunnel(dialer, proxy, target, deadline)
-            return await ask_through(tunnel.transport, dialer.ssl, name)
+            return await ask_through(tunnel.transport, dialer.ssl, name, dialer.close_timeout)
         if name is None:
             return await ask_plainly(sock)
-        return await ask_on(sock, ResponseParser(), dialer.ssl, name)
+        return await ask_on(sock, ResponseParser(), dialer.ssl, name, dialer.close_timeout)
 
 
 async def _answer(asking: Asking, request: Request, limit: asyncio.Timeout) -> Response:

@@ -15,7 +15,7 @@ from typing import Any
 from koko.aio.message_lock import MessageLock
 from koko.aio.reflex import Reflex
 from koko.aio.timers import Timed, TimerWheel
-from koko.aio.transport import backlog_of, unsent_in
+from koko.aio.transport import backlog_of, close, unsent_in
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core import lifecycle
 from koko.core.connection import Connection
@@ -191,8 +191,7 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         if parting is lifecycle.STAY or (core.owed and not self.lost):
             return
         if parting is lifecycle.DROP:
-            if not self.transport.is_closing():  # a second close() disarms abort() of asyncio's TLS
-                self.transport.close()
+            close(self.transport)
         elif not self._half_closed:
             self._half_closed = True
             end_half(self.transport)
@@ -213,10 +212,10 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         core = self.core
         core.tick(self.now(), not self.read_paused, backlog_of(self.transport))
         self.flush()
+        if core.life.state is lifecycle.CLOSED:
+            self.transport.abort()  # what was just written still leaves; TLS must not wait
         if core.ending is not None:
             self.waiter.wake()
-        if core.life.state is lifecycle.CLOSED:
-            self.transport.abort()
         self.part()
 
     # What a Reflex calls
@@ -343,4 +342,4 @@ def end_half(transport: asyncio.Transport) -> None:
             return
     except OSError:  # the peer has reset it
         pass
-    transport.close()
+    close(transport)

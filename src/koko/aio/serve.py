@@ -108,6 +108,7 @@ class Server:
         tls: dict[str, Any] = {}
         if self._ssl is not None:
             tls["ssl_handshake_timeout"] = self.upgrader.handshake_timeout
+            tls["ssl_shutdown_timeout"] = self.upgrader.close_timeout
         sockets = [sock] if sock is not None else await bind(host, port, bool(reuse_port))
         for bound in sockets:
             listener = await listen_on(bound, lambda: Opening(self), BACKLOG, self._ssl, **tls)

@@ -1,6 +1,6 @@
 """From a socket to a transport: our own where it was built and does what is asked, else the loop's.
 
-And what is asked of any of them: what waits in it.
+And what is asked of any of them: what waits in it, and that it ends.
 
 Ours is for plain TCP and Unix sockets, on Linux, beside the native codec. TLS is aiofastnet's
 where that is installed: it spends a third of what the loops' own does on a small message
@@ -87,3 +87,12 @@ def unsent_in(transport: asyncio.Transport) -> int:
     unsent = transport.get_write_buffer_size()
     below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
     return unsent if below is None else unsent + unsent_in(below)
+
+
+def close(transport: asyncio.Transport) -> None:
+    """Close a transport: what waits in it leaves, if the peer takes it.
+
+    Twice does harm: after a second ``close`` asyncio's own TLS no longer hears ``abort``.
+    """
+    if not transport.is_closing():
+        transport.close()

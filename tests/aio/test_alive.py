@@ -1,0 +1,212 @@
+"""Who is alive, over real TCP and every TLS there is: ours, the loops', aiofastnet's.
+
+Keepalive looks at our own system's queues here, so the seconds are real; all kinds of
+connection go through them side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import pytest
+
+import koko.aio.transport as transports
+from koko import CloseError
+from koko.aio import Conn, Server, Upgrader, dial, reconnect
+from koko.reconnecting import Backoff
+from tests.relay import Relay, relay
+
+pytestmark = pytest.mark.usefixtures("loop_factory")
+
+KEPT = {"ping_interval": 0.4, "ping_timeout": 0.4}
+DEAD = 0.8  # both together
+BIG, RATE = bytes(6_000_000), 3_000_000  # more than a system takes at once; 2 s
+
+Tls = tuple[ssl.SSLContext, ssl.SSLContext]
+Ends = tuple[Conn, Conn, Relay]
+Scene = Callable[[Conn, Conn, Relay], Awaitable[None]]
+
+# Who we are, whether it is TLS, and whether a server's TLS is the loop's own
+KINDS = [
+    ("client", False, False),
+    ("client", True, False),
+    ("server", False, False),
+    ("server", True, False),
+    ("server", True, True),
+]
+
+
+@pytest.fixture
+def tls(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> Tls:
+    return server_tls, client_tls
+
+
+@asynccontextmanager
+async def ends(
+    who: str, tls: Tls | None, own: bool, rate: float | None, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Ends]:
+    """Yield us, who keep the connection alive, the peer, and the relay between them."""
+    served: asyncio.Queue[Conn] = asyncio.Queue()
+    options: dict[str, Any] = {"read_limit": None, "close_timeout": 30}
+    kept, other = {**options, **KEPT}, {**options, "ping_interval": None}
+
+    async def handle(conn: Conn) -> None:
+        served.put_nowait(conn)
+        await conn.wait_closed()
+
+    upgrader = Upgrader(**(kept if who == "server" else other))
+    server = Server(handle, "127.0.0.1", upgrader=upgrader, ssl=tls and tls[0])
+    with monkeypatch.context() as patch:
+        if own:
+            patch.setattr(transports, "aiofastnet", None)
+        await server.start()
+    with relay(server.address, rate) as between:
+        url = f"{'wss' if tls else 'ws'}://127.0.0.1:{between.address[1]}/"
+        options = other if who == "server" else kept
+        client = await dial(url, ssl=tls and tls[1], proxy=None, **options)
+        both = client, await served.get()
+        us, peer = both if who == "client" else both[::-1]
+        try:
+            yield us, peer, between
+        finally:
+            us.abort()
+            peer.abort()
+            await server.close()
+
+
+async def on_every_kind(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch, scene: Scene, rate: float | None = None
+) -> None:
+    async def play(who: str, secure: bool, own: bool) -> None:
+        try:
+            async with ends(who, tls if secure else None, own, rate, monkeypatch) as scenery:
+                await scene(*scenery)
+        except Exception as error:
+            error.add_note(f"as {who}, {'TLS' if secure else 'plain'}{', own' if own else ''}")
+            raise
+
+    async with asyncio.TaskGroup() as group:
+        for kind in KINDS:
+            group.create_task(play(*kind))
+
+
+async def test_peer_that_takes_a_large_message_slowly_is_alive(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(us: Conn, peer: Conn, between: Relay) -> None:
+        begun = time.monotonic()
+        await us.send(BIG)
+        assert await peer.recv() == BIG
+        assert time.monotonic() - begun > 2 * DEAD
+        await peer.send("all of it")
+        assert await us.recv() == "all of it"
+
+    await on_every_kind(tls, monkeypatch, scene, RATE)
+
+
+async def test_dead_peer_is_noticed_in_time_by_receiver_pinger_and_writer_and_left_at_once(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(us: Conn, peer: Conn, between: Relay) -> None:
+        between.stop()
+        await us.send(BIG)
+        begun = time.monotonic()
+        waiting = [us.recv(), us.ping(), fill(us)]
+        for told in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(told, CloseError)
+            assert told.code == 1006
+        assert DEAD / 2 < time.monotonic() - begun < DEAD + 0.7
+        begun = time.monotonic()
+        await us.close(timeout=2)
+        assert time.monotonic() - begun < 0.5
+
+    await on_every_kind(tls, monkeypatch, scene)
+
+
+async def fill(conn: Conn) -> None:
+    while True:
+        await conn.send(BIG)
+
+
+async def test_peer_held_to_be_dead_finds_the_reason_when_it_wakes(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(us: Conn, peer: Conn, between: Relay) -> None:
+        between.stop()
+        with pytest.raises(CloseError, match="no answer to a ping within 0.4 s, last heard"):
+            await us.recv()
+        await us.wait_closed(timeout=0.5)
+        between.go_on()
+        with pytest.raises(CloseError) as raised:
+            await peer.recv()
+        assert (raised.value.code, raised.value.reason) == (1011, "keepalive ping timeout")
+
+    await on_every_kind(tls, monkeypatch, scene)
+
+
+async def test_reconnecting_client_dials_at_once_after_a_death(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transports, "aiofastnet", None)
+    silent = Upgrader(ping_interval=None)
+    async with Server(hold, "127.0.0.1", upgrader=silent, ssl=tls[0]) as server:
+        with relay(server.address) as between:
+            url = f"wss://127.0.0.1:{between.address[1]}/"
+            backoff, died_at = Backoff(base=0.01), 0.0
+            connections = reconnect(url, backoff=backoff, ssl=tls[1], proxy=None, **KEPT)
+            async with aclosing(connections):
+                async for conn in connections:
+                    if died_at:
+                        break
+                    between.stop()
+                    with pytest.raises(CloseError, match="no answer to a ping"):
+                        await conn.recv()
+                    died_at = time.monotonic()
+                    between.go_on()
+            assert time.monotonic() - died_at < 0.5
+
+
+async def hold(conn: Conn) -> None:
+    await conn.wait_closed()
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["fast", "own"])
+async def test_server_that_closes_is_not_held_up_by_a_client_that_never_spoke(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    if own:
+        monkeypatch.setattr(transports, "aiofastnet", None)
+    server = Server(hold, "127.0.0.1", ssl=tls[0])
+    await server.start()
+    with relay(server.address) as between:
+        _, writer = await asyncio.open_connection(
+            "127.0.0.1", between.address[1], ssl=tls[1], server_hostname="127.0.0.1"
+        )
+        while not server._openings:  # it has its half of TLS a little later
+            await asyncio.sleep(0.01)
+        between.stop()
+        begun = time.monotonic()
+        await server.close(timeout=0.2)
+        while server._openings:
+            await asyncio.sleep(0.01)
+        assert time.monotonic() - begun < 1
+        between.go_on()
+        writer.transport.abort()
+
+
+async def test_close_that_nobody_answers_takes_its_timeout_on_every_kind(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(us: Conn, peer: Conn, between: Relay) -> None:
+        between.stop()
+        await us.send(BIG)
+        begun = time.monotonic()
+        await us.close(timeout=0.3)
+        assert 0.25 < time.monotonic() - begun < 0.8
+
+    await on_every_kind(tls, monkeypatch, scene)
