@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 PIECE = 1 << 14
 ROOM = 1 << 14  # bytes that its sockets hold: what is slow must be felt by those who write
@@ -38,10 +38,8 @@ class Relay:
     def close(self) -> None:
         self._passing.set()
         for end in self._ends:
-            try:
+            with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)  # wakes who is inside
-            except OSError:
-                pass
             end.close()
 
     def _accept(self) -> None:
@@ -60,14 +58,12 @@ class Relay:
                 threading.Thread(target=self._pass_on, args=way, daemon=True).start()
 
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
-        try:
+        with suppress(OSError):
             while octets := source.recv(PIECE):
                 self._passing.wait()
                 sink.sendall(octets)
                 time.sleep(self._pause * len(octets) / PIECE)
             sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -31,13 +31,13 @@ Tls = tuple[ssl.SSLContext, ssl.SSLContext]
 Ends = tuple[Conn, Conn, Relay]
 Scene = Callable[[Conn, Conn, Relay], Awaitable[None]]
 
-# Who we are, whether it is TLS, and whether a server's TLS is the loop's own
 KINDS = [
-    ("client", False, False),
-    ("client", True, False),
-    ("server", False, False),
-    ("server", True, False),
-    ("server", True, True),
+    ("client", "plain"),
+    ("client", "TLS"),
+    ("client", "TLS in TLS"),
+    ("server", "plain"),
+    ("server", "TLS"),
+    ("server", "TLS of the loop"),  # not aiofastnet's
 ]
 
 
@@ -48,27 +48,27 @@ def tls(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> Tls:
 
 @asynccontextmanager
 async def ends(
-    who: str, tls: Tls | None, own: bool, rate: float | None, monkeypatch: pytest.MonkeyPatch
+    who: str, how: str, tls: Tls, rate: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Ends]:
     """Yield us, who keep the connection alive, the peer, and the relay between them."""
     served: asyncio.Queue[Conn] = asyncio.Queue()
     options: dict[str, Any] = {"read_limit": None, "close_timeout": 30}
-    kept, other = {**options, **KEPT}, {**options, "ping_interval": None}
+    silent, kept = {**options, "ping_interval": None}, {**options, **KEPT}
 
     async def handle(conn: Conn) -> None:
         served.put_nowait(conn)
         await conn.wait_closed()
 
-    upgrader = Upgrader(**(kept if who == "server" else other))
-    server = Server(handle, "127.0.0.1", upgrader=upgrader, ssl=tls and tls[0])
+    for_server, for_client = (kept, silent) if who == "server" else (silent, kept)
+    ours, theirs = (None, None) if how == "plain" else tls
+    server = Server(handle, "127.0.0.1", upgrader=Upgrader(**for_server), ssl=ours)
     with monkeypatch.context() as patch:
-        if own:
+        if how == "TLS of the loop":
             patch.setattr(transports, "aiofastnet", None)
         await server.start()
-    with relay(server.address, rate) as between:
-        url = f"{'wss' if tls else 'ws'}://127.0.0.1:{between.address[1]}/"
-        options = other if who == "server" else kept
-        client = await dial(url, ssl=tls and tls[1], proxy=None, **options)
+    async with server, way(how, server.address, tls[0], rate) as (address, proxy, between):
+        url = f"{'ws' if how == 'plain' else 'wss'}://127.0.0.1:{address[1]}/"
+        client = await dial(url, ssl=theirs, proxy=proxy, **for_client)
         both = client, await served.get()
         us, peer = both if who == "client" else both[::-1]
         try:
@@ -76,18 +76,50 @@ async def ends(
         finally:
             us.abort()
             peer.abort()
-            await server.close()
+
+
+@asynccontextmanager
+async def way(
+    how: str, server: tuple[str, int], context: ssl.SSLContext, rate: float | None
+) -> AsyncIterator[tuple[tuple[str, int], str | None, Relay]]:
+    """Yield where to dial, through which proxy, and the relay on the way."""
+    if how != "TLS in TLS":
+        with relay(server, rate) as between:
+            yield between.address, None, between
+        return
+    tunnels: set[asyncio.Task[None]] = set()
+
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        there, onward = await asyncio.open_connection(*server)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        for one, other in ((reader, onward), (there, writer)):
+            tunnels.add(asyncio.create_task(pass_on(one, other)))
+
+    proxy = await asyncio.start_server(tunnel, "127.0.0.1", ssl=context)
+    with relay(proxy.sockets[0].getsockname(), rate) as between:
+        yield server, f"https://127.0.0.1:{between.address[1]}", between
+    proxy.close()
+    await asyncio.wait(tunnels)
+
+
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while octets := await reader.read(1 << 16):
+            writer.write(octets)
+            await writer.drain()
+    writer.transport.abort()
 
 
 async def on_every_kind(
     tls: Tls, monkeypatch: pytest.MonkeyPatch, scene: Scene, rate: float | None = None
 ) -> None:
-    async def play(who: str, secure: bool, own: bool) -> None:
+    async def play(who: str, how: str) -> None:
         try:
-            async with ends(who, tls if secure else None, own, rate, monkeypatch) as scenery:
+            async with ends(who, how, tls, rate, monkeypatch) as scenery:
                 await scene(*scenery)
         except Exception as error:
-            error.add_note(f"as {who}, {'TLS' if secure else 'plain'}{', own' if own else ''}")
+            error.add_note(f"as {who}, {how}")
             raise
 
     async with asyncio.TaskGroup() as group:
