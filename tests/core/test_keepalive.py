@@ -7,7 +7,10 @@ from random import Random
 
 import pytest
 
+from koko.core.connection import Connection
 from koko.core.keepalive import EARLY, LATE, LOOKS, NOTHING_WAITS, Backlog, Due, Keepalive
+from koko.core.options import ConnectionOptions
+from koko.core.wire import Role
 from tests.core.ends import at_interval
 
 NOTHING, PING, GIVE_UP = Due
@@ -123,6 +126,12 @@ def test_pings_of_many_are_spread_and_none_leaves_later_than_its_interval():
     assert max(firsts) <= 20
     tenths = [int(at * 10) for at in firsts]
     assert max(map(tenths.count, tenths)) < 60
+
+
+def test_connections_are_spread_without_being_told_how():
+    ends = [Connection(Role.SERVER, ConnectionOptions(), None, 0.0) for _ in range(100)]
+    assert len({end.due_at for end in ends}) == 100
+    assert all(20 * (1 - EARLY) <= end.due_at <= 20 for end in ends)
 
 
 def test_pings_of_one_stay_spread():
