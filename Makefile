@@ -1,10 +1,11 @@
 # Every target sets up what it needs by itself, in .venv and build/, and says so in a line.
 #
 #   PYTHON=python3.12   which Python makes .venv (3.11 or later; default: the newest found)
+#   PYTHONS='3.14'      which Pythons make pythons tries
 #   ARGS='-k close'     handed on to pytest, compliance/run.py, bench/run.py or each fuzz harness
 
 USABLE = import sys, ensurepip; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
 	$$python -c '$(USABLE)' 2>/dev/null && echo $$python && break; done)
 
 VENV := .venv
@@ -18,12 +19,13 @@ WSTEST := build/wstest/bin/wstest
 ABOUT_CORE := tests/core tests/conversation tests/dialing tests/test_dialing.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integrations coverage lint format types compliance bench fuzz wheel clean
+.PHONY: help demo test integrations pythons coverage lint format types compliance bench fuzz wheel clean
 
 help:
 	@echo 'make demo        install Koko and open the chat and echo page'
 	@echo 'make test        run the tests, on the native codec (if built) and on the pure one'
 	@echo 'make integrations   the tests inside gunicorn, gevent, werkzeug, Flask and Django'
+	@echo 'make pythons     the tests of core, faces and conversations on Python 3.12 to 3.15'
 	@echo 'make coverage    lines and branches of koko.core, pure codec: 100 % or an error'
 	@echo 'make lint        ruff: rules and format; make format repairs what it can'
 	@echo 'make types       mypy --strict'
@@ -43,6 +45,11 @@ test: $(EQUIPPED)
 # Koko inside the servers and frameworks of others.
 integrations: $(INTEGRATED)
 	@$(BIN)/python tests/both_codecs.py -m integration $(ARGS)
+
+# Those that do not run here are taken from Debian's unstable suite: as root, with debootstrap.
+PYTHONS := 3.12 3.13 3.14 3.15
+pythons:
+	@.ci/pythons $(PYTHONS)
 
 coverage: $(EQUIPPED)
 	@echo '==> coverage of koko.core on the pure codec'

@@ -309,7 +309,7 @@ def test_idle_codec_holds_no_buffer(codec):
         decoder.feed(frame)
         encoder.encode(2, bytes(10_000))
 
-    frame = wire("1 000 0010  1 len", bytes(10_000))
+    frame = wire("1 000 0010  1 len", bytes(10_000))  # zeros: see mask() in the pure codec
     pairs = [(codec.Decoder(Role.SERVER), codec.Encoder(Role.SERVER)) for _ in range(4)]
     tracemalloc.start()
     try:

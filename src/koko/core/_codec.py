@@ -32,9 +32,11 @@ def mask(payload: bytes, key: bytes, at: int = 0) -> bytes:
     size = len(payload)
     if at & 3:
         key = key[at & 3 :] + key[: at & 3]
-    keys = (key * (size // 4 + 1))[:size]
+    # The 1 on top keeps the number large where the payload comes out as zeros. Since CPython 3.14
+    # a small one keeps the block it was computed in, for the next small number that is made.
+    keys = (key * (size // 4 + 1))[:size] + b"\1"
     masked = int.from_bytes(payload, "little") ^ int.from_bytes(keys, "little")
-    return masked.to_bytes(size, "little")
+    return masked.to_bytes(size + 1, "little")[:size]
 
 
 def check_close_payload(payload: bytes) -> None:
