@@ -49,7 +49,8 @@ def chromium() -> str:
         path = shutil.which(name)
         if path is not None:
             return path
-    pytest.skip(f"no browser here: {CHOSEN or ', '.join(NAMES)} not found")
+    sought = f"KOKO_BROWSER={CHOSEN}" if CHOSEN else f"none of {', '.join(NAMES)} is installed"
+    pytest.skip(f"no browser here: {sought}")
 
 
 @contextmanager
