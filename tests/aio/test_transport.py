@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import resource
 import socket
 import struct
@@ -225,7 +226,6 @@ async def test_addresses_are_known_after_the_end_on_ours(ours: Any, pair: Any) -
     near, _ = pair
     names = near.getsockname(), near.getpeername()
     heard = await opened(our_own, near)
-    assert heard.transport.get_extra_info("socket").fileno() == near.fileno()
     await ended(heard)
     known = [heard.transport.get_extra_info(name) for name in ("sockname", "peername")]
     assert (*known,) == names
@@ -455,3 +455,82 @@ async def test_a_connection_that_the_kernel_ends_is_an_ordinary_error_to_the_rea
         theirs.abort()
         with pytest.raises(CloseError, match="reset"):
             await conn.recv()
+
+
+async def test_nothing_is_written_into_what_has_the_number_of_a_closed_socket() -> None:
+    async with Server(echo, "127.0.0.1") as server:
+        given = socket.create_connection(server.address)
+        number = given.fileno()
+        conn = await dial(url(server), sock=given)
+        given.close()
+        lent = conn.transport.get_extra_info("socket")
+        assert lent.getpeername() == conn.remote_address
+        is_ours = type(conn.transport).__module__.startswith("koko.")
+        if is_ours:
+            lent._sock.close()
+            os.close(lent._sock.detach())
+            assert lent.fileno() == number  # it is still ours
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            await conn.send("a secret")
+            assert await conn.recv() == "a secret"
+            for end in (ours, theirs):
+                end.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    end.recv(1)
+        await conn.close()
+    if is_ours:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            lent.getpeername()
+
+
+async def test_a_listener_accepts_whatever_becomes_of_the_socket_it_was_given(ours: Any) -> None:
+    given = socket.create_server(("127.0.0.1", 0))
+    address = given.getsockname()
+    accepted: list[Heard] = []
+    listener = ours.Listener(given, lambda: accepted.append(Heard()) or accepted[-1])
+    given.close()
+    near, far = socket.socketpair()  # has its number now
+    with near, far:
+        _, writer = await asyncio.open_connection(*address)
+        writer.close()
+        await writer.wait_closed()
+        while not accepted:
+            await asyncio.sleep(0)
+        await ended(accepted[0])
+        listener.close()
+        near.sendall(b"whole")
+        assert far.recv(9) == b"whole"
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*address)
+
+
+async def test_a_protocol_that_cannot_be_made_costs_its_own_connection_only(ours: Any) -> None:
+    made: list[Heard] = []
+
+    def make() -> Heard:
+        if not made:
+            made.append(Heard())
+            raise LookupError("cannot")
+        made.append(Heard())
+        return made[-1]
+
+    loop = asyncio.get_running_loop()
+    complaints: list[str] = []
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, complaint: complaints.append(complaint["message"]))
+    listener = ours.Listener(socket.create_server(("127.0.0.1", 0)), make)
+    address = listener.sockets[0].getsockname()
+    reader, writer = await asyncio.open_connection(*address)
+    assert await reader.read() == b""
+    _, other = await asyncio.open_connection(*address)
+    while len(made) < 2:
+        await asyncio.sleep(0)
+    loop.set_exception_handler(before)
+    assert complaints == ["accept() failed"]
+    for each in (writer, other):
+        each.close()
+        await each.wait_closed()
+    listener.close()
+    await made[1].until(lambda: made[1].told == ["eof"])
+    await ended(made[1])

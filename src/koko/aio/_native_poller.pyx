@@ -46,6 +46,9 @@ cdef object failure():
 cdef class Watched(Line):
     """A descriptor that a poller may watch; a Line as well, since a class in C has one base."""
 
+    def __cinit__(self, *rest):
+        self._fd = -1  # not 0, which is somebody's: what fails to be made closes nothing
+
     cdef int ready(self, uint32_t events) except -1:
         """Do what has become possible."""
         raise NotImplementedError
@@ -82,10 +85,10 @@ cdef class Poller:
     """
 
     def __cinit__(self):
-        self._watched = []
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
         if self._epoll < 0:
             raise failure()
+        self._watched = []
         self._octets = <unsigned char *>malloc(MUCH)
         if self._octets == NULL:
             raise MemoryError

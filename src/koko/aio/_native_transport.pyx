@@ -19,6 +19,7 @@ from koko.aio._native_reflex cimport Reflex, made_here_only
 
 import asyncio
 import errno as eno
+import os
 import socket
 import warnings
 from asyncio.trsock import TransportSocket
@@ -74,26 +75,24 @@ cdef class SocketTransport(Watched):
     """One connected stream socket: what ``asyncio.Transport`` says, done at once where it can be.
 
     ``write`` hands to the kernel what it takes; a protocol that is a ``Reflex`` gets what
-    arrives without a copy of it. It owns the socket and closes it.
+    arrives without a copy of it. It owns the descriptor: nobody else can close it, so what is
+    written never goes into whatever has its number next.
     """
 
     cdef object _protocol
     cdef Reflex _reflex  # the protocol, if it is one
-    cdef object _socket  # made when it is asked for, unless we were given one
     cdef object _local
     cdef object _remote
     cdef list _unsent  # what the peer has no room for yet; None while there is nothing
     cdef Py_ssize_t _unsent_size, _high, _low
     cdef Py_ssize_t _taken  # bytes of the first of them that have left
     cdef bint _protocol_paused, _read_paused, _heard_end, _ends, _lost
-    cdef bint _bare  # there is no socket object, which would close the descriptor
     cdef bint _spared  # the loop itself watches it: who has one connection pays for one epoll
     cdef object __weakref__
 
     def __dealloc__(self):
         if self._fd >= 0:
-            if self._bare:
-                close(self._fd)
+            close(self._fd)
             warnings.warn(f"unclosed transport of descriptor {self._fd}", ResourceWarning)
 
     # What the poller calls, or the loop
@@ -300,14 +299,12 @@ cdef class SocketTransport(Watched):
 
     def _end(self, error):
         protocol, self._protocol, self._reflex = self._protocol, None, None
+        fd, self._fd = self._fd, -1
         try:
-            protocol.connection_lost(error)
+            if protocol is not None:  # it could not be made
+                protocol.connection_lost(error)
         finally:
-            if self._bare:
-                close(self._fd)
-            else:
-                self._socket.close()
-            self._fd = -1
+            close(fd)
 
     # What it stands on
 
@@ -327,11 +324,12 @@ cdef class SocketTransport(Watched):
         if name == "fileno":
             return self._fd
         if name == "socket" and self._fd >= 0:
-            if self._bare:
-                self._socket = socket.socket(fileno=self._fd)
-                self._bare = False
-            return TransportSocket(self._socket)
+            return LentSocket(self)
         return default
+
+    def fileno(self):
+        """Return the descriptor, -1 once it is closed."""
+        return self._fd
 
     def __repr__(self):
         state = "closed" if self._fd < 0 else "closing" if self._closing else "open"
@@ -356,24 +354,59 @@ cdef object address_in(sockaddr *address):
     return None
 
 
-cdef SocketTransport transport_on(Poller poller, loop, context, int fd, sock, local, remote):
+cdef object names_of(int fd):
+    """Return both addresses of a socket."""
+    sock = socket.socket(fileno=fd)
+    try:
+        return sock.getsockname(), sock.getpeername()
+    finally:
+        sock.detach()
+
+
+class LentSocket(TransportSocket):
+    """The socket as an application may use it: to ask, and to set options, but not to close."""
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, transport):
+        self._transport = transport
+
+    @property
+    def _sock(self):
+        return Duplicate(fileno=os.dup(self.fileno()))
+
+    def fileno(self):
+        return self._transport.fileno()
+
+
+class Duplicate(socket.socket):
+    """A socket for one call."""
+
+    def __del__(self):
+        self.close()
+
+
+cdef SocketTransport transport_on(Poller poller, loop, context, int fd, local, remote):
     cdef SocketTransport transport = SocketTransport.__new__(SocketTransport)
     transport._fd = fd
     transport._loop = loop
     transport._context = context
     transport._poller = poller
-    transport._socket = sock
-    transport._bare = sock is None
     transport._high, transport._low = HIGH_WATER, LOW_WATER
     transport._local = local
     transport._remote = remote
     return transport
 
 
-cdef int begin(SocketTransport transport, protocol) except -1:
-    transport.set_protocol(protocol)
-    protocol.connection_made(transport)
-    return transport.rewatch()
+cdef int begin(SocketTransport transport, factory) except -1:
+    try:
+        protocol = factory()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        return transport.rewatch()
+    except BaseException as error:
+        transport.lose(error)
+        raise
 
 
 def hasten(sock):
@@ -383,7 +416,9 @@ def hasten(sock):
 
 
 def attach(sock, protocol):
-    """Give a connected socket to a protocol, on the loop that runs; from now on it is closed here.
+    """Give a connected socket to a protocol, on the loop that runs.
+
+    Its descriptor is ours from now on; ``sock`` is as after ``detach``.
 
     Raises:
         OSError: it is not connected any more; it was closed.
@@ -399,11 +434,10 @@ def attach(sock, protocol):
     except OSError:
         sock.close()
         raise
-    context = copy_context()
-    transport = transport_on(poller, loop, context, sock.fileno(), sock, local, remote)
+    transport = transport_on(poller, loop, copy_context(), sock.detach(), local, remote)
     transport._spared = not poller._spares_one
     poller._spares_one = True
-    begin(transport, protocol)
+    begin(transport, lambda: protocol)
 
 
 @cython.final
@@ -421,11 +455,15 @@ cdef class Listener(Watched):
         hasten(sock)  # Linux hands it on to the sockets that are accepted
         self.sockets = (sock,)
         self._context = copy_context()
-        self._fd = sock.fileno()
         self._factory = factory
         local = sock.getsockname()
         self._local = None if local[0] in ("0.0.0.0", "::") else local
+        self._fd = os.dup(sock.fileno())  # that one may be closed by whoever has it
         self.watch(EPOLLIN)
+
+    def __dealloc__(self):
+        if self._fd >= 0:
+            close(self._fd)
 
     cdef int ready(self, uint32_t events) except -1:
         cdef sockaddr_storage peer
@@ -446,18 +484,16 @@ cdef class Listener(Watched):
         return 0
 
     cdef int admit(self, int fd, remote) except -1:
-        sock, local = None, self._local
+        local = self._local
         if local is None or remote is None:
-            sock = socket.socket(fileno=fd)
             try:
-                local, remote = sock.getsockname(), sock.getpeername()
+                local, remote = names_of(fd)
             except OSError:  # it is gone already
-                sock.close()
+                close(fd)
                 return 0
         # As on any loop: what one connection sets in its context is not there for the next.
         context = self._context.copy()
-        transport = transport_on(self._poller, self._loop, context, fd, sock, local, remote)
-        begin(transport, self._factory())
+        begin(transport_on(self._poller, self._loop, context, fd, local, remote), self._factory)
         return 0
 
     cdef int fail(self, error) except -1:
@@ -479,5 +515,6 @@ cdef class Listener(Watched):
         """Accept no more."""
         if self._fd >= 0:
             self.watch(0)
+            close(self._fd)
             self._fd = -1
             self.sockets[0].close()

@@ -32,8 +32,9 @@ class Dialer(dialing.Dialer):
         ``headers`` are added to the dialer's own and replace those of the same name. The whole
         of it - name resolution, TCP, proxy, TLS, HTTP, redirects - takes at most
         ``handshake_timeout`` seconds. Cancelling it leaves nothing open. ``sock`` is a socket
-        that is connected already: it is closed if the handshake fails (a ``ValueError`` leaves it
-        as it was), and as nobody can open a second one, redirects are not followed.
+        that is connected already: its descriptor becomes the connection's, and ``sock`` is as
+        after ``detach`` (a ``ValueError`` leaves it as it was). As nobody can open a second one,
+        redirects are not followed.
 
         Raises:
             ErrBadHandshake: the server answered, but not with an acceptance; see ``response``.

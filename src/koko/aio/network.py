@@ -51,7 +51,8 @@ async def _by_hand(
     dialed = net_dial(host, port, left)
     sock: socket.socket = await dialed if inspect.isawaitable(dialed) else dialed
     dialing.check_socket(sock)
-    return sock
+    # Moved: whoever closes theirs afterwards could else close what has our number next.
+    return socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
 
 
 async def _connect(address: Address) -> socket.socket:
