@@ -19,7 +19,8 @@ WSTEST := build/wstest/bin/wstest
 ABOUT_CORE := tests/core tests/conversation tests/dialing tests/test_dialing.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integrations pythons coverage lint format types compliance bench fuzz wheel clean
+.PHONY: help demo test integrations pythons coverage lint format types compliance bench fuzz sanitize \
+	wheel clean
 
 help:
 	@echo 'make demo        install Koko and open the chat and echo page'
@@ -32,6 +33,7 @@ help:
 	@echo 'make compliance  Autobahn, both roles, faces and codecs; needs a Python 2.7 (ARGS=--quick)'
 	@echo 'make bench       figures for speed and memory, beside the peers'
 	@echo 'make fuzz        every harness in fuzz/'
+	@echo 'make sanitize    native tests and random operations under ASan and UBSan; needs gcc'
 	@echo 'make wheel       sdist and wheel in dist/'
 	@echo 'make clean       remove what the others made'
 
@@ -79,6 +81,9 @@ bench: $(EQUIPPED)
 fuzz: $(EQUIPPED)
 	@set -e; for harness in fuzz/[!_]*.py; do \
 		echo "==> $$harness"; $(BIN)/python $$harness $(ARGS); done
+
+sanitize: $(EQUIPPED)
+	@PYTHON=$(CURDIR)/$(BIN)/python fuzz/sanitize/run $(ARGS)
 
 wheel: $(EQUIPPED)
 	@echo '==> building into dist/'
