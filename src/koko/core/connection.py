@@ -152,13 +152,15 @@ class Connection(Reading):
     @property
     def due_at(self) -> float | None:
         """When ``tick`` wants to be called, None for never."""
-        life, inbox = self.life, self.inbox
-        if life.state is lifecycle.OPEN:
+        life = self.life
+        state = life.state
+        if state is lifecycle.OPEN:
             return self.keepalive.due_at
-        if life.state in HELD:
+        if state in HELD:
+            inbox = self.inbox
             unread = bool(inbox or self._stream)
             return life.held_until(inbox.reader, inbox.taken_at, unread, self.close_timeout)
-        return None if life.state is lifecycle.CLOSED else life.since + self.close_timeout
+        return None if state is lifecycle.CLOSED else life.since + self.close_timeout
 
     @property
     def state(self) -> State:

@@ -33,10 +33,10 @@ def parse_close(payload: bytes) -> Close:
 
 def close_payload(close: Close) -> bytes:
     """Return the payload of a Close that says this; 1005 stands for an empty one."""
-    check_close(*close)
     if close == (1005, ""):
         return b""
     if close.code not in CLOSE_CODES:
+        check_close(*close)
         raise ValueError(f"close code {close.code} may not be sent (RFC 6455 §7.4)")
     return format_close_message(*close)
 

@@ -106,12 +106,12 @@ class Lifecycle:
         """
         if unread:
             until = max(self.since, taken_at) + UNREAD_TIME
+        elif reader == WAITING:
+            return self.since
         elif reader == WORKING:
             until = taken_at + ANSWER_TIME
-        elif reader == ANSWERED:  # not renewed by what it sends: it may send for ever
+        else:  # not renewed by what it sends: it may send for ever
             until = max(self.since, taken_at) + REST_TIME
-        else:
-            until = self.since
         return min(until, self.since + close_timeout / 2)
 
 
