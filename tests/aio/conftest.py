@@ -14,7 +14,14 @@ import trustme
 import uvloop
 
 from koko.aio import Conn, Server
+from koko.aio.protocol import ConnProtocol
+from koko.core.connection import Connection
 from koko.core.handshake import make_key
+from koko.core.head import Request, Response
+from koko.core.options import ConnectionOptions
+from koko.core.wire import Role
+from tests.conversation.peer import Peer
+from tests.conversation.talk_aio import MemoryTransport
 
 PATIENCE = 10.0  # seconds after which a test has failed; nothing waits so long
 
@@ -59,6 +66,24 @@ async def _whole(test: Coroutine[Any, Any, None]) -> None:
 async def echo(conn: Conn) -> None:
     async for message in conn:
         await conn.send(message)
+
+
+class Memory:
+    """A connection of the loop that runs, to a peer in memory."""
+
+    def __init__(self, role: Role = Role.CLIENT, **options: Any) -> None:
+        loop = asyncio.get_running_loop()
+        self.line = MemoryTransport(loop)
+        core = Connection(role, ConnectionOptions(**options), None, loop.time())
+        self.protocol = ConnProtocol(core, self.line, loop)
+        self.line.set_protocol(self.protocol)
+        request = Request("GET", "/", {})  # type: ignore[arg-type]
+        self.conn = Conn(self.protocol, request, Response(101), None)
+        self.peer = Peer(role.peer, self.line, lambda: None)
+
+    def says(self, text: str) -> None:
+        """Have a message arrive now, inside whatever calls this."""
+        self.protocol.data_received(self.peer.frame("1 000 0001", text.encode()))
 
 
 class Raw:

@@ -34,13 +34,15 @@ cdef class Line:
 @cython.final
 cdef class Waiter:
     cdef public bint _asyncio_future_blocking
-    cdef bint _held  # by a task that goes on soon, and can cancel what it holds until then
     cdef readonly object _loop
+    cdef readonly object get_loop  # a weak reference: whoever calls it gets the loop
     cdef object _callback
     cdef object _context
+    cdef object _outcome  # set for a task that goes on soon and not now
 
     cpdef wake(self)
     cdef int enter(self) except -1
+    cdef int end(self, outcome) except -1
 
 
 cdef class Reflex:

@@ -14,7 +14,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from koko.aio.message_lock import MessageLock
-from koko.aio.tasks import ARRIVED, CANCELLED, clock_of, current_task
+from koko.aio.tasks import ARRIVED, FUTURE, cancelled, clock_of, may_enter, still_awaits
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core.connection import Connection
 from koko.core.lifecycle import State
@@ -31,17 +31,17 @@ OPEN = State.OPEN
 class Waiter:
     """The wait of one receiver for what comes next; made seldom, waited on many times.
 
-    Speaks the protocol that ``asyncio.Task`` expects of a future, so that ``wake``
-    can enter the task at once: a Future costs a ``call_soon`` and another turn of
-    the loop. Cancelling goes through ``call_soon``, as with any future.
+    Speaks the protocol of ``asyncio.Future``, as far as a ``Task`` and those who look into
+    one use it, so that ``wake`` can enter the task at once: a Future costs a ``call_soon``
+    and another turn of the loop. Cancelling goes through ``call_soon``, as with any future.
     """
 
     __slots__ = (
         "_asyncio_future_blocking",
         "_callback",
         "_context",
-        "_held",
         "_loop",
+        "_outcome",
         "_yielded",
     )
 
@@ -50,7 +50,9 @@ class Waiter:
         self._loop = loop
         self._callback: Callable[[Any], object] | None = None
         self._context: Context | None = None
-        self._held = False  # by a task that goes on soon, and can cancel what it holds until then
+        # Set for a task that goes on soon and not now. It can cancel what it awaits until
+        # then, so that the next wait is another Waiter's.
+        self._outcome: asyncio.Future[None] | None = None
         self._yielded = False
 
     @property
@@ -64,20 +66,37 @@ class Waiter:
         return task.get_name() if isinstance(task, asyncio.Task) else "another task"
 
     def wake(self) -> None:
-        """Let the receiver go on: at once, or soon when some task is running already.
+        """Let the receiver go on: at once, or soon where its task cannot be entered now.
 
-        A task cannot be entered from within another; bytes arrive from inside a task
-        where the transport is memory (tests, in-process pairs).
+        Bytes arrive from inside a task where the transport is memory (tests, in-process pairs).
         """
-        callback, context = self._callback, self._context
-        if callback is None or context is None:
+        if self._callback is None:
             return
-        self._callback = None
-        if current_task(self._loop) is None:
-            context.run(callback, ARRIVED)
+        if may_enter(self._loop):
+            self.enter()
         else:
-            self._held = True
-            self._loop.call_soon(callback, ARRIVED, context=context)
+            self.end(ARRIVED)
+
+    def enter(self) -> None:
+        """Let the receiver go on at once; soon where that turns out to be impossible."""
+        callback, context = self._callback, self._context
+        assert callback is not None
+        assert context is not None
+        self._callback = None
+        try:
+            context.run(callback, ARRIVED)
+        except RuntimeError:
+            if not still_awaits(callback, self):
+                raise
+            self._callback = callback
+            self.end(ARRIVED)
+
+    def end(self, outcome: asyncio.Future[None]) -> None:
+        """Let the receiver go on soon, and find this."""
+        self._outcome = outcome
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            self._loop.call_soon(callback, outcome, context=self._context)
 
     # The awaitable
 
@@ -94,21 +113,57 @@ class Waiter:
         self._yielded = self._asyncio_future_blocking = True
         return self
 
-    # What the task asks of a future; where there is no get_loop(), it looks at _loop
+    # What a task asks of a future
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
 
     def add_done_callback(
         self, callback: Callable[[Any], object], *, context: Context | None = None
     ) -> None:
         self._callback = callback
         self._context = context
+        if self._outcome is not None:
+            self.end(self._outcome)
+
+    def remove_done_callback(self, callback: Callable[[Any], object]) -> int:
+        if self._callback != callback:
+            return 0
+        self._callback = None
+        return 1
 
     def cancel(self, msg: object = None) -> bool:
-        callback, self._callback = self._callback, None
-        if callback is None:
+        if self._outcome is not None:
             return False
-        self._held = True
-        self._loop.call_soon(callback, CANCELLED, context=self._context)
+        self.end(cancelled(msg))
         return True
+
+    # What others ask of the future that a task waits for. anyio asks whether it is one first.
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[asyncio.Future[Any]]:  # type: ignore[override]
+        return FUTURE
+
+    def done(self) -> bool:
+        return self._outcome is not None
+
+    def cancelled(self) -> bool:
+        return self._outcome is not None and self._outcome.cancelled()
+
+    def result(self) -> None:
+        return self._over().result()
+
+    def exception(self) -> BaseException | None:
+        return self._over().exception()
+
+    def _make_cancelled_error(self) -> asyncio.CancelledError:
+        error: asyncio.CancelledError = self._over()._make_cancelled_error()  # type: ignore[attr-defined]
+        return error
+
+    def _over(self) -> asyncio.Future[None]:
+        if self._outcome is None:
+            raise asyncio.InvalidStateError("a receiver is waiting still")
+        return self._outcome
 
 
 class Reflex:
@@ -137,28 +192,29 @@ class Reflex:
 
     def data_received(self, data: bytes) -> None:
         """Feed the core, wake the receiver, write what is owed then."""
-        core, inbox, waiter = self.core, self.core.inbox, self.waiter
-        self.feeding = True
+        core, inbox = self.core, self.core.inbox
         try:
             now = self.now()
             if not inbox.plain:
                 core.feed(data, now)
             elif (others := inbox.feed(data, now)) is not None:
                 core.handle(others, now)
+            waiter = self.waiter
             if waiter._callback is not None and (inbox._messages or not inbox.plain):
+                self.feeding = True
                 waiter.wake()
-        finally:
+        finally:  # what ends a task may be for the loop as well, as sys.exit() is
             self.feeding = False
-        if core.owed:
-            self.flush()
-        if core.life.state is not OPEN:
-            self.part()
-        if self.waiter._callback is None:
-            self.nobody_waits()
+            if core.owed:
+                self.flush()
+            if core.life.state is not OPEN:
+                self.part()
+            if self.waiter._callback is None:
+                self.nobody_waits()
 
     def next_waiter(self) -> Waiter:
         """Return what a receiver is to wait for; a task may not have left the last one yet."""
-        if self.waiter._held:
+        if self.waiter._outcome is not None:
             self.waiter = Waiter(self.loop)
         return self.waiter
 

@@ -15,27 +15,56 @@ current_task: Callable[[asyncio.AbstractEventLoop], asyncio.Task[Any] | None] = 
 
 
 class NoLoop:
-    """What futures that are over already need of a loop."""
+    """What a future that is over already needs of a loop."""
 
     def get_debug(self) -> bool:
         return False
 
 
-def over(cancelled: bool) -> asyncio.Future[None]:
-    """Return a future that is over: what a task finds in the place of an waiter.
+def arrived() -> asyncio.Future[None]:
+    """Return what a woken task finds in the place of its waiter: a future that is over.
 
     Of a Future a task takes the result in C; anything else it would have to ask.
     """
     future = asyncio.Future[None](loop=NoLoop())  # type: ignore[arg-type]
-    if cancelled:
-        future.cancel()
-    else:
-        future.set_result(None)
+    future.set_result(None)
     return future
 
 
-ARRIVED = over(cancelled=False)
-CANCELLED = over(cancelled=True)
+def cancelled(message: object) -> asyncio.Future[None]:
+    """Return what a cancelled task finds there: the CancelledError carries ``message``.
+
+    anyio knows its own cancellation by nothing else. Each gets a future of its own, since
+    the error is made when the result is taken.
+    """
+    future = asyncio.Future[None](loop=NoLoop())  # type: ignore[arg-type]
+    future.cancel(message)
+    return future
+
+
+ARRIVED = arrived()
+
+# What a Waiter passes for. Not looked up later: nest_asyncio puts another class in its place.
+FUTURE = asyncio.Future
+
+
+def may_enter(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether a task of ``loop`` can be entered from here, and may do what it likes.
+
+    It cannot from within another task. In a loop that may be run by what it runs, as
+    nest_asyncio patches it, a task could run it again on top of what entered the task: a
+    callback of the loop, which cannot be called once more before it has returned.
+    """
+    return current_task(loop) is None and not hasattr(loop, "_nest_patched")
+
+
+def still_awaits(wakeup: Callable[[Any], object], awaited: object) -> bool:
+    """Tell whether a task did not go on though its ``wakeup`` was called.
+
+    It says so by a RuntimeError: another task is running, or its context is entered already.
+    """
+    task = getattr(wakeup, "__self__", None)
+    return getattr(task, "_fut_waiter", None) is awaited
 
 
 def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
