@@ -28,6 +28,7 @@ cdef class Watched(Line):
     cdef int ready(self, uint32_t events) except -1
     cdef int fail(self, error) except -1
     cdef int watch(self, uint32_t interest) except -1
+    cdef bint may_enter(self) noexcept
     cdef int serve(self, uint32_t events) except -1
 
 

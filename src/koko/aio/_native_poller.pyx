@@ -14,8 +14,14 @@ import os
 from weakref import WeakKeyDictionary, ref
 
 cdef extern from "Python.h":
+    ctypedef struct PyObject:
+        pass
+    ctypedef struct PyTypeObject:
+        pass
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
+    PyTypeObject *Py_TYPE(object loop)
+    PyObject *_PyType_Lookup(PyTypeObject *kind, object name)
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum:
@@ -62,6 +68,13 @@ cdef class Watched(Line):
         if interest != self._interest:
             self._poller.watch(self, interest)
         return 0
+
+    cdef bint may_enter(self) noexcept:
+        """Tell what ``tasks.may_enter`` does, where no task is running.
+
+        In 25 instructions: nest_asyncio patches the class of a loop, at any time.
+        """
+        return _PyType_Lookup(Py_TYPE(self._loop), "_nest_patched") == NULL
 
     cdef int serve(self, uint32_t events) except -1:
         """See to what is ready; the loop is what calls, so no task is running."""

@@ -123,7 +123,7 @@ cdef class SocketTransport(Watched):
         cdef Py_ssize_t size = recv(self._fd, octets, MUCH, 0)
         if size > 0:
             if reflex is not None:
-                reflex.arrived(octets, size, True)
+                reflex.arrived(octets, size, self.may_enter())
             else:
                 self._protocol.data_received(octets[:size])
         elif size == 0:
