@@ -364,7 +364,9 @@ class Connection(Reading):
                 self._got_ping(payload)
             else:
                 self._got_pong(payload)
-        except Exception as error:
+        except KeyboardInterrupt:  # not the handler's: it falls where it falls
+            raise
+        except BaseException as error:  # ``sys.exit()`` as well: the receiver is told
             self.fault(error)
 
     def _got_ping(self, payload: bytes) -> None:
@@ -409,7 +411,9 @@ class Connection(Reading):
         try:
             if self.on_close is not None:
                 self.on_close(*close)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             if self._is_fault(error):
                 self._end(error)
                 answer = Close(1011, "")
