@@ -16,6 +16,7 @@ from http import HTTPStatus
 from urllib.parse import unquote
 
 from httptools import (
+    HttpParserCallbackError,
     HttpParserError,
     HttpParserUpgrade,
     HttpRequestParser,
@@ -221,6 +222,8 @@ class _HeadParser:
             self._parser.feed_data(piece)
         except HttpParserUpgrade:  # the end of every good handshake
             pass
+        except HttpParserCallbackError as error:
+            raise error.__context__ or error from None  # what interrupted it: ours never fail
         except HttpParserError as error:
             if not self._lines.complete:  # else: a 101 without its tokens, which is a whole head
                 raise self._explain(str(error)) from None
@@ -357,6 +360,8 @@ class ResponseParser(_HeadParser):
         if not seen.ended:
             try:
                 self._parser.feed_data(data)
+            except HttpParserCallbackError as error:
+                raise error.__context__ or error from None
             except HttpParserError:  # of a refusal we show what we could read
                 seen.ended = True
         return self.feed_eof() if seen.ended or len(seen.body) == MAX_REFUSAL_BODY else None
