@@ -19,7 +19,7 @@ WSTEST := build/wstest/bin/wstest
 ABOUT_CORE := tests/core tests/conversation tests/dialing tests/test_dialing.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integrations pythons coverage lint format types compliance bench fuzz sanitize \
+.PHONY: help demo test integrations pythons coverage lint format types compliance bench fuzz interrupts sanitize \
 	wheel clean
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo 'make bench       figures for speed and memory, beside the peers'
 	@echo 'make fuzz        every harness in fuzz/'
 	@echo 'make sanitize    native tests and random operations under ASan and UBSan; needs gcc'
+	@echo 'make interrupts  a thousand of each kind, at random moments, on connections of threads'
 	@echo 'make wheel       sdist and wheel in dist/'
 	@echo 'make clean       remove what the others made'
 
@@ -84,6 +85,9 @@ fuzz: $(EQUIPPED)
 
 sanitize: $(EQUIPPED)
 	@PYTHON=$(CURDIR)/$(BIN)/python fuzz/sanitize/run $(ARGS)
+
+interrupts: $(EQUIPPED)
+	@$(BIN)/python -m tests.interrupts $(ARGS)
 
 wheel: $(EQUIPPED)
 	@echo '==> building into dist/'

@@ -17,6 +17,37 @@ Slow = Literal["drop", "close"]
 TOO_SLOW = Close(1013, "too slow for what is broadcast")
 
 
+class Patience:
+    """How long broadcasts may still wait for one connection: their timeout once, not each.
+
+    A peer that reads just fast enough would else be waited for by every broadcast, and never
+    be late. What is waited for it counts together. It is forgotten when a message leaves at
+    once, and grows less by the time in which the connection has room.
+    """
+
+    __slots__ = ("_looked_at", "_spent")
+
+    def __init__(self) -> None:
+        self._spent = 0.0
+        self._looked_at = 0.0
+
+    def left(self, timeout: float | None, has_room: bool, now: float) -> float | None:
+        """Return how long a broadcast that begins now may wait, None for ever."""
+        if has_room:
+            self._spent = max(0.0, self._spent - (now - self._looked_at))
+        self._looked_at = now
+        return None if timeout is None else max(0.0, timeout - self._spent)
+
+    def spend(self, seconds: float, now: float) -> None:
+        """Take note that so long was waited, up to now."""
+        self._spent += seconds
+        self._looked_at = now
+
+    def renew(self) -> None:
+        """Forget it all: a message left at once."""
+        self._spent = 0.0
+
+
 class Delivery(NamedTuple):
     """What became of a broadcast, in numbers of connections.
 

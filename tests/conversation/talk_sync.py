@@ -21,11 +21,12 @@ from koko.core.options import ConnectionOptions
 from koko.core.wire import Role
 from koko.sync import Conn, Delivery, broadcast
 from koko.sync import control as control_room
-from koko.sync import driver as pump_room
+from koko.sync import driver as driver_room
 from koko.sync import transport as transport_room
-from koko.sync import writing as writing_room
+from koko.sync import writer as writer_room
 from koko.sync.driver import Driver
 from koko.sync.housekeeper import PERIOD, Kept
+from koko.sync.monitor import News
 from koko.sync.transport import READ, WRITE
 from tests.conversation.peer import Peer
 from tests.core.ends import at_interval
@@ -129,34 +130,23 @@ class TurnedClock:
         self.kept.remove(kept)
 
 
-class TurnedCondition(threading.Condition):
-    """A condition whose waits end by our clock."""
+class TurnedNews(News):
+    """Threads whose waits for each other end by our clock."""
 
-    def __init__(self, clock: TurnedClock, lock: Any) -> None:
-        super().__init__(lock)
+    def __init__(self, clock: TurnedClock) -> None:
+        super().__init__()
         self._clock = clock
-        self._tickets: list[list[bool]] = []
 
-    def wait(self, timeout: float | None = None) -> bool:
-        ticket = [False]
-        self._tickets.append(ticket)
-        held = self._release_save()  # type: ignore[attr-defined]
+    def wait(self, ticket: threading.Lock, timeout: float | None) -> None:
         try:
-            return self._clock.block(lambda: ticket[0], timeout)
+            self._clock.block(lambda: not ticket.locked(), timeout)
         finally:
-            self._acquire_restore(held)  # type: ignore[attr-defined]
-            if ticket in self._tickets:
-                self._tickets.remove(ticket)
+            self.tickets.pop(ticket, None)
 
-    def notify(self, n: int = 1) -> None:
+    def tell(self) -> None:
         with self._clock.changed:
-            for ticket in self._tickets[:n]:
-                ticket[0] = True
-            del self._tickets[:n]
+            super().tell()
             self._clock.changed.notify_all()
-
-    def notify_all(self) -> None:
-        self.notify(len(self._tickets))
 
 
 class MemoryStream:
@@ -207,8 +197,8 @@ class MemoryStream:
     def pending(self) -> int:
         return len(self._rest)
 
-    def recv(self, timeout: float | None) -> bytes | None:
-        if not self.wait(READ, timeout):
+    def recv(self) -> bytes | None:
+        if not self._ready(READ):
             return None
         with self._clock.changed:
             if self._error is not None:
@@ -324,10 +314,10 @@ class SyncTalk:
     def __init__(self) -> None:
         self.clock = TurnedClock()
         self._patches = ExitStack()
-        for room in (control_room, pump_room, writing_room):
+        for room in (control_room, driver_room, writer_room):
             self._patches.enter_context(patch.object(room, "monotonic", self.clock.monotonic))
         self._patches.enter_context(patch.object(transport_room, "time", self.clock))
-        self._patches.enter_context(patch.object(pump_room, "housekeeper", self.clock))
+        self._patches.enter_context(patch.object(driver_room, "housekeeper", self.clock))
         self._conns: list[Conn] = []
 
     def open(
@@ -338,9 +328,8 @@ class SyncTalk:
         line = MemoryStream(clock)
         core = Connection(role, ConnectionOptions(**options), agreed, clock.now, at_interval)
         driver = Driver(core, line)
-        driver._news = TurnedCondition(clock, driver.lock)
-        driver._turn = TurnedCondition(clock, driver.lock)
-        driver.message_lock._free = TurnedCondition(clock, driver.lock)
+        driver.news = TurnedNews(clock)
+        driver.writer.turn = TurnedNews(clock)
         conn = Conn(driver, Request("GET", "/", {}), Response(101), None)  # type: ignore[arg-type]
         self._conns.append(conn)
         return Us(conn, clock), Peer(role.peer, line, clock.settle)

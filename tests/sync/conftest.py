@@ -23,7 +23,7 @@ from koko.core.options import ConnectionOptions
 from koko.core.wire import Role
 from koko.sync import Conn
 from koko.sync.driver import Driver
-from koko.sync.transport import PlainStream
+from koko.sync.transport import PlainStream, Stream
 from tests.core.ends import at_interval
 
 PATIENCE = 10.0  # seconds after which a test has failed; nothing waits so long
@@ -80,19 +80,21 @@ def link() -> Iterator[Link]:
     """Make a server's connection and the bare socket of its client."""
     made: list[tuple[Conn, Peer]] = []
 
-    def make(**given: Any) -> tuple[Conn, Peer]:
+    def make(**options: Any) -> tuple[Conn, Peer]:
         ours, theirs = tcp_pair()
-        options = ConnectionOptions(**given)
-        core = Connection(Role.SERVER, options, None, monotonic(), at_interval)
-        request = Request("GET", "/", CIMultiDict())
-        conn = Conn(Driver(core, PlainStream(ours)), request, Response(101), None)
-        made.append((conn, Peer(theirs)))
+        made.append((conn_over(PlainStream(ours), Role.SERVER, **options), Peer(theirs)))
         return made[-1]
 
     yield make
     for conn, peer in made:
         conn.abort()
         peer.closes()
+
+
+def conn_over(stream: Stream, role: Role, **options: Any) -> Conn:
+    """Make an open connection of a stream, as after a handshake."""
+    core = Connection(role, ConnectionOptions(**options), None, monotonic(), at_interval)
+    return Conn(Driver(core, stream), Request("GET", "/", CIMultiDict()), Response(101), None)
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:

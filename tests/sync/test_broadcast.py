@@ -35,7 +35,7 @@ def test_nobody_waits_for_one_who_does_not_read(link: Link) -> None:
 def test_nobody_waits_behind_another_thread_that_writes_to_a_deaf_one(link: Link) -> None:
     deaf, _ = link()
     in_thread(deaf.send, bytes(32 * MIB))
-    until(lambda: deaf._driver._writing)
+    until(lambda: deaf._driver.turns.writer)
     conn, peer = link()
     assert broadcast([deaf, conn], "hello") == Delivery(1, 1, 0, 0)
     peer.reads(HELLO)
@@ -44,7 +44,7 @@ def test_nobody_waits_behind_another_thread_that_writes_to_a_deaf_one(link: Link
 def test_who_reads_on_in_time_is_sent_it_though_another_does_not(link: Link) -> None:
     (deaf, _), (conn, peer) = stuck(link), stuck(link)
     waiting = in_thread(broadcast, [deaf, conn], "hello", timeout=2.0)
-    until(lambda: not deaf._driver.lock._is_owned())  # type: ignore[attr-defined]
+    until(lambda: not deaf._driver.turns.inside)  # type: ignore[attr-defined]
     heard = b""
     while not heard.endswith(HELLO):
         heard += peer.sock.recv(MIB)
@@ -57,8 +57,8 @@ def test_who_reads_on_in_time_is_sent_it_though_another_does_not(link: Link) -> 
 def test_the_deaf_one_costs_no_more_than_the_timeout(link: Link) -> None:
     deaf, _ = stuck(link)
     began = monotonic()
-    assert broadcast([deaf], "hello", slow="close", timeout=0.1) == Delivery(0, 0, 1, 0)
-    assert 0.1 <= monotonic() - began < 1
+    assert broadcast([deaf], "hello", slow="close", timeout=0.2) == Delivery(0, 0, 1, 0)
+    assert 0.1 <= monotonic() - began < 1  # a part of it went by while it was being filled
     assert broadcast([deaf], "hello", slow="close", timeout=0.1) == Delivery(0, 0, 0, 1)
 
 

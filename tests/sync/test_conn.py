@@ -46,7 +46,7 @@ def test_a_timeout_loses_nothing_of_a_message_that_had_begun(link: Link) -> None
 def test_a_second_receiver_is_told_who_is_the_first(link: Link) -> None:
     conn, peer = link()
     first = in_thread(conn.recv)
-    until(lambda: conn._driver._reading)
+    until(lambda: conn._driver.turns.reader)
     with pytest.raises(RuntimeError, match=r"already running in thread 'test-recv'; one receiver"):
         conn.recv()
     peer.sends(HI)
@@ -179,7 +179,7 @@ def test_a_cork_never_falls_back_to_a_thread_that_is_out_of_its_own(link: Link) 
 def test_a_cork_passes_the_turn_on(link: Link) -> None:
     conn, peer = link()
     senders = [in_thread(conn.send, bytes(MUCH))]
-    until(lambda: conn._driver._writing)
+    until(lambda: conn._driver.turns.writer)
 
     def corked() -> None:
         with conn.cork():
@@ -187,7 +187,7 @@ def test_a_cork_passes_the_turn_on(link: Link) -> None:
 
     for count, work in enumerate((corked, lambda: conn.send("c")), 1):
         senders.append(in_thread(work))
-        until(lambda count=count: conn._driver._queued == count)
+        until(lambda count=count: len(conn._driver.writer.turn.tickets) == count)
     peer.reads_messages(3)
     for sender in senders:
         sender.result(PATIENCE)
@@ -275,7 +275,7 @@ def test_control_frames_of_many_threads_are_never_lost_or_torn(link: Link) -> No
 def test_a_reader_does_not_wait_behind_a_writer_whose_pipe_is_full(link: Link) -> None:
     conn, peer = link(read_limit=None)
     sender = in_thread(conn.send, bytes(MUCH))
-    until(lambda: conn._driver._writing)
+    until(lambda: conn._driver.turns.writer)
     peer.sends(wire("1 000 1001  1 0000001", b"?") + HI)
     assert conn.recv(timeout=PATIENCE) == "hi"
     message, pong = peer.reads_messages(2)
@@ -287,7 +287,7 @@ def test_a_reader_does_not_wait_behind_a_writer_whose_pipe_is_full(link: Link) -
 def test_what_a_reader_could_not_write_at_once_leaves_while_it_reads_on(link: Link) -> None:
     conn, peer = link()
     stream = conn._driver.stream
-    with conn._driver.lock:
+    with conn._driver.turns.lock:
         while stream.write(bytes(wire("1 000 0010  0 1111110", bytes(60_000)))):
             pass
     receiver = in_thread(conn.recv)
@@ -303,7 +303,7 @@ def test_what_a_reader_could_not_write_at_once_leaves_while_it_reads_on(link: Li
 def test_a_send_that_gets_no_turn_in_time_sends_nothing_and_harms_nothing(link: Link) -> None:
     conn, peer = link()
     sender = in_thread(conn.send, bytes(MUCH))
-    until(lambda: conn._driver._writing)
+    until(lambda: conn._driver.turns.writer)
     with pytest.raises(TimeoutError, match="nothing was sent"):
         conn.send("too late", timeout=0.01)
     first = in_thread(peer.reads_messages, 2)
@@ -377,7 +377,7 @@ def test_ping_reads_for_its_pong_and_keeps_the_messages_before_it(link: Link) ->
 def test_ping_waits_beside_a_receiver(link: Link) -> None:
     conn, peer = link()
     received = in_thread(conn.recv)
-    until(lambda: conn._driver._reading)
+    until(lambda: conn._driver.turns.reader)
     round_trip = in_thread(conn.ping, b"tick")
     peer.reads(wire("1 000 1001  0 0000100", b"tick"))
     peer.sends(wire("1 000 1010  1 0000100", b"tick"))
@@ -389,9 +389,9 @@ def test_ping_waits_beside_a_receiver(link: Link) -> None:
 def test_a_receiver_takes_over_when_the_thread_that_read_leaves(link: Link) -> None:
     conn, peer = link()
     pinging = in_thread(conn.ping, b"tick")
-    until(lambda: conn._driver._reading)
+    until(lambda: conn._driver.turns.reader)
     received = in_thread(conn.recv)
-    until(lambda: conn._driver._followers)
+    until(lambda: conn._driver.news.tickets)
     peer.sends(wire("1 000 1010  1 0000100", b"tick"))
     pinging.result(PATIENCE)
     peer.sends(HI)
@@ -409,7 +409,7 @@ def test_a_ping_without_an_answer_times_out_and_harms_nothing(link: Link) -> Non
 def test_a_ping_ends_with_the_connection(link: Link) -> None:
     conn, peer = link()
     pinging = in_thread(conn.ping)
-    until(lambda: conn._driver._reading)
+    until(lambda: conn._driver.turns.reader)
     peer.closes()
     with pytest.raises(CloseError):
         pinging.result(PATIENCE)
@@ -503,7 +503,7 @@ def test_close_is_bounded_when_the_peer_says_nothing(link: Link) -> None:
 def test_close_is_bounded_when_the_peer_does_not_even_read(link: Link) -> None:
     conn, _ = link()
     sender = in_thread(conn.send, bytes(MUCH))
-    until(lambda: conn._driver._writing)
+    until(lambda: conn._driver.turns.writer)
     conn.close(timeout=0.01)
     with pytest.raises(CloseError):
         sender.result(PATIENCE)
@@ -523,7 +523,7 @@ def test_close_hears_the_peers_close_behind_a_flood_of_messages(link: Link) -> N
 def test_close_wakes_the_receiver(link: Link) -> None:
     conn, _ = link()
     receiver = in_thread(list, conn)
-    until(lambda: conn._driver._reading)
+    until(lambda: conn._driver.turns.reader)
     conn.close(timeout=0.01)
     assert receiver.result(PATIENCE) == []
 
@@ -558,7 +558,7 @@ def test_a_close_code_that_may_not_be_sent_is_refused(link: Link) -> None:
 def test_abort_wakes_everybody_and_says_no_goodbye(link: Link) -> None:
     conn, peer = link()
     receiver = in_thread(conn.recv)
-    until(lambda: conn._driver._reading)
+    until(lambda: conn._driver.turns.reader)
     conn.abort()
     with pytest.raises(CloseError, match="we dropped it"):
         receiver.result(PATIENCE)

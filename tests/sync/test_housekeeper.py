@@ -64,7 +64,7 @@ def test_a_silent_peer_is_pinged_and_then_given_up(link: Link) -> None:
     conn, peer = link(ping_interval=20, ping_timeout=10)
     start = monotonic()
     receiver = in_thread(conn.recv)
-    until(lambda: conn._driver._reading)
+    until(lambda: conn._driver.turns.reader)
     conn._driver.look_after(start + 20.1)
     assert peer.sock.recv(2) == b"\x89\x04"  # a ping with four random bytes
     conn._driver.look_after(start + 30.2)
@@ -76,7 +76,7 @@ def test_a_writer_that_is_stuck_behind_a_dead_peer_is_freed(link: Link) -> None:
     conn, _ = link(ping_interval=20, ping_timeout=10)
     start = monotonic()
     sender = in_thread(conn.send, bytes(1 << 25))
-    until(lambda: conn._driver._writing)
+    until(lambda: conn._driver.turns.writer)
     for half_seconds in range(62):  # later it is freed by what it waits for
         conn._driver.look_after(start + half_seconds / 2)
     with pytest.raises(CloseError, match="no answer to a ping"):
@@ -97,7 +97,7 @@ def test_a_peer_that_never_answers_our_close_is_dropped(link: Link) -> None:
 def test_a_connection_that_is_busy_is_left_alone(link: Link) -> None:
     conn, peer = link()
     peer.sends(PING)
-    with conn._driver.lock:
+    with conn._driver.turns.lock:
         in_thread(conn._driver.look_after, monotonic()).result(PATIENCE)
 
 
@@ -144,6 +144,7 @@ from koko.sync.housekeeper import housekeeper
 class Kept:
     def __init__(self): self.pipe = os.pipe()
     def look_after(self, now): os.write(self.pipe[1], b"!")
+    def disown(self): pass
 
 ours = Kept()
 housekeeper.keep(ours)
@@ -154,7 +155,7 @@ if not child:
     own = Kept()
     housekeeper.keep(own)
     assert os.read(own.pipe[0], 1) == b"!"
-    assert list(housekeeper._kept) == [own]
+    assert list(housekeeper._kept) == [id(own)]
     os._exit(0)
 assert os.read(ours.pipe[0], 1) == b"!"
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

@@ -25,7 +25,7 @@ def test_a_deadline_that_a_handler_sets_holds_for_the_read_that_waits(link: Link
 
     conn.pong_handler = on_pong
     reading = in_thread(conn.recv)
-    until(lambda: conn._driver._reading)
+    until(lambda: conn._driver.turns.reader)
     peer.sends(PONG)
     with pytest.raises(TimeoutError, match="before read_deadline"):
         reading.result(PATIENCE)
@@ -57,7 +57,7 @@ def test_a_signal_interrupts_a_read_and_harms_nothing(link: Link) -> None:
         raise Stop
 
     def interrupt() -> None:
-        until(lambda: conn._driver._reading)
+        until(lambda: conn._driver.turns.reader)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     before = signal.signal(signal.SIGUSR1, stop)

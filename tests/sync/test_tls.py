@@ -8,9 +8,10 @@ from time import monotonic
 
 import pytest
 
+from koko.core.wire import Role
 from koko.sync.tls import TLSStream
 from koko.sync.transport import READ, PlainStream, Stream, recv_by, write_by
-from tests.sync.conftest import PATIENCE, in_thread, tcp_pair
+from tests.sync.conftest import PATIENCE, conn_over, in_thread, tcp_pair
 
 Pair = tuple[Stream, Stream]
 Secured = Callable[[Pair], tuple[TLSStream, TLSStream]]
@@ -46,15 +47,18 @@ def read(stream: Stream, size: int) -> bytes:
 
 
 def test_both_ends_may_write_much_while_both_read(plain: Pair, secured: Secured) -> None:
-    server, client = secured(plain)
-    much = bytes(range(256)) * 40_000
-    writers = [
-        in_thread(write_by, stream, much, monotonic() + PATIENCE) for stream in (server, client)
+    conns = [
+        conn_over(stream, role, read_limit=None)
+        for stream, role in zip(secured(plain), (Role.SERVER, Role.CLIENT), strict=True)
     ]
-    readers = [in_thread(read, stream, len(much)) for stream in (server, client)]
+    much = bytes(range(256)) * 40_000
+    writers = [in_thread(conn.send, much) for conn in conns]
+    readers = [in_thread(conn.recv) for conn in conns]
     for writer in writers:
         writer.result(PATIENCE)
     assert [reader.result(PATIENCE) for reader in readers] == [much, much]
+    for conn in conns:
+        conn.abort()
 
 
 def test_tls_runs_inside_tls(plain: Pair, secured: Secured) -> None:
@@ -68,14 +72,14 @@ def test_a_goodbye_is_the_end_of_what_is_read(plain: Pair, secured: Secured) -> 
     write_by(client, b"last", monotonic() + PATIENCE)
     client.end()
     assert read(server, 4) == b"last"
-    assert server.recv(PATIENCE) == b""
-    assert server.recv(PATIENCE) == b""
+    assert recv_by(server, monotonic() + PATIENCE) == b""
+    assert recv_by(server, monotonic() + PATIENCE) == b""
 
 
 def test_an_end_without_a_goodbye_is_an_end_too(plain: Pair, secured: Secured) -> None:
     server, client = secured(plain)
     client.shutdown()
-    assert server.recv(PATIENCE) == b""
+    assert recv_by(server, monotonic() + PATIENCE) == b""
 
 
 def test_bytes_that_are_no_tls_are_an_error_after_the_good_ones(
@@ -86,12 +90,14 @@ def test_bytes_that_are_no_tls_are_an_error_after_the_good_ones(
     write_by(plain[1], b"\x17\x03\x03\x00\x04evil", monotonic() + PATIENCE)
     assert read(server, 4) == b"good"
     with pytest.raises(ssl.SSLError):
-        server.recv(PATIENCE)
+        recv_by(server, monotonic() + PATIENCE)
 
 
-def test_nothing_in_time_is_none_and_harms_nothing(plain: Pair, secured: Secured) -> None:
+def test_nothing_in_time_harms_nothing(plain: Pair, secured: Secured) -> None:
     server, client = secured(plain)
-    assert server.recv(0.01) is None
+    assert server.recv() is None
+    with pytest.raises(TimeoutError):
+        recv_by(server, monotonic() + 0.01)
     write_by(client, b"late", monotonic() + PATIENCE)
     assert server.wait(READ, PATIENCE) == READ
     assert read(server, 4) == b"late"

@@ -47,14 +47,14 @@ def test_waiting_says_what_could_be_done(pair: Pair) -> None:
     assert ours.wait(READ | WRITE, 0) == WRITE
     theirs.write(b"x")
     assert ours.wait(READ, PATIENCE) == READ
-    assert ours.recv(None) == b"x"
+    assert ours.recv() == b"x"
     assert ours.wait(READ, 0.001) == 0
-    assert ours.recv(0.001) is None
+    assert ours.recv() is None
 
 
 def test_shutdown_wakes_who_waits(pair: Pair) -> None:
     ours, _ = pair
-    reading = in_thread(ours.recv, PATIENCE)
+    reading = in_thread(recv_by, ours, monotonic() + PATIENCE)
     ours.shutdown()
     assert reading.result(PATIENCE) == b""
 
@@ -65,8 +65,8 @@ def test_a_default_timeout_of_the_process_means_nothing_here() -> None:
         ours, theirs = map(PlainStream, tcp_pair())
     finally:
         socket.setdefaulttimeout(None)
-    reading = in_thread(ours.recv, None)
-    assert theirs.recv(0.01) is None
+    reading = in_thread(recv_by, ours, None)
+    assert theirs.recv() is None
     theirs.write(b"late")
     assert reading.result(PATIENCE) == b"late"
     ours.close()

@@ -119,15 +119,15 @@ class Connection(Reading):
 
         The error says ``why``, and what was heard last.
         """
-        if self._lost is not None:
-            return
-        self._now = now
-        self.life.on(lifecycle.GOT_EOF, now)
-        self._pings.clear()
-        if self.ending is None:
-            self._note_heard()
-            why = f"{why}, {self.keepalive.heard(now)}"
-        self._lost = CloseError(1006, why, sent=self.sent)
+        if self._lost is None:
+            self._now = now
+            if self.life.state is not lifecycle.CLOSED:  # an interrupt may have cut this off
+                self.life.on(lifecycle.GOT_EOF, now)
+            self._pings.clear()
+            if self.ending is None:
+                self._note_heard()
+                why = f"{why}, {self.keepalive.heard(now)}"
+            self._lost = CloseError(1006, why, sent=self.sent)
         if self.ending is None:
             self._end(self._lost)
             self._apply_peer_end()
@@ -356,31 +356,37 @@ class Connection(Reading):
     def _got_control(self, item: Control) -> None:
         opcode, payload = item
         self.inbox.heard_what = f"a {opcode.name.lower()}"
-        try:
-            if opcode is Opcode.CLOSE:
-                self._by_peer = self.sent is None
-                self._got_end(parse_close(payload), lifecycle.GOT_CLOSE)
-            elif opcode is Opcode.PING:
-                self._got_ping(payload)
-            else:
-                self._got_pong(payload)
-        except KeyboardInterrupt:  # not the handler's: it falls where it falls
-            raise
-        except BaseException as error:  # ``sys.exit()`` as well: the receiver is told
-            self.fault(error)
+        if opcode is Opcode.CLOSE:
+            self._by_peer = self.sent is None
+            self._got_end(parse_close(payload), lifecycle.GOT_CLOSE)
+        elif opcode is Opcode.PING:
+            self._got_ping(payload)
+        else:
+            self._got_pong(payload)
 
     def _got_ping(self, payload: bytes) -> None:
         if self.on_ping is not None:
-            self.on_ping(payload)
+            self._call(self.on_ping, payload)
         elif self.life.state in MAY_SEND:
             self.outbox.add_control(Opcode.PONG, payload)
 
     def _got_pong(self, payload: bytes) -> None:
         self._pings.answer(payload, self._now)
         if self.on_pong is not None:
-            self.on_pong(payload)
+            self._call(self.on_pong, payload)
+
+    def _call(self, handler: Callable[[bytes], object], payload: bytes) -> None:
+        # Only the handler's own errors are its fault: what interrupts us here is not.
+        try:
+            handler(payload)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # ``sys.exit()``, too: the receiver is told
+            self.fault(error)
 
     def _got_end(self, end: Close | ProtocolError, event: lifecycle.Event) -> None:
+        if self.ending is not self._lost:
+            return  # a handler that failed has ended the connection before
         self._peer_end = end
         if self._lost is None:
             self.life.on(event, self._now)
@@ -408,15 +414,15 @@ class Connection(Reading):
         self._end(ending)
         # §5.5.1: the answer typically echoes the code received.
         answer = answer or Close(close.code, "")
-        try:
-            if self.on_close is not None:
+        if self.on_close is not None:
+            try:
                 self.on_close(*close)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            if self._is_fault(error):
-                self._end(error)
-                answer = Close(1011, "")
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                if self._is_fault(error):
+                    self._end(error)
+                    answer = Close(1011, "")
         if self.life.state is lifecycle.ANSWERING:
             self._send_close(answer)
         ending.sent = self.sent

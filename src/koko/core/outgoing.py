@@ -22,7 +22,7 @@ CUT = "a message was cut off in the middle"
 
 
 class Outgoing:
-    """One message on its way; ``begun`` once a fragment of it was owed.
+    """One message on its way; ``begun`` once a fragment of it was owed, ``ended`` with the last.
 
     A fragment is owed when the buffer is full and more comes, so what fits into one frame
     is one frame and leaves as if it had been sent whole.
@@ -38,10 +38,12 @@ class Outgoing:
         "_size",
         "_whole",
         "begun",
+        "ended",
     )
 
     def __init__(self, core: Connection, outbox: Outbox, kind: Kind, size: int) -> None:
         self.begun = False
+        self.ended = False
         self._core = core
         self._outbox = outbox
         self._deflater = outbox.deflater if outbox.compressing else None
@@ -66,7 +68,9 @@ class Outgoing:
         self._owe_full()
 
     def end(self) -> None:
-        """Owe the rest, as the last fragment."""
+        """Owe the rest, as the last fragment; once."""
+        if self.ended:
+            return
         self._core.check_open()
         if self._whole:
             self._outbox.add(self._kind, bytes(self._buffer))
@@ -75,6 +79,7 @@ class Outgoing:
                 self._buffer += self._deflater.finish()
                 self._owe_full()
             self._owe(self._buffer, final=True)
+        self.ended = True
         self._buffer = bytearray()
         self._core.message_ended()
 
@@ -84,7 +89,7 @@ class Outgoing:
             self._deflater.discard()
         self._buffer = bytearray()
         # Without a last fragment the peer waits for ever, with one it takes a part for the whole.
-        if self.begun and self._core.may_send:
+        if self.begun and not self.ended and self._core.may_send:
             self._core.start_close(1011, CUT, now)
         self._core.message_ended()
 

@@ -1,14 +1,18 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, auto_pickle=False
-"""The short way of a message on threads: ``_reflex``, compiled.
+"""The fast path of a message on threads: ``Turns`` whose holder also receives and sends.
 
-The twin of ``_reflex.py``, to be read against it: the same names in the same order. What
-it does by itself here is the case of nearly every message; wherever anything else is to
-be seen to, nothing has been done and the driver's own ``receive`` and ``write`` are called.
+What it does by itself is the case of nearly every message: a plain socket, nobody else at
+work, no clock to be looked at. Wherever anything else is to be seen to, nothing has been
+done and the driver's own way is taken, which is complete without this one.
+
+No interrupt falls in here but where one is asked for: Python looks for signals between two
+steps of its own, not of C. So a ``finally`` in here is always run, to its end.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_Size
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 
@@ -20,9 +24,7 @@ import threading
 from time import monotonic
 
 from koko.core.lifecycle import State
-from koko.sync.message_lock import MessageLock
-from koko.sync.locks import retake
-from koko.sync.transport import PlainStream, broken_by
+from koko.sync.monitor import READING
 
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident()
@@ -45,94 +47,108 @@ cdef enum:
 cdef object OPEN = State.OPEN
 
 
-cdef class Reflex:
-    """The half of a ``Driver`` that every message passes through."""
+cdef class FastPath:
+    """``Turns`` of one connection, and the two verbs that every message passes through."""
 
-    cdef readonly object core
-    cdef readonly object stream
     cdef readonly object lock
-    cdef readonly object message_lock
+    cdef public unsigned long inside
+    cdef public object receiver
+    cdef public object reader
+    cdef public object writer
+    cdef public object under_way
+    cdef public unsigned long corked_by
+    cdef public Py_ssize_t gathered
     cdef public object read_deadline
     cdef public object write_deadline
-    cdef public bint handling
-    cdef public unsigned long corked_by  # the thread whose messages are gathered
-    cdef public Py_ssize_t _gathered  # bytes of it
-    cdef public unsigned long _receiver  # the thread that receives
-    cdef public bint _reading  # somebody is in the socket
-    cdef public Py_ssize_t _followers  # threads that wait for what he finds
-    cdef public bint _writing
-    cdef public Py_ssize_t _queued  # threads that wait to write
-    cdef public bint _mute
-    cdef object _acquire, _release
+    cdef object _driver, _stream, _core, _message_lock
+    cdef object _acquire, _release, _number
     cdef object _interrupt  # what came while the lock was taken back, until all is in its place
-    cdef int _fd  # -1 where the stream is more than a socket
+    cdef list _role  # of the thread that came last
+    cdef unsigned long _thread  # that thread
     cdef bint _much
     cdef Inbox _inbox
     cdef Encoder _encoder  # None where messages are compressed
     cdef object _life
     cdef list _owed
+    cdef dict _followers
 
-    def __init__(self, core, stream):
-        self.core = core
-        self.stream = stream
-        self.lock = threading.RLock()  # a handler may send: it is called with the lock held
-        self.message_lock = MessageLock(core, self.lock)
+    def __cinit__(self, driver):
+        core, stream = driver.core, driver.stream
+        self.lock = threading.RLock()
+        self._driver, self._stream, self._core = driver, stream, core
+        self._message_lock = driver.message_lock
         self._acquire, self._release = self.lock.acquire, self.lock.release
-        self._fd = stream.socket.fileno() if type(stream) is PlainStream and stream.is_bare else -1
+        self._number = stream.socket.fileno
         self._inbox = core.inbox
         self._encoder = core.outbox.encoder if core.outbox.deflater is None else None
         self._life = core.life
         self._owed = core.owed
+        self._followers = driver.news.tickets
 
     def next_message(self):
         """Return the next message, waiting for it if necessary."""
+        cdef unsigned long me = PyThread_get_thread_ident()
         message = None
-        if self._fd >= 0 and self.read_deadline is None:
+        if self.read_deadline is None and self.inside != me:
             self._acquire()
+            self.inside = me
             try:
-                if not (self._receiver or self.handling or self._gathered):
-                    message = self.quick_message()
+                if self.may_receive():
+                    message = self.quick_message(me)
             finally:
+                self.inside = 0
                 self._release()
-        return self.receive(None, self.core.next_message) if message is None else message
+        return self._driver.receive(None, self._core.next_message) if message is None else message
 
     def write_message(self, int kind, message):
         """Write a message, whole, when it is our turn."""
-        if self._fd >= 0 and self._encoder is not None and self.write_deadline is None:
+        cdef unsigned long me = PyThread_get_thread_ident()
+        cdef bint written = False, whole = False
+        if self._encoder is not None and self.write_deadline is None and self.inside != me:
             self._acquire()
+            self.inside = me
             try:
-                if self.may_write():
-                    self.quick_write(self._encoder.frame_of(kind, message, True, False))
-                    return
+                if self.may_write(me):
+                    written = True
+                    whole = self.quick_write(self._encoder.frame_of(kind, message, True, False))
             finally:
+                self.inside = 0
                 self._release()
-        self.write(None, self.core.send, kind, message)
+        if not written:
+            self._driver.writer.write(None, self._core.send, kind, message)
+        elif not whole:
+            self._driver.writer.write_rest()
 
     # How it works inside; the lock is held on entry and on exit
 
-    cdef object quick_message(self):
+    cdef bint may_receive(self) noexcept:
+        return self.receiver is None and self.under_way is None and not self.gathered
+
+    cdef object quick_message(self, unsigned long me):
         """Return the next message, None where that takes more than reading the socket."""
         cdef Inbox inbox = self._inbox
-        self._receiver = PyThread_get_thread_ident()
+        if self._thread != me:
+            self._thread, self._role = me, [me]
+        self.receiver = self._role
+        if inbox._messages is not None:
+            inbox.taken_at = monotonic()  # it may have waited long
         try:
             while inbox.plain and self.read_deadline is None:  # a handler may have set one
                 message = inbox.take()
                 if message is not None:
                     if inbox._messages is None and inbox.decoder.has_backlog():
-                        self.core.catch_up()
+                        self._core.catch_up()
                     return message
-                if self._reading or self.stream.pending or not self.read():
+                if self.reader is not None or self._stream.pending or not self.read(me):
                     break
         finally:
-            self._receiver = 0
-            if self._owed:
-                self.flush()
-            if not inbox.plain and self.core.ending is not None:
-                self.part()
+            self.receiver = None
+            if self._owed or not inbox.plain:
+                self._driver.settle()
         return None
 
-    cdef bint read(self) except -1:
-        """Wait for what the peer sends and feed it; False when that was the end."""
+    cdef bint read(self, unsigned long me) except -1:
+        """Wait for what the peer sends and feed it; False when there is nothing to feed."""
         cdef uint8_t little[LITTLE]
         cdef uint8_t *room = little
         cdef Py_ssize_t size
@@ -141,73 +157,94 @@ cdef class Reflex:
             if room == NULL:
                 raise MemoryError
         try:
-            size = self.receive_into(room, MUCH if self._much else LITTLE)
+            size = self.receive_into(room, MUCH if self._much else LITTLE, me)
             if size > 0:
                 self._much = size >= LITTLE
                 self.feed(room, size)
         finally:
             if room != little:
                 free(room)
-        if size <= 0:
-            self._take(b"")
+        if PyDict_Size(self._followers):
+            self._driver.tell()
         interrupt, self._interrupt = self._interrupt, None
         if interrupt is not None:
             raise interrupt
         return size > 0
 
-    cdef Py_ssize_t receive_into(self, uint8_t *room, Py_ssize_t most) except -2:
-        cdef Py_ssize_t size
-        self._reading = True
+    cdef Py_ssize_t receive_into(self, uint8_t *room, Py_ssize_t most, unsigned long me) except -2:
+        """Return how many bytes came, 0 where the driver has to look."""
+        cdef Py_ssize_t size = -1
+        cdef int fd = self._number(), error = 0
+        if fd < 0:  # the application has closed it: the number may be another's
+            return 0
+        self.reader = self._role
+        self.inside = 0
         self._release()
         try:
             while True:
                 PyErr_CheckSignals()  # a signal that came while nobody waited interrupts nothing
                 with nogil:
-                    size = recv(self._fd, room, most, 0)
-                if size >= 0 or errno != EINTR:
+                    size = recv(fd, room, most, 0)
+                    error = errno
+                if size >= 0 or error != EINTR:
                     break
-            if size < 0:
-                self._why = broken_by(OSError(errno, os.strerror(errno)))
         finally:
-            self._interrupt = retake(self._acquire)
-            self._reading = False
-            if self._followers:
-                self._news.notify_all()
-        return size
+            self.take_back()
+            self.inside = me
+            self.reader = None
+        if size < 0 and error != EAGAIN:
+            self._driver.failed(OSError(error, os.strerror(error)))
+            self._driver.feed(b"")
+        return max(size, 0)
+
+    cdef int take_back(self) except -1:
+        while True:
+            try:
+                self._acquire()
+                return 0
+            except BaseException as error:
+                self._interrupt = error
 
     cdef int feed(self, const uint8_t *octets, Py_ssize_t size) except -1:
-        now = monotonic()
         if not self._inbox.plain:
-            self.core.feed(octets[:size], now)
-        else:
-            others = self._inbox.feed_octets(octets, size, now)
-            if others is None:
-                return 0
-            self.core.handle(others, now)
-        if self._owed or self.stream.pending:
-            self.flush()
-        if self.core.ending is not None:
-            self.part()
+            self._driver.feed(octets[:size])
+            return 0
+        now = monotonic()
+        self.under_way = READING
+        others = self._inbox.feed_octets(octets, size, now)
+        if others is not None:
+            self._core.handle(others, now)
+        self.under_way = None
+        if others is not None or self._stream.pending:
+            self._driver.settle()
         return 0
 
-    cdef bint may_write(self) except -1:
+    cdef bint may_write(self, unsigned long me) except -1:
         """True when a message can be written at once, and nothing is before it."""
-        if self.handling or self._writing or self._owed or self._life.state is not OPEN:
+        if self.writer is not None or self.under_way is not None:
             return False
-        if self.message_lock.holder is not None or self.stream.pending:
+        if self._owed or self._life.state is not OPEN:
             return False
-        return not self.corked_by or self.corked_by != PyThread_get_thread_ident()
+        if self._message_lock.holder is not None or self._stream.pending:
+            return False
+        return not self.corked_by or self.corked_by != me
 
-    cdef int quick_write(self, bytes frame) except -1:
+    cdef bint quick_write(self, bytes frame) except -1:
+        """Write what leaves at once of a message; False when something is left to be written."""
         cdef const char *octets = PyBytes_AS_STRING(frame)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(frame)
-        cdef Py_ssize_t taken
-        if size < MUCH:
-            taken = send(self._fd, octets, size, MSG_DONTWAIT | MSG_NOSIGNAL)
-        else:
-            with nogil:
-                taken = send(self._fd, octets, size, MSG_DONTWAIT | MSG_NOSIGNAL)
-        if taken < size:  # what went wrong shows itself again
-            self._owed.append(frame[taken:] if taken > 0 else frame)
-            self.write_rest()
-        return 0
+        cdef Py_ssize_t taken = -1
+        cdef int fd = self._number()
+        if fd >= 0:
+            if size < MUCH:
+                taken = send(fd, octets, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+            else:
+                with nogil:
+                    taken = send(fd, octets, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+        self._inbox.sent()
+        if taken == size:
+            return True
+        # What went wrong shows itself again.
+        self._owed.append(frame[taken:] if taken > 0 else frame)
+        return False
+

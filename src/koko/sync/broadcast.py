@@ -12,8 +12,7 @@ from koko.broadcasting import TOO_SLOW, Delivery, Slow, count, prepare
 from koko.core.lifecycle import State
 from koko.message import Data, PreparedMessage
 from koko.sync.conn import Conn
-from koko.sync.driver import Driver
-from koko.sync.transport import deadline_in
+from koko.sync.transport import deadline_in, time_left
 
 _LOOK = 0.5  # seconds after which those are looked at whose socket tells nothing any more
 _BREATH = 0.005  # seconds to leave to the thread whose turn it is where there is room
@@ -29,90 +28,131 @@ def broadcast(
     """Send one message to many connections, encoded once; return what became of it, in numbers.
 
     A connection is slow while the system takes no more for its peer, or while another
-    thread writes, be it a message in parts. The slow ones are waited for at most ``timeout``
-    seconds, all at once, in this thread and behind nobody else; None leaves the giving up to
-    the keepalive. To those who are still slow then, and to those whose ``write_deadline``
-    has passed, happens what ``slow`` says: "drop" the message, or "close" the connection
-    with 1013, within its ``close_timeout`` and without waiting for that.
+    thread writes, be it a message in parts. The slow ones are waited for, all at once, in
+    this thread and behind nobody else. Each is waited for at most ``timeout`` seconds, not
+    by each broadcast but by all of them together, until a message leaves at once again;
+    None leaves the giving up to the keepalive. To those who are still slow then, and to
+    those whose ``write_deadline`` has passed, happens what ``slow`` says: "drop" the
+    message, or "close" the connection with 1013, within its ``close_timeout`` and without
+    waiting for that.
 
-    Of a message that the system takes only in part, the rest is written while ``timeout``
-    lasts and then by the thread that looks after all connections, twice a second.
+    A message that the system takes only in part counts as sent. Its rest is written while
+    it is waited for and then by the thread that looks after all connections, twice a second;
+    until that is done the connection is slow for the next broadcast.
     """
     prepared = prepare(message, slow, timeout)
-    round_ = _Round(prepared)
+    round_ = _Round(prepared, timeout)
     for conn in dict.fromkeys(conns):
-        round_.offer(conn)
-    if round_.waiting and timeout != 0:
-        round_.wait(deadline_in(timeout))
-    late = round_.late + [conn for conn, begun in round_.waiting.items() if not begun]
+        round_.begin(conn)
+    if round_.waiting:
+        round_.wait()
     if slow == "close":
-        for conn in late:
+        for conn in round_.late:
             conn._driver.start_close(*TOO_SLOW)
-    return count(round_.sent, round_.gone, len(late), slow)
+    return count(round_.sent, round_.gone, len(round_.late), slow)
+
+
+class _Waiting:
+    """A connection that is waited for: until when, and whether the message has begun."""
+
+    def __init__(self, begun: bool, until: float | None) -> None:
+        self.begun = begun
+        self.until = until
 
 
 class _Round:
     """One broadcast on its way.
 
     Attributes:
-        waiting: who must be waited for; True where a part of the message has left.
-        late: to whom nothing may be sent any more, since their ``write_deadline`` has passed.
+        waiting: who must be waited for.
+        late: who is too slow, or may not be sent anything since ``write_deadline`` has passed.
     """
 
-    def __init__(self, prepared: PreparedMessage) -> None:
+    def __init__(self, prepared: PreparedMessage, timeout: float | None) -> None:
         self.sent = 0
         self.gone = 0
-        self.waiting: dict[Conn, bool] = {}
+        self.waiting: dict[Conn, _Waiting] = {}
         self.late: list[Conn] = []
         self._prepared = prepared
+        self._timeout = timeout
 
-    def offer(self, conn: Conn) -> bool:
-        """Send what leaves without waiting; True when there is nothing to be waited for."""
-        driver, core = conn._driver, conn._core
-        with driver.lock:
-            begun = self.waiting.get(conn, False)
-            if not begun and core.state is not State.OPEN:
-                self.gone += 1
-                return True
-            if not begun and driver.too_late:
-                self.late.append(conn)
-                return True
-            if not driver.handling:
-                driver.flush()
-            if not begun and driver.message_lock.holder:
-                driver.message_lock.check_own()
-                if not driver.handling:
-                    self.waiting[conn] = False
-                    return False
-                driver.write(None, core.send_prepared, self._prepared)  # behind that message
-                self.sent += 1
-                return True
-            if not begun and _has_room(driver):
-                driver.owe(core.send_prepared, self._prepared)
-                self.sent += 1
-                begun = True
-            if begun and (_has_room(driver) or core.state is State.CLOSED):
-                return True
-            self.waiting[conn] = begun
-            return False
+    def begin(self, conn: Conn) -> None:
+        """Send what leaves without waiting, and take note of how long to wait for the rest."""
+        writer = conn._driver.writer
+        sent = self.sent
+        if self._offer(conn, False):
+            writer.patience.renew()
+            return
+        begun = self.sent > sent
+        left = writer.patience.left(self._timeout, begun, monotonic())
+        if left == 0:
+            self._give_up(conn, begun)
+        else:
+            self.waiting[conn] = _Waiting(begun, deadline_in(left))
 
-    def wait(self, deadline: float | None) -> None:
-        """Offer again as room is made, until the deadline."""
+    def wait(self) -> None:
+        """Offer again as room is made, until everybody had their time."""
+        began = monotonic()
         with selectors.DefaultSelector() as selector:
             for conn in self.waiting:
                 with suppress(OSError, ValueError):  # closed meanwhile
                     selector.register(conn.socket, selectors.EVENT_WRITE, conn)
-            while self.waiting and (deadline is None or monotonic() < deadline):
-                left = _LOOK if deadline is None else min(_LOOK, deadline - monotonic())
-                ready = [key.data for key, _ in selector.select(left)]
-                done = [conn for conn in ready or tuple(self.waiting) if self.offer(conn)]
+            while self.waiting:
+                ready = [key.data for key, _ in selector.select(self._patience())]
+                done = [conn for conn in ready or tuple(self.waiting) if self._is_done(conn)]
                 for conn in done:
                     del self.waiting[conn]
+                    conn._driver.writer.patience.spend(monotonic() - began, monotonic())
                     with suppress(OSError, ValueError, KeyError):
                         selector.unregister(conn.socket)
                 if ready and not done:
                     time.sleep(_BREATH)
 
+    def _patience(self) -> float:
+        untils = [waiting.until for waiting in self.waiting.values() if waiting.until is not None]
+        return min(_LOOK, time_left(min(untils)) or 0.0) if untils else _LOOK
 
-def _has_room(driver: Driver) -> bool:
-    return not (driver._writing or driver.stream.pending)
+    def _is_done(self, conn: Conn) -> bool:
+        waiting, sent = self.waiting[conn], self.sent
+        if self._offer(conn, waiting.begun):
+            return True
+        waiting.begun = waiting.begun or self.sent > sent
+        if waiting.until is None or monotonic() < waiting.until:
+            return False
+        self._give_up(conn, waiting.begun)
+        return True
+
+    def _give_up(self, conn: Conn, begun: bool) -> None:
+        if not begun:  # else it is on its way, and cannot be taken back
+            self.late.append(conn)
+
+    def _offer(self, conn: Conn, begun: bool) -> bool:
+        """Send what leaves at once; True when there is nothing to be waited for."""
+        driver = conn._driver
+        nested = driver.monitor.nested
+        done: bool = driver.monitor.call(self._offer_locked, conn, begun, nested)
+        return done
+
+    def _offer_locked(self, conn: Conn, begun: bool, nested: bool) -> bool:
+        core, writer = conn._core, conn._driver.writer
+        if not begun:
+            if core.state is not State.OPEN:
+                self.gone += 1
+                return True
+            if writer.too_late:
+                self.late.append(conn)
+                return True
+            writer.flush()
+            if writer.message_lock.holder:
+                writer.message_lock.check_own()
+                if not nested:
+                    return False
+                writer.write(None, core.send_prepared, self._prepared)  # behind that message
+                self.sent += 1
+                return True
+            if not writer.has_room:
+                return False
+            core.send_prepared(self._prepared)
+            self.sent += 1
+        writer.flush()
+        return writer.has_room or core.state is State.CLOSED

@@ -128,7 +128,7 @@ class Conn(ControlVerbs, StreamVerbs):
         if timeout is None:
             self._driver.write_message(kind, message)
         else:
-            self._driver.write(timeout, self._core.send, kind, message)
+            self._driver.writer.write(timeout, self._core.send, kind, message)
 
     def write_message(self, kind: int, data: Data, timeout: float | None = None) -> None:
         """Send one message of the given kind; bytes given as text are sent as they are.
@@ -136,7 +136,7 @@ class Conn(ControlVerbs, StreamVerbs):
         Waits and raises as ``send``.
         """
         check_kind(kind, data)
-        self._driver.write(timeout, self._core.send, kind, data)
+        self._driver.writer.write(timeout, self._core.send, kind, data)
 
     def write_json(
         self,
@@ -150,11 +150,11 @@ class Conn(ControlVerbs, StreamVerbs):
         ``encoder`` may be another library's, such as ``orjson.dumps``; where it fails,
         nothing is sent.
         """
-        self._driver.write(timeout, self._core.send, _TEXT, encoder(value))
+        self._driver.writer.write(timeout, self._core.send, _TEXT, encoder(value))
 
     def write_prepared(self, prepared: PreparedMessage, timeout: float | None = None) -> None:
         """Send a message that is encoded once for many connections; waits as ``send``."""
-        self._driver.write(timeout, self._core.send_prepared, prepared)
+        self._driver.writer.write(timeout, self._core.send_prepared, prepared)
 
     @contextmanager
     def cork(self) -> Iterator[None]:
@@ -164,17 +164,15 @@ class Conn(ControlVerbs, StreamVerbs):
         of the block, whichever is first. A send with a timeout is not gathered. Round an
         echo loop it is one write for all the messages that arrived together.
         """
-        driver, thread = self._driver, get_ident()
-        within_another = driver.corked_by == thread
-        driver.corked_by = thread
+        driver, turns, thread = self._driver, self._driver.turns, get_ident()
+        within_another = turns.corked_by == thread
         try:
+            turns.corked_by = thread
             yield
         finally:
             # Never back to another thread, whose own block may be over by now.
-            driver.corked_by = thread if within_another else 0
-            with driver.lock:
-                if not driver.handling:  # the reader that called the handler writes it
-                    driver.write_gathered()
+            turns.corked_by = thread if within_another else 0
+            driver.writer.write_gathered()
 
     @property
     def write_compression(self) -> bool:
@@ -192,8 +190,7 @@ class Conn(ControlVerbs, StreamVerbs):
 
     @compression_level.setter
     def compression_level(self, level: int) -> None:
-        with self._driver.lock:
-            self._core.compression_level = level
+        self._driver.monitor.call(setattr, self._core, "compression_level", level)
 
     # Ending
 
@@ -258,11 +255,11 @@ class Conn(ControlVerbs, StreamVerbs):
         still given, and nothing is lost: a read under a later deadline goes on. A read
         that waits notices when a handler, of pongs say, puts it off.
         """
-        return self._driver.read_deadline
+        return self._driver.turns.read_deadline
 
     @read_deadline.setter
     def read_deadline(self, deadline: float | None) -> None:
-        self._driver.read_deadline = deadline
+        self._driver.turns.read_deadline = deadline
 
     @property
     def write_deadline(self) -> float | None:
@@ -271,11 +268,11 @@ class Conn(ControlVerbs, StreamVerbs):
         For every message, beside its own timeout: the earlier one counts. What had not
         begun by then is not sent; a message cut in the middle ends the connection.
         """
-        return self._driver.write_deadline
+        return self._driver.turns.write_deadline
 
     @write_deadline.setter
     def write_deadline(self, deadline: float | None) -> None:
-        self._driver.write_deadline = deadline
+        self._driver.turns.write_deadline = deadline
 
     @property
     def socket(self) -> Socket:

@@ -6,7 +6,6 @@ They do not wait for a message that is being written: they may stand between its
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from time import monotonic
 
 from koko.core.connection import Connection
@@ -36,12 +35,12 @@ class ControlVerbs:
         """
         core, driver = self._core, self._driver
         if deadline is None:
-            driver.owe(core.write_control, kind, data, monotonic())
+            driver.writer.owe(core.write_control, kind, data, monotonic())
             return
         now = monotonic()
         if deadline <= now:
             raise TimeoutError("the deadline had passed before the frame was written")
-        driver.write_between(deadline, core.write_control, kind, data, now)
+        driver.writer.write_between(deadline, core.write_control, kind, data, now)
 
     def ping(self, data: bytes | None = None, timeout: float | None = None) -> float:
         """Send a ping, wait for its pong and return the round trip in seconds.
@@ -73,35 +72,29 @@ class ControlVerbs:
         None restores the default. What a handler raises ends the connection with 1011 and
         is raised to the receiver.
         """
-        return self._handler(self._core.on_ping, self.pong)
+        return self._core.on_ping or self.pong
 
     @ping_handler.setter
     def ping_handler(self, handler: Handler | None) -> None:
-        self._core.on_ping = self._handled(handler)
+        self._core.on_ping = handler
 
     @property
     def pong_handler(self) -> Handler:
         """What is called with a pong's payload as it arrives; the default does nothing."""
-        return self._handler(self._core.on_pong, _ignore)
+        return self._core.on_pong or _ignore
 
     @pong_handler.setter
     def pong_handler(self, handler: Handler | None) -> None:
-        self._core.on_pong = self._handled(handler)
+        self._core.on_pong = handler
 
     @property
     def close_handler(self) -> Handler:
         """What is called with the code and reason of the peer's Close, before it is answered."""
-        return self._handler(self._core.on_close, _ignore)
+        return self._core.on_close or _ignore
 
     @close_handler.setter
     def close_handler(self, handler: Handler | None) -> None:
-        self._core.on_close = self._handled(handler)
-
-    def _handled(self, handler: Handler | None) -> Handler | None:
-        return None if handler is None else partial(self._driver.call_handler, handler)
-
-    def _handler(self, handled: Handler | None, default: Handler) -> Handler:
-        return handled.args[0] if isinstance(handled, partial) else default
+        self._core.on_close = handler
 
 
 def _ignore(*args: object) -> None:

@@ -1,19 +1,18 @@
 """Moves bytes between a socket and the core, and lets threads take turns at it.
 
-One lock guards the core; no thread ever waits for the peer while holding it. Two
-roles are held meanwhile: at most one thread reads the socket and at most one waits
-for room in it. Whoever wants something from the peer - a message, a pong, a Close -
-becomes the reader if there is none and else waits for what the reader finds, so
-that no connection needs a thread of its own. A reader that owes something writes
-what leaves at once and never waits behind a writer: two peers whose pipes are full
-would wait for each other for ever.
+Whoever wants something from the peer - a message, a pong, a Close - becomes the reader if
+there is none and else waits for what the reader finds, so that no connection needs a thread
+of its own. A reader that owes something writes what leaves at once and never waits behind a
+writer: two peers whose pipes are full would wait for each other for ever. Whose turn it is
+to write is ``writer``'s, what an interrupt may not harm ``monitor``'s.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
-from functools import cached_property
+from functools import partial
 from threading import get_ident
 from time import monotonic
 from typing import Any
@@ -21,209 +20,316 @@ from typing import Any
 from koko.core.connection import Connection, Parting, Ping
 from koko.core.keepalive import Backlog
 from koko.core.lifecycle import State
+from koko.message import Data
 from koko.send_queue import backlog_on
 from koko.sync.housekeeper import housekeeper
-from koko.sync.locks import retake
-from koko.sync.transport import READ, WRITE, Stream, broken_by, deadline_in, earliest, time_left
-from koko.sync.writing import Writing
+from koko.sync.message_lock import MessageLock
+from koko.sync.monitor import READING, Monitor, News, Role, Turns
+from koko.sync.reflex import FastPath
+from koko.sync.transport import (
+    READ,
+    WRITE,
+    Stream,
+    broken_by,
+    deadline_in,
+    earliest,
+    is_bare,
+    is_broken,
+    time_left,
+)
+from koko.sync.writer import Writer
 
 _GLANCE = 4  # reads of the housekeeper's in one round: a peer that floods is not its only one
+_READ, _WRITE = "read", "write"  # what a thread does that finds nothing, if it need not wait
 _STAY = 1.0  # seconds that a thread woken by the end of the socket may take to leave it
 
 
-class Driver(Writing):
-    """The private half of a ``Conn``: its lock, its roles, its socket."""
+class Driver:
+    """The private half of a ``Conn``: its lock, its roles, its socket.
+
+    Attributes:
+        turns: who does what at the moment; where there is a fast path, it is that.
+        closed: the socket has been given back.
+    """
 
     def __init__(self, core: Connection, stream: Stream, early: bytes = b"") -> None:
-        super().__init__(core, stream)
+        self.core = core
+        self.stream = stream
         self.closed = False
+        self.news = News()  # threads that wait for what the reader finds
+        self.message_lock = MessageLock(core)
+        # The parts are ours alone: that they call us makes no cycle for the collector.
+        us: Any = weakref.proxy(self)
+        self.turns = turns = FastPath(us) if FastPath and is_bare(stream) else Turns()
+        self.monitor = Monitor(turns, us.cut_off)
+        self.writer = Writer(core, stream, turns, self.monitor, self.message_lock, us)
         self._half_closed = False
         self._why = "the peer's stream ended without a Close"
+        if not isinstance(turns, Turns):
+            self.next_message = turns.next_message  # type: ignore[method-assign]
+            self.write_message = turns.write_message  # type: ignore[method-assign]
         if early:  # what the peer said right behind its handshake
             core.feed(early, monotonic())
         housekeeper.keep(self)
 
     # What a Conn calls
 
+    def next_message(self) -> str | bytes:
+        """Return the next message; where there is a fast path, that does it."""
+        message: str | bytes = self.receive(None, self.core.next_message)
+        return message
+
+    def write_message(self, kind: int, message: Data) -> None:
+        """Send a message; where there is a fast path, that does it."""
+        self.writer.write(None, self.core.send, kind, message)
+
     def receive(
         self, timeout: float | None, take: Callable[[], Any], what: str = "no message"
     ) -> Any:
         """Return what ``take`` finds as soon as it does, or raise how the connection ended."""
-        core = self.core
-        with self.lock:
-            if self._receiver or self.handling:
-                raise self._not_now("recv")
-            self._receiver = get_ident()
-            try:
-                deadline = None if timeout is None else deadline_in(timeout)
-                while (found := take()) is None:
-                    if self._gathered and self.corked_by == self._receiver:
-                        self.write_gathered()
-                    elif not self.await_news(earliest(deadline, self.read_deadline)):
-                        self._check_late(what, timeout, deadline)
-                return found
-            finally:
-                self._receiver = 0
-                if core.owed and not self._gathered:
-                    self.flush()
-                if core.ending is not None:
-                    self.part()
+        self.check_nested("recv")
+        turns, mine = self.turns, [get_ident()]
+        deadline = deadline_in(timeout)
+
+        def late() -> None:
+            if deadline is not None and monotonic() >= deadline:
+                raise TimeoutError(f"{what} came within {timeout:g} s")
+            raise TimeoutError(f"{what} came before read_deadline")
+
+        try:
+            self.monitor.call(self._begin_receiving, mine)
+            # A handler of pongs may put the deadline off meanwhile.
+            return self._await(
+                partial(self._look, take), lambda: earliest(deadline, turns.read_deadline), late
+            )
+        finally:
+            if turns.receiver is mine:
+                turns.receiver = None
 
     def ping(self, payload: bytes | None, timeout: float | None) -> float:
         """Send a ping, wait for its pong and return the seconds between."""
-        core = self.core
+        self.check_nested("ping")
         deadline = deadline_in(timeout)
         sent: list[Ping] = []
-        with self.lock:
-            if self.handling:
-                raise self._not_now("ping")
-        self.write_between(deadline, lambda: sent.append(core.start_ping(payload, monotonic())))
-        with self.lock:
-            while (round_trip := sent[0].round_trip) is None:
-                if core.ending is not None:
-                    raise core.ending
-                if not self.await_news(deadline):
-                    raise TimeoutError(f"no pong came within {timeout:g} s")
-            return round_trip
+        self.writer.write_between(
+            deadline, lambda: sent.append(self.core.start_ping(payload, monotonic()))
+        )
 
-    def _check_late(self, what: str, timeout: float | None, deadline: float | None) -> None:
-        now = monotonic()
-        if deadline is not None and now >= deadline:
-            raise TimeoutError(f"{what} came within {timeout:g} s")
-        # A handler of pongs may have put it off meanwhile.
-        if self.read_deadline is not None and now >= self.read_deadline:
-            raise TimeoutError(f"{what} came before read_deadline")
+        def answered() -> float | None:
+            if sent[0].round_trip is None and self.core.ending is not None:
+                raise self.core.ending.with_traceback(None)
+            return sent[0].round_trip
+
+        def late() -> None:
+            raise TimeoutError(f"no pong came within {timeout:g} s")
+
+        round_trip: float = self._await(answered, lambda: deadline, late)
+        return round_trip
 
     def wait_closed(self, timeout: float | None) -> None:
         """Wait until the socket has been given back."""
-        with self.lock:
-            if self.handling:
-                raise self._not_now("wait_closed")
-            deadline = deadline_in(timeout)
-            while not self.closed:
-                if not self.await_news(deadline):
-                    raise TimeoutError(f"the connection was not over within {timeout:g} s")
+        self.check_nested("wait_closed")
+        deadline = deadline_in(timeout)
+
+        def late() -> None:
+            raise TimeoutError(f"the connection was not over within {timeout:g} s")
+
+        self._await(lambda: self.closed or None, lambda: deadline, late)
 
     def start_close(self, code: int, reason: str) -> None:
         """Send a Close unless it is too late for one; wait for nothing."""
-        with self.lock:
-            if self.core.may_send:
-                self.core.start_close(code, reason, monotonic())
-            self.part()
+        self.monitor.call(self._start_close, code, reason)
 
     def finish(self, timeout: float) -> None:
         """Wait for the peer's end of the closing handshake, at most so long, and let go."""
-        core = self.core
-        with self.lock:
-            if self.handling:
-                return
-            deadline = monotonic() + timeout
-            while not self.closed and core.state is not State.CLOSED:
-                if core.full:
-                    core.discard_new()  # the peer's Close is behind it
-                if not self.await_news(deadline):
-                    self.abort(f"no answer within {timeout:g} s")
-                self.part()
-            while not self.closed and self._wait(self._news, monotonic() + _STAY):
-                pass
+        if self.monitor.nested:
+            return
+        deadline = monotonic() + timeout
+        late = partial(self.abort, f"no answer within {timeout:g} s")
+        self._await(self._find_over, lambda: deadline, late)
+        self._give_time(lambda: self.closed)
 
     def abort(self, why: str) -> None:
         """Drop the socket at once."""
-        with self.lock:
-            self.core.feed_eof(monotonic(), why)
-            self.part()
-
-    def call_handler(self, handler: Callable[..., object], *args: object) -> None:
-        """Call what the application put in a default's place."""
-        self.handling = True
-        try:
-            handler(*args)
-        finally:
-            self.handling = False
+        self.monitor.call(self._abort, why)
 
     # What the housekeeper calls
 
-    def look_after(self, now: float) -> None:
-        """Do what time makes due; read in the place of an application that does not."""
-        if not self.lock.acquire(blocking=False):
-            return  # busy, and so in no need of care
+    def look_after(self, now: float) -> float | None:
+        """Do what time makes due; read in the place of an application that does not.
+
+        Returns when it wants to be looked after again, None for never.
+        """
+        # Whoever has the lock is busy with it, and so it is in no need of care.
+        self.monitor.call(self._look_after, now, blocking=False)
+        return self.core.due_at
+
+    def disown(self) -> None:
+        """End the connection in a child of fork, without a word to the peer: it is the parent's."""
+        turns = self.turns
+        turns.lock._at_fork_reinit()  # type: ignore[union-attr]  # its holder may not exist here; ``logging`` does the same
+        turns.inside = 0
+        turns.receiver = turns.reader = turns.writer = turns.under_way = None
+        self.writer.mute = self.closed = True
+        self.core.feed_eof(monotonic(), "since a fork it belongs to the parent process")
+        self.stream.close()
+
+    # How a thread waits: without the lock
+
+    def _await(
+        self,
+        look: Callable[[], Any],
+        until: Callable[[], float | None],
+        late: Callable[[], object],
+    ) -> Any:
+        """Return what ``look`` finds, having waited for it; call ``late`` when it is too late."""
+        turns, call, mine = self.turns, self.monitor.call, [get_ident()]
+        while True:
+            deadline, grace = until(), 0.0
+            try:
+                found, wait = call(self._look_or_wait, look, mine)
+                if wait is _READ:
+                    ready = self._await_bytes(time_left(deadline))
+                    found, came = call(self._read_for_all, ready, look)
+                    # What is there is read though no time is left, but not all of a flood.
+                    grace = _STAY if came else 0.0
+                elif wait is _WRITE:
+                    self.writer.write_gathered()
+                elif wait is not None:
+                    self.news.wait(wait, time_left(deadline))
+            finally:
+                if turns.reader is mine:
+                    turns.reader = None
+            if found is not None:
+                return found
+            deadline = until()
+            if deadline is not None and monotonic() >= deadline + grace:
+                late()
+
+    def _await_bytes(self, timeout: float | None) -> int:
+        # What a reader could not write at once it writes when there is room.
+        events = READ | WRITE if self.stream.pending else READ
         try:
-            core = self.core
-            listening = self._reading or not self._has_enough
-            if not self._reading:
-                self._read_what_is_there(_GLANCE)
-            due_at = core.due_at
-            if due_at is not None and now >= due_at:
-                core.tick(now, listening, self._backlog)
-            if core.owed or self.stream.pending:
-                self.flush()
-            if self.message_lock.dropped and self.message_lock.message is not None:
-                self.leave_message(self.message_lock.message, whole=False)
-            if core.ending is not None:
-                self.part()
-            if self._followers:
-                self._news.notify_all()
-        finally:
-            self.lock.release()
-
-    # How it works inside; the lock is held on entry and on exit
-
-    # A condition is 1 KB, and where one thread does everything nobody waits in it.
-    @cached_property
-    def _news(self) -> threading.Condition:
-        return threading.Condition(self.lock)
-
-    def await_news(self, deadline: float | None) -> bool:
-        """Read once, or wait until another thread has; False when the deadline has passed."""
-        core = self.core
-        if self._reading or (core.inbox.unread and self._has_enough):
-            return self._wait(self._news, deadline)
-        self._reading = True
-        octets = None
-        self.lock.release()
-        try:
-            octets = self._read(None if deadline is None else time_left(deadline))
-        finally:
-            interrupt = retake(self.lock.acquire)
-            self._reading = False
-            if self._followers:
-                self._news.notify_all()
-        self._take(octets)
-        if interrupt is not None:
-            raise interrupt
-        # What is there is read though no time is left, but not as long as a flood goes on.
-        grace = 0.0 if octets is None else _STAY
-        return deadline is None or monotonic() < deadline + grace
-
-    def _wait(self, condition: threading.Condition, deadline: float | None) -> bool:
-        self._followers += 1
-        try:
-            return condition.wait(time_left(deadline))
-        finally:
-            self._followers -= 1
-
-    def _read(self, timeout: float | None) -> bytes | None:
-        """Return what the socket has, b"" at the end, None for nothing. Needs no lock."""
-        stream = self.stream
-        try:
-            # What a reader could not write at once it writes when there is room.
-            if stream.pending and not stream.wait(READ | WRITE, timeout) & READ:
-                return None
-            return stream.recv(timeout)
+            return self.stream.wait(events, timeout)
         except OSError as error:
-            self._why = broken_by(error)
-            return b""
+            if not is_broken(error):
+                raise
+            return READ  # the read that follows finds out
 
-    def _take(self, octets: bytes | None) -> None:
-        core = self.core
-        if octets:
-            core.feed(octets, monotonic())
-        elif octets is not None:
-            core.feed_eof(monotonic(), self._why)
-        if core.owed or self.stream.pending:
-            self.flush()
-        if core.ending is not None:
+    def _give_time(self, done: Callable[[], bool]) -> None:
+        """Wait a moment for what other threads are about to do."""
+        until = monotonic() + _STAY
+        while not done() and monotonic() < until:
+            self.news.wait(self.monitor.call(self.news.ticket), time_left(until))
+
+    def settled_error(self) -> BaseException:
+        """Return how it ended, once the reader has seen the end."""
+        self._give_time(lambda: self.turns.reader is None or self.core.state is State.CLOSED)
+        self.abort(self._why)
+        return self.core.closed_error()
+
+    # With the lock held
+
+    def _begin_receiving(self, mine: Role) -> None:
+        if self.turns.receiver is not None:
+            raise self._second_receiver(self.turns.receiver[0])
+        self.turns.receiver = mine
+
+    def _look(self, take: Callable[[], Any]) -> Any:
+        if self.core.inbox:  # it may have waited long
+            self.core.inbox.taken_at = monotonic()
+        try:
+            return take()
+        finally:  # also where it raised how the connection ended
+            self.settle()
+
+    def settle(self) -> None:
+        """Write what a reader owes and did not gather, and part if the connection is over."""
+        if self.core.owed and not self.turns.gathered:
+            self.writer.flush()
+        if self.core.ending is not None:
             self.part()
+
+    def _look_or_wait(self, look: Callable[[], Any], mine: Role) -> tuple[Any, Any]:
+        """Return what there is, or what to wait for: in one, or it might come in between."""
+        found, turns = look(), self.turns
+        if found is not None:
+            return found, None
+        if turns.gathered and turns.corked_by == mine[0]:
+            return None, _WRITE
+        if turns.reader is None and not (self.core.inbox.unread and self._has_enough):
+            turns.reader = mine
+            return None, _READ
+        return None, self.news.ticket()
+
+    def _read_for_all(self, ready: int, look: Callable[[], Any]) -> tuple[Any, bool]:
+        """Read, make room for another reader; return what ``look`` finds, and if bytes came."""
+        octets = self._read(ready) if ready else None
+        self.turns.reader = None
+        self.tell()
+        return look(), octets is not None
+
+    def _read(self, ready: int = READ) -> bytes | None:
+        """Take what the socket has and act on it; None when it has nothing."""
+        octets = None
+        if ready & READ:
+            self.turns.under_way = READING
+            try:
+                octets = self.stream.recv()
+            except OSError as error:
+                octets = self.failed(error)
+        self.feed(octets)
+        return octets
+
+    def feed(self, octets: bytes | None) -> None:
+        """Hand on what was read, b"" at the end, and write what is owed for it."""
+        self.turns.under_way = READING
+        if octets:
+            self.core.feed(octets, monotonic())
+        elif octets is not None:
+            self.core.feed_eof(monotonic(), self._why)
+        self.turns.under_way = None
+        if self.core.owed or self.stream.pending:
+            self.writer.flush()
+
+    def tell(self) -> None:
+        """Let everybody look at what has changed."""
+        if self.core.ending is not None:
+            self.part()
+        self.news.tell()
+
+    def _start_close(self, code: int, reason: str) -> None:
+        if self.core.may_send:
+            self.core.start_close(code, reason, monotonic())
+        self.part()
+
+    def _find_over(self) -> bool | None:
+        self.part()
+        if self.core.full:
+            self.core.discard_new()  # the peer's Close is behind it
+        return self.closed or self.core.state is State.CLOSED or None
+
+    def _abort(self, why: str) -> None:
+        self.core.feed_eof(monotonic(), why)
+        self.part()
+
+    def cut_off(self, what: str) -> None:
+        """End the connection, since an interrupt has left it in pieces."""
+        self.turns.under_way = None
+        self._abort(f"an interrupt cut off {what}")
+
+    def _look_after(self, now: float) -> None:
+        core = self.core
+        listening = self.turns.reader is not None or not self._has_enough
+        if self.turns.reader is None:
+            self._read_what_is_there(_GLANCE)
+        due_at = core.due_at
+        if due_at is not None and now >= due_at:
+            core.tick(now, listening, self._backlog)
+        if core.owed or self.stream.pending:
+            self.writer.flush()
+        self.writer.look_after()
+        self.tell()
 
     @property
     def _has_enough(self) -> bool:
@@ -234,38 +340,36 @@ class Driver(Writing):
     def _backlog(self) -> Backlog:
         return backlog_on(self.stream.socket.fileno(), self.stream.pending)
 
+    def failed(self, error: OSError) -> bytes:
+        """Take note of why nothing more can be read, and return the end of the stream."""
+        if not is_broken(error):
+            raise error
+        self._why = broken_by(error)
+        return b""
+
     def _read_what_is_there(self, reads: int) -> None:
         while reads and not self.closed and not self._has_enough:
-            octets = self._read(0)
-            self._take(octets)
-            reads = reads - 1 if octets else 0
+            reads = reads - 1 if self._read() else 0
 
-    def _break(self, error: OSError) -> None:
+    def broken(self, error: OSError) -> None:
         """Give up writing: what the peer said before is still read, then it is over."""
-        self._mute = True
+        self.writer.mute = True
         self._why = broken_by(error)
         self.stream.shutdown()  # a thread that reads finds what is left, then the end
-        if not self._reading:
+        if self.turns.reader is None and not self.turns.under_way:
             self._read_what_is_there(1 << 8)
             self.core.feed_eof(monotonic(), self._why)
 
-    def _settled_error(self) -> BaseException:
-        """Return how it ended, once the reader has seen the end."""
-        core = self.core
-        while self._reading and core.state is not State.CLOSED:
-            if not self._wait(self._news, monotonic() + _STAY):
-                break
-        core.feed_eof(monotonic(), self._why)
-        return core.closed_error()
-
     def part(self) -> None:
         """Do to the socket what the state of the connection asks for; wait for nothing."""
-        self.flush()
+        self.writer.flush()
         core = self.core
-        if self.message_lock.holder and core.state is not State.OPEN:
-            self.message_lock.wake()
+        if self.message_lock.holder and not core.may_send:
+            self.writer.turn.tell()
         parting = core.parting
-        if core.state is not State.CLOSED and (core.owed or self.stream.pending or self._writing):
+        if core.state is not State.CLOSED and (
+            core.owed or self.stream.pending or self.turns.writer
+        ):
             return
         if parting is Parting.DROP:
             self._drop()
@@ -274,33 +378,34 @@ class Driver(Writing):
             self.stream.end()
 
     def _drop(self) -> None:
-        if not self._mute:
+        if not self.writer.mute:
             if self.core.state is not State.CLOSED:
                 self.stream.end()
                 self.core.feed_eof(monotonic())
-            self._mute = True
+            self.writer.mute = True
             self.stream.shutdown()  # and whoever is inside comes out
-            if self._followers:
-                self._news.notify_all()
+            self.news.tell()
         # A number given back while a thread is inside might already be another's socket.
-        if not self.closed and not self._reading and not self._writing:
+        if not self.closed and self.turns.reader is None and self.turns.writer is None:
             self.closed = True
             self.stream.close()
             housekeeper.forget(self)
-            if self._followers:
-                self._news.notify_all()
-            if self._queued:
-                self._turn.notify_all()
+            self.news.tell()
+            self.writer.turn.tell()
 
-    def _not_now(self, verb: str) -> RuntimeError:
-        if self.handling:
-            return RuntimeError(
+    # Misuse
+
+    def check_nested(self, verb: str) -> None:
+        """Raise in a handler: it would wait for the thread that it runs in."""
+        if self.monitor.nested:
+            raise RuntimeError(
                 f"{verb}() called from a handler would wait for the thread that it runs in; "
                 "do it in another thread"
             )
-        threads = threading.enumerate()
-        name = next((thread.name for thread in threads if thread.ident == self._receiver), "?")
+
+    def _second_receiver(self, first: int) -> RuntimeError:
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
         return RuntimeError(
-            f"recv() is already running in thread {name!r}; "
+            f"recv() is already running in thread {names.get(first, '?')!r}; "
             "one receiver per connection (share messages through a queue)"
         )

@@ -1,14 +1,13 @@
-"""The seam between the twins of the short way: native where the codec is."""
+"""The seam to the fast path: there where the extensions are used, else None."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from koko.core.codec import IMPLEMENTATION
 
-if TYPE_CHECKING or IMPLEMENTATION == "pure":
-    from koko.sync._reflex import Reflex
-else:
-    from koko.sync._native_reflex import Reflex
+FastPath: Any = None
+if IMPLEMENTATION == "native":
+    from koko.sync._native_reflex import FastPath  # type: ignore[import-not-found, no-redef]
 
-__all__ = ["Reflex"]
+__all__ = ["FastPath"]

@@ -17,6 +17,7 @@ from koko.core.incoming import ALL, LINE, Incoming, Joined
 from koko.core.outgoing import PART, Outgoing
 from koko.message import Data, Kind, check_kind
 from koko.sync.driver import Driver
+from koko.sync.writer import Late
 
 if TYPE_CHECKING:
     from koko.sync.conn import Conn
@@ -104,11 +105,16 @@ class MessageWriter(io.RawIOBase):
     connection is closed with 1011.
     """
 
+    _message: Outgoing | None = None  # so that a failed opening can be collected
+
     def __init__(self, driver: Driver, kind: Kind, timeout: float | None) -> None:
-        self._message: Outgoing | None = None  # so that a failed opening can be collected
         self._driver = driver
         self._kind = kind
-        self._message = driver.open_message(kind, timeout)
+        try:
+            self._message = driver.writer.open_message(kind, timeout, id(self))
+        finally:
+            if self._message is None:
+                driver.message_lock.drop(id(self))  # it may have been opened all the same
 
     def writable(self) -> bool:
         return True
@@ -128,9 +134,9 @@ class MessageWriter(io.RawIOBase):
         check_kind(self._kind, data)
         view = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
         try:
-            deadline = self._driver.write_by(timeout)
+            deadline = self._driver.writer.write_by(timeout)
             for at in range(0, len(view), PART):
-                self._driver.write_between(deadline, message.add, view[at : at + PART])
+                self._driver.writer.write_between(deadline, message.add, view[at : at + PART])
         except BaseException as error:
             raise self._cut_by(error) from None
         return len(view)
@@ -141,10 +147,10 @@ class MessageWriter(io.RawIOBase):
             return
         message = self._open_message()
         try:
-            self._driver.write_between(self._driver.write_by(None), message.end)
+            self._driver.writer.end_message(message)
+            super().close()
         except BaseException as error:
             raise self._cut_by(error) from None
-        self._leave(whole=True)
 
     def __exit__(
         self,
@@ -156,13 +162,13 @@ class MessageWriter(io.RawIOBase):
         if error is None:
             self.close()
         else:
-            self._leave(whole=False)
+            self._leave()
 
     def __del__(self) -> None:
         # Not the base class's, which would end the message as if it were whole. This may run
         # anywhere, inside the core even: the housekeeper does what is to be done.
         if self._message is not None and not self.closed:
-            self._driver.message_lock.dropped = True
+            self._driver.message_lock.drop(id(self))
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
 
     def _open_message(self) -> Outgoing:
@@ -171,12 +177,12 @@ class MessageWriter(io.RawIOBase):
         return self._message
 
     def _cut_by(self, error: BaseException) -> BaseException:
-        self._leave(whole=False)
-        return self._message.late() if type(error) is TimeoutError and self._message else error
+        self._leave()
+        return self._message.late() if isinstance(error, Late) and self._message else error
 
-    def _leave(self, whole: bool) -> None:
+    def _leave(self) -> None:
         if self._message is not None:
-            self._driver.leave_message(self._message, whole)
+            self._driver.writer.leave_message(self._message)
         super().close()
 
 

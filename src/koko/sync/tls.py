@@ -1,16 +1,14 @@
 """TLS over a stream, in memory, so that one thread can read while others write.
 
-``ssl.SSLSocket`` is not safe for that on every Python. Here the bytes are fetched
-and passed on by the stream below, outside the lock; only the cipher works inside
-it. What is below may be TLS itself: that is how a ``wss`` goes through an ``https``
-proxy.
+``ssl.SSLSocket`` waits inside, where nobody else may be meanwhile. Here only the cipher
+works, and waits for nothing: threads wait for the stream below. That may be TLS itself,
+which is how a ``wss`` goes through an ``https`` proxy.
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
-import threading
 from contextlib import suppress
 
 from koko.sync.transport import (
@@ -18,9 +16,7 @@ from koko.sync.transport import (
     WRITE,
     PlainStream,
     Stream,
-    deadline_in,
     recv_by,
-    time_left,
     write_by,
 )
 
@@ -43,8 +39,8 @@ class TLSStream:
         self.session = context.wrap_bio(
             self._incoming, self._outgoing, server_side, server_hostname
         )
-        self._lock = threading.Lock()
         self._ended = False
+        self._more = True  # ``recv`` may find something though the socket has nothing
         self._failure: OSError | None = None
 
     def handshake(self, deadline: float | None) -> None:
@@ -76,19 +72,16 @@ class TLSStream:
     def pending(self) -> int:
         return self._below.pending
 
-    def recv(self, timeout: float | None) -> bytes | None:
-        deadline = deadline_in(timeout)
-        while True:
-            with self._lock:
-                octets = self._take_out() if self._may_give else b""
-                ended = self._ended
-            if octets or ended:
-                return octets
-            sealed = self._below.recv(time_left(deadline))
+    def recv(self) -> bytes | None:
+        if not self._may_give and not self._ended:
+            sealed = self._below.recv()
             if sealed is None:
+                self._more = False
                 return None
-            with self._lock:
-                self._put_in(sealed)
+            self._put_in(sealed)
+        octets = self._take_out() if self._may_give else b""
+        self._more = self._ended or self._failure is not None
+        return octets if octets or self._ended else None
 
     @property
     def _may_give(self) -> bool:
@@ -124,31 +117,28 @@ class TLSStream:
         return b"".join(pieces)
 
     def write(self, octets: bytes) -> bool:
-        with self._lock:
-            rest = memoryview(octets)
-            while rest:
-                rest = rest[self.session.write(rest) :]
-            self._pass_on()
-            return not self._below.pending
+        rest = memoryview(octets)
+        while rest:
+            rest = rest[self.session.write(rest) :]
+        self._pass_on()
+        return not self._below.pending
 
     def flush(self) -> bool:
-        with self._lock:
-            return self._below.flush()
+        return self._below.flush()
 
     def _pass_on(self) -> None:
         if self._outgoing.pending:
             self._below.write(self._outgoing.read())
 
     def wait(self, events: int, timeout: float | None) -> int:
-        with self._lock:
-            if events & READ and (self._may_give or self._ended):
-                return READ
+        if events & READ and self._more:
+            return READ
         return self._below.wait(events, timeout)
 
     def end(self) -> None:
         # The close_notify of TLS; our half of TCP stays open under it, because
         # some peers take a FIN without one from them for an attack.
-        with self._lock, suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             try:
                 self.session.unwrap()
             finally:
@@ -164,7 +154,7 @@ class TLSStream:
 class LentStream(PlainStream):
     """A TLS session that somebody else began and will close: an ``SSLSocket``.
 
-    It never waits inside, and only one thread at a time is inside; they wait outside.
+    It never waits inside: threads wait outside.
     """
 
     socket: ssl.SSLSocket
@@ -172,49 +162,48 @@ class LentStream(PlainStream):
     def __init__(self, sock: ssl.SSLSocket) -> None:
         super().__init__(sock)
         sock.settimeout(0)
-        self._lock = threading.Lock()
         self._ended = False
+        self._more = True  # ``recv`` may find something though the socket has nothing
+        self._reads = READ  # what it waits for when it is to read
 
-    def recv(self, timeout: float | None) -> bytes | None:
-        deadline = deadline_in(timeout)
-        while True:
-            with self._lock:
-                if self._ended:
-                    return b""
-                try:
-                    return self.socket.recv(_RECORD)
-                except ssl.SSLWantReadError:
-                    wanted = READ
-                except ssl.SSLWantWriteError:
-                    wanted = WRITE
-                except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                    self._ended = True
-                    return b""
-            if not super().wait(wanted, time_left(deadline)):
-                return None
+    def recv(self) -> bytes | None:
+        if self._ended:
+            return b""
+        self._reads, self._more = READ, False
+        try:
+            octets = self.socket.recv(_RECORD)
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLWantWriteError:
+            self._reads = WRITE
+            return None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            self._ended = self._more = True
+            return b""
+        self._more = self.socket.pending() > 0
+        return octets
 
     def _send(self, octets: bytes | memoryview) -> int:
-        with self._lock:
-            try:
-                return self.socket.send(octets) if octets else 0
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                return 0
+        try:
+            return self.socket.send(octets) if octets else 0
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
 
     def wait(self, events: int, timeout: float | None) -> int:
-        with self._lock:
-            if events & READ and (self._ended or self.socket.pending()):
-                return READ
-        return super().wait(events, timeout)
+        if events & READ and self._more:
+            return READ
+        if not events & READ or self._reads == READ:
+            return super().wait(events, timeout)
+        return READ if super().wait(WRITE, timeout) else 0
 
     def end(self) -> None:
-        with self._lock, suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             self.socket.unwrap()  # sends a close_notify
             self._ended = True  # and found the peer's: what is behind it is no TLS
 
     def shutdown(self) -> None:
-        with self._lock:
-            self._ended = True  # an SSLSocket that is shut down would go on without TLS
-            super().shutdown()
+        self._ended = True  # an SSLSocket that is shut down would go on without TLS
+        super().shutdown()
 
     def close(self) -> None:
         """Leave the socket, which is shut down, to the one who lent it."""

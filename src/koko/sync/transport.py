@@ -9,7 +9,9 @@ kept and ``pending``. No lock: who reads and who writes is ``driver``'s to decid
 from __future__ import annotations
 
 import _socket
+import errno
 import math
+import os
 import select
 import socket
 import time
@@ -34,8 +36,8 @@ class Stream(Protocol):
     def pending(self) -> int:
         """How many bytes that were taken by ``write`` have not left."""
 
-    def recv(self, timeout: float | None) -> bytes | None:
-        """Return what has arrived, b"" at the end, None when nothing came in time."""
+    def recv(self) -> bytes | None:
+        """Return what has arrived, b"" at the end, None when nothing has. Waits for nothing."""
 
     def write(self, octets: bytes) -> bool:
         """Take all of ``octets``, pass on what leaves without waiting; tell if all of it left."""
@@ -70,12 +72,13 @@ class PlainStream:
         # gevent's socket waits in spite of the flag; Windows has no such flag.
         self.is_bare = bool(_DONTWAIT) and isinstance(sock, _socket.socket)
 
-    def recv(self, timeout: float | None) -> bytes | None:
-        if timeout is not None and not self.wait(READ, timeout):
+    def recv(self) -> bytes | None:
+        if not self.is_bare and not self.wait(READ, 0):
             return None
-        # A thread that is blocked here holds a buffer of this size: an idle
-        # connection should not pay for what only a busy one needs.
-        octets = self.socket.recv(self._size)
+        try:
+            octets = self.socket.recv(self._size, _DONTWAIT)
+        except BlockingIOError:
+            return None
         self._size = _MUCH if len(octets) >= _LITTLE else _LITTLE
         return octets
 
@@ -107,6 +110,8 @@ class PlainStream:
             return 0
 
     def wait(self, events: int, timeout: float | None) -> int:
+        if self.socket.fileno() < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if not hasattr(select, "poll"):
             return self._select(events, timeout)
         poller = select.poll()  # looked up now: gevent replaces it
@@ -156,6 +161,19 @@ def broken_by(error: OSError) -> str:
     return f"the connection broke: {error.strerror or error}"
 
 
+def is_broken(error: OSError) -> bool:
+    """True when it is the system's word, False for what a signal handler raised meanwhile.
+
+    ``TimeoutError`` of an alarm is an ``OSError``, too; only the system's have a number.
+    """
+    return error.errno is not None
+
+
+def is_bare(stream: Stream) -> bool:
+    """True for a socket of the system's own that does what it is told."""
+    return type(stream) is PlainStream and stream.is_bare
+
+
 def deadline_in(timeout: float | None) -> float | None:
     """Return when ``timeout`` seconds will have passed."""
     return None if timeout is None else time.monotonic() + timeout
@@ -179,11 +197,12 @@ def recv_by(stream: Stream, deadline: float | None) -> bytes:
     Raises:
         TimeoutError: nothing did.
     """
-    left = time_left(deadline)
-    octets = None if left == 0 else stream.recv(left)  # not as long as a flood goes on
-    if octets is None:
-        raise TimeoutError("the peer sent nothing in time")
-    return octets
+    while True:
+        left = time_left(deadline)
+        if left == 0 or not stream.wait(READ, left):  # not as long as a flood goes on
+            raise TimeoutError("the peer sent nothing in time")
+        if (octets := stream.recv()) is not None:
+            return octets
 
 
 def write_by(stream: Stream, octets: bytes, deadline: float | None) -> None:
