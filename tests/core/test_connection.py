@@ -252,6 +252,21 @@ def test_what_a_handler_raises_closes_with_1011_and_is_raised_to_the_reader(hand
         end.send(Kind.TEXT, "hello")
 
 
+@pytest.mark.parametrize(
+    "behind",
+    [said("1 000 1000", b"\x03\xe8"), said("1 000 0011"), said("1 000 1001")],
+    ids=["Close", "violation", "ping"],
+)
+def test_what_comes_in_one_packet_behind_a_fault_of_ours_changes_nothing(behind):
+    end = server()
+    end.on_ping = fail
+    end.feed(said("1 000 1001") + behind, 1.0)
+    assert end.take_owed() == b"\x88\x02\x03\xf3"
+    assert end.state is State.FAILED
+    with pytest.raises(LookupError, match="own mistake"):
+        end.next_message()
+
+
 def test_the_traceback_of_a_fault_does_not_grow_with_each_read():
     end = server()
     end.on_ping = fail

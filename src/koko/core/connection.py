@@ -388,7 +388,8 @@ class Connection(Reading):
         if self.ending is not self._lost:
             return  # a handler that failed has ended the connection before
         self._peer_end = end
-        if self._lost is None:
+        # Behind a fault of ours, of which our Close has told, it changes nothing.
+        if self._lost is None and self.life.state is not lifecycle.FAILED:
             self.life.on(event, self._now)
         self._mark()
 
