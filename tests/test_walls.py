@@ -20,7 +20,16 @@ ROWS = (
     ("errors", "message", "native"),
     ("core",),
     ("__init__",),  # the names that belong to neither face
-    ("dialing", "upgrading", "hijacking", "broadcasting", "places", "reconnecting", "send_queue"),
+    (
+        "dialing",
+        "upgrading",
+        "hijacking",
+        "broadcasting",
+        "listening",
+        "places",
+        "reconnecting",
+        "send_queue",
+    ),
     ("sync", "aio"),
     ("adapters",),
     ("cli", "__main__"),
@@ -38,6 +47,7 @@ FORBIDDEN = {
     "hijacking": PURE - {"socket", "ssl"},  # it moves sockets, and waits for nothing
     "send_queue": PURE - {"socket"},  # it asks the system, and waits for nothing
     "broadcasting": PURE,
+    "listening": PURE - {"socket"},  # it binds, and waits for nothing
     "places": PURE,
     "reconnecting": PURE,
     "sync": {"asyncio"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from koko.core.address import written
+from koko.core.address import distinct, written
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,15 @@ from koko.core.address import written
 )
 def test_an_address_is_written_as_in_a_url(address, text):
     assert written(address) == text
+
+
+@pytest.mark.parametrize(
+    ("found", "listened_on"),
+    [
+        (["127.0.0.1", "::1", "127.0.0.1"], ["127.0.0.1", "::1"]),
+        (["127.0.0.1", "0.0.0.0", "::1"], ["0.0.0.0", "::1"]),
+        (["::", "127.0.0.1", "fe80::1", "0.0.0.0"], ["::", "0.0.0.0"]),
+    ],
+)
+def test_an_address_that_a_wildcard_stands_for_is_not_listened_on_twice(found, listened_on):
+    assert distinct(found) == listened_on

@@ -7,7 +7,7 @@ import socket
 import ssl
 from typing import Any, cast
 
-from koko.aio.transport import attach
+from koko.aio.transport import attach, hasten
 from koko.core.head import Request, Response, ResponseParser, write_request
 from koko.dialing import check_session
 from koko.errors import HandshakeError
@@ -29,6 +29,7 @@ async def ask_on(
     """
     loop = asyncio.get_running_loop()
     secure = _secure(context, name, farewell)
+    hasten(sock)
     # From here on the transport closes the socket, also when TLS fails.
     _, asking = await loop.create_connection(lambda: Asking(parser), sock=sock, **secure)
     return _checked(asking, asking.transport, name)

@@ -1,9 +1,13 @@
-"""How an address is written for people: ``host:port``, as in a URL.
+"""How an address is written for people, as in a URL, and which addresses say the same.
 
-A function over what ``socket.getpeername`` and its like give; nothing is resolved here.
+Functions over what ``socket.getpeername`` and its like give; nothing is resolved here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+_WILDCARDS = ("0.0.0.0", "::")  # all interfaces, of either family
 
 
 def written(address: object) -> str:
@@ -18,3 +22,10 @@ def written(address: object) -> str:
         case "" | b"":  # the client's end of a Unix socket has no name
             return "a Unix socket"
     return "an unknown address"
+
+
+def distinct(addresses: Iterable[str]) -> list[str]:
+    """Return the addresses to listen on: each once, and none that a wildcard stands for."""
+    found = list(dict.fromkeys(addresses))
+    covered = [":" in wildcard for wildcard in _WILDCARDS if wildcard in found]
+    return [each for each in found if each in _WILDCARDS or (":" in each) not in covered]

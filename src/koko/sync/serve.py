@@ -16,6 +16,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+from koko import listening
 from koko.core.address import written
 from koko.places import Place, check_limit, place
 from koko.sync.admit import Admission, Handler, Http
@@ -30,7 +31,6 @@ _BACKLOG = 1024
 _PAUSE = 1.0  # seconds to wait for somebody to give back what the system has run out of
 _LEAVE = 1.0  # seconds that handlers get to come out after their sockets were dropped
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})  # as IPv6 on many a machine
 
 
 class Server:
@@ -354,32 +354,7 @@ def _stop_signals() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def _listen(host: str | list[str] | None, port: int, reuse_port: bool) -> list[socket.socket]:
     """Bind every address that ``host`` stands for, all of them to one port."""
-    hosts = host if isinstance(host, list) else [host or None]
-    listeners: list[socket.socket] = []
-    failure: OSError | None = None
-    try:
-        for family, address in dict.fromkeys(
-            found for name in hosts for found in _addresses(name, port)
-        ):
-            if port == 0 and listeners:
-                address = (address[0], listeners[0].getsockname()[1], *address[2:])
-            try:
-                listeners.append(
-                    socket.create_server(address, family=family, reuse_port=reuse_port)
-                )
-            except OSError as error:
-                if error.errno not in _ABSENT:
-                    raise
-                failure = error
-        if failure and not listeners:
-            raise failure
-    except BaseException:
-        for listener in listeners:
-            listener.close()
-        raise
-    return listeners
-
-
-def _addresses(host: str | None, port: int) -> list[tuple[Any, Any]]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return [(family, address) for family, _, _, _, address in found]
+    found = []
+    for name in listening.names(host):
+        found += socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return listening.bind(found, port, reuse_port)

@@ -1,0 +1,83 @@
+"""Listening on every address that a name stands for, all of them on one port.
+
+Sockets are made and bound here, which waits for nothing; names are resolved by the faces.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+from koko.core.address import distinct, written
+
+_ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})  # as IPv6 on many a machine
+_TRIES = 8  # at a port that is free for the first address and then for all others
+
+
+def names(host: str | list[str] | None) -> list[str | None]:
+    """Return what to resolve; None stands for all interfaces."""
+    return [name or None for name in (host if isinstance(host, list) else [host])]
+
+
+def bind(found: Iterable[Any], port: int, reuse_port: bool = False) -> list[socket.socket]:
+    """Bind a socket to each address that ``getaddrinfo`` found; one free port for all of them.
+
+    Raises:
+        OSError: the port is taken, or none of the addresses is here.
+    """
+    addresses = {str(info[4][0]): info[4] for info in found}
+    wanted = [addresses[name] for name in distinct(addresses)]
+    for _ in range(_TRIES - 1):
+        try:
+            return _bind_all(wanted, port, reuse_port)
+        except OSError as error:
+            if port or error.errno != errno.EADDRINUSE:
+                raise
+    return _bind_all(wanted, port, reuse_port)
+
+
+def _bind_all(addresses: list[Any], port: int, reuse_port: bool) -> list[socket.socket]:
+    bound: list[socket.socket] = []
+    failure: OSError | None = None
+    try:
+        for host, _, *rest in addresses:
+            try:
+                bound.append(_bind((host, port, *rest), reuse_port))
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                failure = error
+            else:
+                port = port or bound[0].getsockname()[1]
+        if failure and not bound:
+            raise failure
+    except BaseException:
+        for sock in bound:
+            sock.close()
+        raise
+    return bound
+
+
+def _bind(address: Any, reuse_port: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        # Everywhere but on Windows, where it would let another process steal the port.
+        if os.name == "posix":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:  # the address of the other family has a socket of its own
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        said = f"could not listen on {written(address)}: {str(error.strerror).lower()}"
+        raise OSError(error.errno, said) from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
