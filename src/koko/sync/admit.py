@@ -20,7 +20,7 @@ from koko.errors import HandshakeError
 from koko.sync.conn import Conn
 from koko.sync.tls import TLSStream
 from koko.sync.transport import PlainStream, Stream, deadline_in, peer_name, recv_by, write_by
-from koko.sync.upgrade import Upgrader, open_conn, see_off, talk
+from koko.sync.upgrade import Upgrader, complain, open_conn, see_off, talk
 from koko.upgrading import Incoming, Refused
 
 Handler = Callable[[Conn], object]
@@ -101,8 +101,6 @@ class Admission:
                 self._serve(guest, stream, deadline)
         except OSError as error:
             self._log(stream, guest, error)
-        except Exception:
-            self._logger.exception("could not answer a request")
         finally:
             if guest is None or guest.conn is None:
                 stream.close()
@@ -132,10 +130,10 @@ class Admission:
         except HandshakeError as error:
             self._log(stream, guest, error)
             response = error.response or refusal(error)
-        except Exception as error:
-            if guest.is_gone and isinstance(error, OSError):
+        except BaseException as error:  # of the application's, ``sys.exit()`` as well
+            if guest.is_gone:
                 raise
-            self._logger.exception("could not answer %s", guest.request.target)
+            complain(self._logger, "could not answer %s", guest.request.target, exc_info=error)
             response = refusal(HandshakeError(500, "the server failed to answer"))
         if response is None or guest.is_gone:
             return
@@ -179,7 +177,8 @@ class Admission:
 
     def _log(self, stream: Stream, guest: Guest | None, error: Exception) -> None:
         target = guest.request.target if guest else "-"
-        self._logger.info("%s %s: %s", written(peer_name(stream.socket)), target, error)
+        peer = written(peer_name(stream.socket))
+        complain(self._logger, "%s %s: %s", peer, target, error, level=logging.INFO)
 
 
 def _say_and_leave(stream: Stream, answer: bytes, deadline: float | None) -> None:

@@ -68,14 +68,14 @@ class Dialer(dialing.Dialer):
             write_by(stream, write_request(request), deadline)
             response, early = _read_response(stream, deadline)
             outcome = self.conclude(target, key, response)
+            if not isinstance(outcome, Target):
+                core = Connection(Role.CLIENT, self, outcome.agreed, monotonic())
+                return Conn(Driver(core, stream, early), request, response, outcome.subprotocol)
         except BaseException:
             stream.close()
             raise
-        if isinstance(outcome, Target):
-            stream.close()
-            return outcome
-        core = Connection(Role.CLIENT, self, outcome.agreed, monotonic())
-        return Conn(Driver(core, stream, early), request, response, outcome.subprotocol)
+        stream.close()
+        return outcome
 
     def _connect(self, target: Target, deadline: float | None) -> Stream:
         proxy = self.proxy_for(target)
@@ -86,7 +86,12 @@ class Dialer(dialing.Dialer):
             stream = through_proxy(self, proxy, target, deadline)
         if not target.secure:
             return stream
-        return secure(stream, self.ssl, self.hostname(target), deadline)
+        try:
+            name = self.hostname(target)
+        except BaseException:
+            stream.close()
+            raise
+        return secure(stream, self.ssl, name, deadline)
 
 
 def _read_response(stream: Stream, deadline: float | None) -> tuple[Response, bytes]:

@@ -12,6 +12,7 @@ from koko.errors import HandshakeError
 from koko.places import TELLING, no_place
 from koko.sync.tls import TLSStream
 from koko.sync.transport import PlainStream, Stream, deadline_in, peer_name, recv_by, write_by
+from koko.sync.upgrade import complain
 
 
 def turn_away(
@@ -34,8 +35,8 @@ def turn_away(
     except OSError:
         pass  # it hung up, or had its time
     finally:
-        logger.info("%s %s: %s", peer, target, error)
         stream.close()
+        complain(logger, "%s %s: %s", peer, target, error, level=logging.INFO)
 
 
 def _target(stream: Stream, deadline: float | None) -> str:

@@ -32,13 +32,22 @@ def open_stream(
     """
     if dialer.net_dial is not None:
         sock: socket.socket = dialer.net_dial(host, port, time_left(deadline))
-        dialing.check_socket(sock)
+        try:
+            dialing.check_socket(sock)
+        except TypeError:
+            if hasattr(sock, "close"):  # nobody else knows it
+                sock.close()
+            raise
     elif dialer.unix is not None:
         sock = _connect_unix(os.fspath(dialer.unix), deadline)
     else:
         sock = Race(resolve(host, port, deadline)).run(host, port, deadline)
-    dialing.log.debug("connected to %s port %d: %s", host, port, sock)
-    return PlainStream(sock)
+    try:
+        dialing.log.debug("connected to %s port %d: %s", host, port, sock)
+        return PlainStream(sock)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _connect_unix(path: str, deadline: float | None) -> socket.socket:
@@ -122,12 +131,15 @@ class Race:
 def _begin(address: Address) -> socket.socket:
     family, kind, protocol, _, where = address
     sock = socket.socket(family, kind, protocol)
-    sock.setblocking(False)
-    code = sock.connect_ex(where)
-    if code in _STARTED:
-        return sock
-    sock.close()
-    raise OSError(code, os.strerror(code))
+    try:
+        sock.setblocking(False)
+        code = sock.connect_ex(where)
+        if code not in _STARTED:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def resolve(

@@ -57,8 +57,12 @@ def _through_socks(dialer: Dialer, proxy: Proxy, target: Target, deadline: float
             family = socket.AF_INET if proxy.scheme == "socks4" else socket.AF_UNSPEC
             host = resolve(host, target.port, deadline, family)[0][4][0]
         hop: Any = _ByDeadline(dialer, deadline)
-        Socks(**options, rdns=True, forward=hop).connect(host, target.port)
-    return PlainStream(hop.sock)
+        try:
+            Socks(**options, rdns=True, forward=hop).connect(host, target.port)
+            return PlainStream(hop.sock)
+        except BaseException:
+            hop.close()
+            raise
 
 
 class _ByDeadline:
@@ -70,25 +74,26 @@ class _ByDeadline:
 
     def __init__(self, dialer: Dialer, deadline: float | None) -> None:
         self._dialer, self._deadline = dialer, deadline
-        self.sock: socket.socket
+        self.sock: socket.socket | None = None
 
     def connect(self, dest_host: str, dest_port: int, timeout: float | None) -> _ByDeadline:
         self.sock = open_stream(self._dialer, dest_host, dest_port, self._deadline).socket
         return self
 
     def sendall(self, octets: bytes) -> None:
-        self._bound()
-        self.sock.sendall(octets)
+        self._bounded().sendall(octets)
 
     def recv(self, size: int) -> bytes:
-        self._bound()
-        return self.sock.recv(size)
+        return self._bounded().recv(size)
 
-    def _bound(self) -> None:
+    def _bounded(self) -> socket.socket:
         left = time_left(self._deadline)
         if left == 0:
             raise TimeoutError
+        assert self.sock is not None  # python-socks connects first
         self.sock.settimeout(left)
+        return self.sock
 
     def close(self) -> None:
-        self.sock.close()
+        if self.sock is not None:
+            self.sock.close()

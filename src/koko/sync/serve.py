@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import selectors
-import signal
 import socket
 import ssl as tls
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from koko import listening
 from koko.core.address import written
-from koko.places import Place, check_limit, place
+from koko.places import Place, check_limit
 from koko.sync.admit import Admission, Handler, Http
 from koko.sync.conn import Conn
+from koko.sync.crowd import Crowd, Guest
 from koko.sync.door import turn_away
+from koko.sync.listen import close_all, listen, open_up
+from koko.sync.monitor import LOOK, Role, hold
+from koko.sync.signals import Signals, stop_signals
 from koko.sync.transport import PlainStream
-from koko.sync.upgrade import Upgrader
+from koko.sync.upgrade import Upgrader, complain
 from koko.upgrading import UpgraderOptions
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_BACKLOG = 1024
 _PAUSE = 1.0  # seconds to wait for somebody to give back what the system has run out of
 _LEAVE = 1.0  # seconds that handlers get to come out after their sockets were dropped
+_NAMED = 5  # handlers that are named where some did not come out
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -86,12 +88,11 @@ class Server:
         self._ssl = ssl
         self._where = (host, port, sock, bool(reuse_port))
         self._listeners: list[socket.socket] = []
-        self._changed = threading.Condition()  # guards what follows
-        self._places = dict.fromkeys(Place, 0)  # how many have each of them, from accept to end
-        self._guests: dict[int, PlainStream] = {}  # by thread, from accept to the end
-        self._conns: dict[int, Conn] = {}  # by thread, those of them with an open connection
-        self._stopping = threading.Event()
+        self._crowd = Crowd()
+        self._lock = threading.Lock()
+        self._closer: Role | None = None  # who closes it
         self._goodbye = (1001, "")
+        self._stopping = threading.Event()
         self._closed = threading.Event()
         self._on_closed: Callable[[], object] = int
         self._acceptor: threading.Thread | None = None
@@ -100,18 +101,27 @@ class Server:
     # Life
 
     def start(self) -> None:
-        """Begin to accept connections."""
+        """Begin to accept connections. Where that fails nothing is left open."""
         host, port, sock, reuse_port = self._where
-        self._listeners = [sock] if sock else _listen(host, port, reuse_port)
-        woken, self._waker = socket.socketpair()
-        for listener in self._listeners:
-            listener.listen(_BACKLOG)
-            listener.setblocking(False)
-        name = f"koko-accept-{written(self.address)}"
-        self._acceptor = threading.Thread(
-            target=self._accept, args=(woken,), name=name, daemon=True
-        )
-        self._acceptor.start()
+        listeners = [sock] if sock else listen(host, port, reuse_port)
+        woken = waker = None
+        try:
+            woken, waker = socket.socketpair()
+            open_up(listeners)
+            self._listeners = listeners
+            name = f"koko-accept-{written(self.address)}"
+            acceptor = threading.Thread(target=self._accept, args=(woken,), name=name, daemon=True)
+            acceptor.start()
+        except BaseException:
+            self._listeners = []
+            for pair in (woken, waker):
+                if pair is not None:
+                    pair.close()
+            if sock is None:  # else it is still the caller's
+                close_all(listeners)
+            raise
+        self._waker, self._acceptor = waker, acceptor
+        _servers.add(self)
 
     def serve_forever(self) -> None:
         """Serve until ``close`` is called; when interrupted, close gracefully with 1001."""
@@ -130,31 +140,23 @@ class Server:
         after ``timeout`` seconds (default: the upgrader's ``close_timeout``) is dropped. A
         handler that does not come out then is left behind: no thread can be ended from
         outside. Calling it again waits for the first call; a handler that calls it is not
-        waited for.
+        waited for. One line at INFO says how many are waited for, one at WARNING who did not
+        come out.
         """
-        with self._changed:
-            first = not self._stopping.is_set()
-            if first:
-                self._goodbye = (code, reason)
-            self._stopping.set()
-        if not first:
-            self._closed.wait()
-            return
-        deadline = monotonic() + (self.upgrader.close_timeout if timeout is None else timeout)
-        self._stop_accepting()
-        self._admission.closing = True
-        guests, conns = self._present()
-        for thread, guest in guests.items():
-            if thread not in conns:
-                guest.hush()  # a request that is not whole yet gets its 503
+        mine: Role = [threading.get_ident()]
+        timeout = self.upgrader.close_timeout if timeout is None else timeout
         try:
-            for conn in conns.values():
-                conn._driver.start_close(code, reason)
-            self._wait_for_guests(deadline)
-        finally:  # a bad code, or Ctrl-C: who waits for the end is not left waiting
-            self._drop_guests()
-            self._closed.set()
-            self._on_closed()
+            while not self._closed.is_set():
+                if hold(self._lock, self._become_closer, mine, (code, reason), timeout):
+                    return self._close(timeout)
+                self._closed.wait(LOOK)  # and take over from a call that was interrupted
+        finally:
+            if self._closer is mine:
+                self._closer = None
+
+    def hurry(self) -> None:
+        """Drop everything that a ``close`` in another thread still waits for."""
+        self._crowd.hurry()
 
     def wait_closed(self) -> None:
         """Wait until the server has been closed and its last handler has ended."""
@@ -177,8 +179,7 @@ class Server:
     @property
     def connections(self) -> set[Conn]:
         """The open connections, as they are now."""
-        with self._changed:
-            return set(self._conns.values())
+        return set(self._crowd.conns.values())
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -202,95 +203,110 @@ class Server:
                 for key, _ in selector.select():
                     if key.fileobj is not woken:
                         self._accept_one(key.fileobj)
-        for listener in self._listeners:
-            listener.close()
+        close_all(self._listeners)
 
     def _accept_one(self, listener: Any) -> None:
+        # Whatever fails here, a log handler of the application's say, the next one is accepted.
         try:
             sock, peer = listener.accept()
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 self._pause(error)
             return  # else: the peer, or another process, was faster
-        given = self._place()
-        if given is Place.NOWHERE:
-            sock.close()
-            self._leave(given)
-            return
-        thread = threading.Thread(
-            target=self._serve, args=(sock, given), name=f"koko-{written(peer)}", daemon=True
-        )
+        given = self._crowd.take_place(self.max_connections)
         try:
-            thread.start()
-        except RuntimeError as error:
-            sock.close()
-            self._leave(given)
+            if given is not Place.NOWHERE:
+                return self._start(PlainStream(sock), written(peer), given)
+        except OSError:
+            pass  # it has hung up already
+        except RuntimeError as error:  # the system has no thread for it
             self._pause(error)
+        sock.close()
+        self._crowd.give_back(given)
 
-    def _place(self) -> Place:
-        with self._changed:
-            taken = self._places
-            given = place(self.max_connections, taken[Place.SEAT], taken[Place.DOOR])
-            taken[given] += 1
-        return given
-
-    def _leave(self, given: Place) -> None:
-        with self._changed:
-            self._places[given] -= 1
+    def _start(self, stream: PlainStream, peer: str, given: Place) -> None:
+        arguments, name = (stream, peer, given), f"koko-{peer}"
+        threading.Thread(target=self._serve, args=arguments, name=name, daemon=True).start()
 
     def _pause(self, error: Exception) -> None:
-        self.logger.error("cannot accept, next try in %g s: %s", _PAUSE, error)
+        complain(self.logger, "cannot accept, next try in %g s: %s", _PAUSE, error)
         self._stopping.wait(_PAUSE)
+
+    # One connection, in its thread
+
+    def _serve(self, stream: PlainStream, peer: str, given: Place) -> None:
+        thread = threading.get_ident()
+        self._crowd.guests[thread] = Guest(stream, peer)
+        try:
+            if given is Place.DOOR:
+                turn_away(stream, self._ssl, self.max_connections, self.logger)
+            else:
+                self._admission.admit(stream, partial(self._welcome, thread))
+        except BaseException as error:  # of an application's: it was told, and we go on
+            complain(self.logger, "what serves %s failed", peer, exc_info=error)
+        finally:
+            self._crowd.see_out(thread, given)
+
+    def _welcome(self, thread: int, conn: Conn) -> None:
+        self._crowd.conns[thread] = conn
+        if self._stopping.is_set():  # too late for ``close`` to see it
+            conn.close(*self._goodbye)
+
+    # Closing
+
+    def _become_closer(self, mine: Role, goodbye: tuple[int, str], timeout: float) -> bool:
+        if self._closer is not None or self._closed.is_set():
+            return False
+        self._closer = mine
+        if not self._stopping.is_set():
+            self._goodbye = goodbye
+            self._crowd.deadline = monotonic() + timeout
+        self._stopping.set()
+        return True
+
+    def _close(self, timeout: float) -> None:
+        self._stop_accepting()
+        self._admission.closing = True
+        conns, others = dict(self._crowd.conns), self._crowd.others
+        if conns:
+            sentence = "closing: waiting up to %g s for %d connections"
+            complain(self.logger, sentence, timeout, len(conns), level=logging.INFO)
+        for thread, guest in others.items():
+            if thread not in conns:
+                guest.stream.hush()  # a request that is not whole yet gets its 503
+        try:
+            for conn in conns.values():
+                conn._driver.start_close(*self._goodbye)
+            self._crowd.wait()
+        finally:  # a bad code, or Ctrl-C: who waits for the end is not left waiting
+            self._drop_guests()
+            self._closed.set()
+            self._on_closed()
 
     def _stop_accepting(self) -> None:
         if self._waker is not None and self._acceptor is not None:
             self._waker.close()  # the other end becomes readable
             self._acceptor.join(_LEAVE)
 
-    # One connection, in its thread
-
-    def _serve(self, sock: socket.socket, given: Place) -> None:
-        thread = threading.get_ident()
-        stream = PlainStream(sock)
-        with self._changed:
-            self._guests[thread] = stream
-        try:
-            if given is Place.DOOR:
-                turn_away(stream, self._ssl, self.max_connections, self.logger)
-            else:
-                self._admission.admit(stream, partial(self._welcome, thread))
-        finally:
-            self._leave(given)
-            with self._changed:
-                self._conns.pop(thread, None)
-                del self._guests[thread]
-                self._changed.notify_all()
-
-    def _welcome(self, thread: int, conn: Conn) -> None:
-        with self._changed:
-            self._conns[thread] = conn
-        if self._stopping.is_set():  # too late for ``close`` to see it
-            conn.close(*self._goodbye)
-
-    # Closing
-
-    def _present(self) -> tuple[dict[int, PlainStream], dict[int, Conn]]:
-        with self._changed:
-            return dict(self._guests), dict(self._conns)
-
-    def _wait_for_guests(self, deadline: float) -> None:
-        ours = {threading.get_ident()}
-        with self._changed:
-            self._changed.wait_for(lambda: self._guests.keys() <= ours, deadline - monotonic())
-
     def _drop_guests(self) -> None:
-        guests, conns = self._present()
-        for conn in conns.values():
+        for conn in tuple(self._crowd.conns.values()):
             conn.abort()
-        for thread, guest in guests.items():
-            if thread not in conns:
-                guest.shutdown()
-        self._wait_for_guests(monotonic() + _LEAVE)
+        for guest in self._crowd.others.values():
+            guest.stream.shutdown()
+        self._crowd.deadline = monotonic() + _LEAVE
+        self._crowd.wait()
+        if late := [guest.peer for guest in self._crowd.others.values()]:
+            names = ", ".join(late[:_NAMED]) + (", ..." if len(late) > _NAMED else "")
+            sentence = "closing: %d handlers did not end in time: %s"
+            complain(self.logger, sentence, len(late), names, level=logging.WARNING)
+
+    def _disown(self) -> None:
+        self._lock = threading.Lock()
+        self._stopping, self._closed = threading.Event(), threading.Event()
+        self._stopping.set()
+        self._closed.set()
+        self._crowd.disown()
+        close_all(self._listeners)
 
 
 def serve(
@@ -323,38 +339,33 @@ def serve(
         http=http,
         max_connections=max_connections,
     )
-    with _stop_signals() as (stopped, stop), server:
-        server._on_closed = lambda: stop.send(b"\0")
+    with stop_signals() as signals, server:
+        server._on_closed = signals.tell
         if on_start is not None:
             on_start(server)
-        while stopped.recv(1)[0] not in (0, *_SIGNALS):
-            pass  # a signal that the application watches
+        if signals.wait():
+            _close_by_signal(server, signals)
 
 
-@contextmanager
-def _stop_signals() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Yield a pair of sockets, of which SIGINT and SIGTERM make the first one readable."""
-    stopped, stop = socket.socketpair()
-    with stopped, stop:
-        if threading.current_thread() is not threading.main_thread():
-            yield stopped, stop
-            return
-        # Waiting on a lock would lose a signal that comes just before the wait begins: its
-        # handler runs only after. What the system writes into a socket is not lost.
-        stop.setblocking(False)
-        before = [signal.signal(number, lambda *_: None) for number in _SIGNALS]
-        woken_before = signal.set_wakeup_fd(stop.fileno(), warn_on_full_buffer=False)
-        try:
-            yield stopped, stop
-        finally:
-            signal.set_wakeup_fd(woken_before)
-            for number, handler in zip(_SIGNALS, before, strict=True):
-                signal.signal(number, handler)
+def _close_by_signal(server: Server, signals: Signals) -> None:
+    """Close, in another thread, since a second signal means now."""
+    try:
+        threading.Thread(target=server.close, name="koko-closing", daemon=True).start()
+    except RuntimeError:  # the system has no thread for it
+        return
+    if signals.wait():
+        complain(server.logger, "closing now: stopped a second time", level=logging.WARNING)
+        server.hurry()
 
 
-def _listen(host: str | list[str] | None, port: int, reuse_port: bool) -> list[socket.socket]:
-    """Bind every address that ``host`` stands for, all of them to one port."""
-    found = []
-    for name in listening.names(host):
-        found += socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return listening.bind(found, port, reuse_port)
+_servers: weakref.WeakSet[Server] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for server in tuple(_servers):
+        server._disown()
+
+
+# A child that lives on would hold the port, and connections wait in it for nobody.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_all)

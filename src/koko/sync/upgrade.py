@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
@@ -104,7 +105,11 @@ def open_conn(
         stream.shutdown()
         stream.close()
         raise
-    door.opened(conn)
+    try:
+        door.opened(conn)
+    except BaseException:
+        conn.abort()
+        raise
     return conn
 
 
@@ -122,16 +127,31 @@ def talk(conn: Conn, handler: Callable[[], object], logger: logging.Logger) -> N
 
 
 def see_off(conn: Conn, error: BaseException | None, logger: logging.Logger) -> None:
-    """Close the connection of a handler that came out, perhaps with an error."""
+    """Close the connection of a handler that came out, perhaps with an error.
+
+    What is no ``Exception`` - ``sys.exit()``, a test's failure - is raised again, for whoever
+    runs this thread; the connection is over all the same.
+    """
     code = 1000
     try:
         if error is not None and not isinstance(error, CloseError):
-            if not isinstance(error, Exception):
-                conn.abort()  # the thread is asked to end, SystemExit for one
-                raise error
             code = 1011
-            logger.error("handler of %s failed", conn, exc_info=error)
+            complain(logger, "handler of %s failed", conn, exc_info=error)
+        if error is not None and not isinstance(error, Exception):
+            conn._driver.start_close(code, "")
+            raise error
         conn.close(code)
     finally:
+        conn.abort()
         peer = written(conn.remote_address)
-        logger.info("%s %s: %s", peer, conn.request.target, conn.ending)
+        target = conn.request.target
+        complain(logger, "%s %s: %s", peer, target, conn.ending, level=logging.INFO)
+
+
+def complain(logger: logging.Logger, sentence: str, *values: object, **how: Any) -> None:
+    """Log something; what a log handler of the application's raises ends no thread of ours."""
+    try:
+        logger.log(how.pop("level", logging.ERROR), sentence, *values, **how)
+    except BaseException:
+        if threading.current_thread() is threading.main_thread():  # not ours
+            raise
