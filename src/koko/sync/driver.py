@@ -18,13 +18,15 @@ from time import monotonic
 from typing import Any
 
 from koko.core.connection import Connection, Parting, Ping
+from koko.core.control import close_payload
 from koko.core.keepalive import Backlog
 from koko.core.lifecycle import State
+from koko.errors import Close
 from koko.message import Data
 from koko.send_queue import backlog_on
 from koko.sync.housekeeper import housekeeper
 from koko.sync.message_lock import MessageLock
-from koko.sync.monitor import READING, Monitor, News, Role, Turns
+from koko.sync.monitor import END, READING, Monitor, News, Role, Turns
 from koko.sync.reflex import FastPath
 from koko.sync.transport import (
     READ,
@@ -299,8 +301,11 @@ class Driver:
         self.news.tell()
 
     def _start_close(self, code: int, reason: str) -> None:
+        close_payload(Close(code, reason))  # misuse is told before anything is under way
         if self.core.may_send:
+            before, self.turns.under_way = self.turns.under_way, END
             self.core.start_close(code, reason, monotonic())
+            self.turns.under_way = before
         self.part()
 
     def _find_over(self) -> bool | None:
@@ -310,13 +315,16 @@ class Driver:
         return self.closed or self.core.state is State.CLOSED or None
 
     def _abort(self, why: str) -> None:
+        before, self.turns.under_way = self.turns.under_way, END
         self.core.feed_eof(monotonic(), why)
+        self.turns.under_way = before
         self.part()
 
     def cut_off(self, what: str) -> None:
         """End the connection, since an interrupt has left it in pieces."""
+        self.core.feed_eof(monotonic(), f"an interrupt cut off {what}")
         self.turns.under_way = None
-        self._abort(f"an interrupt cut off {what}")
+        self.part()
 
     def _look_after(self, now: float) -> None:
         core = self.core
@@ -387,8 +395,8 @@ class Driver:
             self.news.tell()
         # A number given back while a thread is inside might already be another's socket.
         if not self.closed and self.turns.reader is None and self.turns.writer is None:
-            self.closed = True
             self.stream.close()
+            self.closed = True
             housekeeper.forget(self)
             self.news.tell()
             self.writer.turn.tell()

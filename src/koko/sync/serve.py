@@ -11,6 +11,7 @@ import ssl as tls
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from types import TracebackType
@@ -285,8 +286,10 @@ class Server:
 
     def _stop_accepting(self) -> None:
         if self._waker is not None and self._acceptor is not None:
-            self._waker.close()  # the other end becomes readable
+            with suppress(OSError):
+                self._waker.send(b"\0")  # to close it says nothing while a child has it, too
             self._acceptor.join(_LEAVE)
+            self._waker.close()
 
     def _drop_guests(self) -> None:
         for conn in tuple(self._crowd.conns.values()):
@@ -307,6 +310,8 @@ class Server:
         self._closed.set()
         self._crowd.disown()
         close_all(self._listeners)
+        if self._waker is not None:
+            self._waker.close()
 
 
 def serve(
