@@ -76,6 +76,18 @@ async def test_refused_client_that_goes_on_talking_still_gets_its_answer() -> No
         client.says("still talking")
 
 
+@pytest.mark.parametrize("limit", [300, 30_000])
+async def test_head_has_at_most_head_limit_bytes(limit: int) -> None:
+    room = limit - len(handshake("Cookie: "))
+    async with Server(echo, HERE, upgrader=Upgrader(head_limit=limit)) as server:
+        async with raw(server) as client:
+            client.says(handshake("Cookie: " + "x" * room))
+            assert (await client.hears_head()).startswith("HTTP/1.1 101 ")
+        async with raw(server) as client:
+            client.says(handshake("Cookie: " + "x" * (room + 1)))
+            assert (await client.hears_head()).startswith("HTTP/1.1 431 ")
+
+
 async def test_slow_drip_of_a_head_is_cut_off_by_the_handshake_timeout() -> None:
     upgrader = Upgrader(handshake_timeout=0.05)
     async with Server(echo, HERE, upgrader=upgrader) as server, raw(server) as client:

@@ -49,6 +49,16 @@ async def test_one_too_many_is_told_so_and_may_come_when_another_has_left(
     assert re.search(r"127\.0\.0\.1:\d+ /late: 503: the server has all the", caplog.text)
 
 
+async def test_one_too_many_is_heard_out_up_to_head_limit(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "koko.server")
+    upgrader, large = Upgrader(head_limit=30_000), {"Cookie": "x" * 20_000}
+    async with Server(echo, HERE, upgrader=upgrader, max_connections=1) as server:
+        async with dial(url(server), proxy=None):
+            with pytest.raises(ErrBadHandshake, match="503"):
+                await dial(url(server, path="/late"), headers=large, proxy=None)
+    assert " /late: 503" in caplog.text
+
+
 async def test_one_too_many_is_told_so_through_tls(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:

@@ -7,13 +7,16 @@ import logging
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from http.cookiejar import CookieJar
 from typing import Any
 
 import pytest
 
 from koko import ErrBadHandshake, HandshakeError
+from koko.core.handshake import make_key
+from koko.core.head import Request
 from koko.sync import Conn, Upgrader
 from tests.dialing.conftest import (
     HERE,
@@ -212,6 +215,51 @@ def test_an_answer_that_is_not_http_is_an_error_that_says_so(face: Face) -> None
     with script(b"220 mail.example ESMTP\r\n") as server:
         with pytest.raises(HandshakeError, match="220 mail"):
             face.dial(server.url)
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_the_head_of_an_answer_has_at_most_head_limit_bytes(
+    face: Face, scheme: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    answer = partial(accepted, lines=f"X-Large: {'x' * 20_000}\n")
+    size = len(answer(Request("GET", "/", {"Sec-WebSocket-Key": make_key()})))
+    context = server_tls if scheme == "wss" else None
+    with script(answer, answer, answer, context=context) as server:
+        options = {"ssl": client_tls}
+        for limit in ({}, {"head_limit": size - 1}):
+            with pytest.raises(HandshakeError, match="larger than the limit of"):
+                face.dial(server.url, **options, **limit)
+        face.dial(server.url, **options, head_limit=size).abort()
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_head_limit_holds_for_the_answer_of_a_proxy_and_for_the_one_behind_it(
+    face: Face, scheme: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    large = f"X-Large: {'x' * 20_000}\r\n\r\n".encode()
+
+    def play() -> None:
+        for through in (False, True):
+            sock = listener.accept()[0]
+            sock.settimeout(PATIENCE)
+            with sock, suppress(ConnectionResetError):
+                read_request(sock)
+                sock.sendall(b"HTTP/1.1 200 OK\r\n" + large)
+                if through:
+                    inner = server_tls.wrap_socket(sock, server_side=True) if tls else sock
+                    with inner:
+                        asked = read_request(inner)
+                        inner.sendall(accepted(asked)[:-2] + large)
+                        inner.recv(1)
+
+    tls = scheme == "wss"
+    with socket.create_server((HERE, 0)) as listener:
+        done = in_thread(play)
+        options = {"ssl": client_tls, "proxy": f"http://{HERE}:{listener.getsockname()[1]}"}
+        with pytest.raises(HandshakeError, match="larger than the limit of"):
+            face.dial(f"{scheme}://{HERE}:9/", **options)
+        face.dial(f"{scheme}://{HERE}:9/", **options, head_limit=1 << 15).abort()
+        done.result(PATIENCE)
 
 
 def test_an_acceptance_for_another_key_is_refused(face: Face) -> None:

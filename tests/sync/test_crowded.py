@@ -12,7 +12,7 @@ import pytest
 
 from koko import CloseError, ErrBadHandshake, Response
 from koko.places import TOLD, Place
-from koko.sync import Conn, Server, dial
+from koko.sync import Conn, Server, Upgrader, dial
 from tests.sync.conftest import PATIENCE, in_thread, until
 from tests.sync.test_serve import UPGRADE, connect, echo, read_all, url
 
@@ -43,6 +43,16 @@ def test_one_too_many_is_told_so_and_may_come_when_another_has_left(
             second.send("served as well")
             assert second.recv(PATIENCE) == "served as well"
     assert re.search(r"127\.0\.0\.1:\d+ /late: 503: the server has all the", caplog.text)
+
+
+def test_one_too_many_is_heard_out_up_to_head_limit(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "koko.server")
+    upgrader, large = Upgrader(head_limit=30_000), {"Cookie": "x" * 20_000}
+    with Server(echo, HERE, upgrader=upgrader, max_connections=1) as server:
+        with dial(url(server), proxy=None):
+            with pytest.raises(ErrBadHandshake, match="503"):
+                dial(url(server, "/late"), headers=large, proxy=None)
+    assert " /late: 503" in caplog.text
 
 
 def test_one_too_many_is_told_so_through_tls(

@@ -180,6 +180,17 @@ def test_a_refusal_says_why_and_hangs_up(request_: bytes, status: bytes) -> None
     assert b"\r\nConnection: " in answer
 
 
+@pytest.mark.parametrize("limit", [300, 30_000])
+def test_a_head_has_at_most_head_limit_bytes(limit: int) -> None:
+    before, after = UPGRADE[:-2] + b"Cookie: ", b"\r\n\r\n"
+    room = limit - len(before + after)
+    with running(upgrader=Upgrader(head_limit=limit)) as server:
+        for more, status in ((0, b"101"), (1, b"431")):
+            with connect(server) as raw:
+                raw.sendall(before + b"x" * (room + more) + after)
+                assert raw.recv(100).startswith(b"HTTP/1.1 " + status)
+
+
 def test_a_refusal_arrives_though_much_of_the_request_was_never_read() -> None:
     with running() as server, connect(server) as raw:
         raw.sendall(b"GET / HTTP/1.1\r\nX: " + bytes(1_000_000))

@@ -37,7 +37,7 @@ class Opening(asyncio.Protocol):
     def __init__(self, server: Server) -> None:
         self.conn: Conn | None = None
         self._server = server
-        self._parser = RequestParser()
+        self._parser = RequestParser(server.upgrader.head_limit)
         self._early = b""
         self._timer_slot: set[Timed] | None = None
         self._answering: asyncio.Task[None] | None = None

@@ -36,10 +36,14 @@ async def ask_on(
 
 
 async def ask_through(
-    tunnel: asyncio.Transport, context: ssl.SSLContext | None, name: str | None, farewell: float
+    tunnel: asyncio.Transport,
+    parser: ResponseParser,
+    context: ssl.SSLContext | None,
+    name: str | None,
+    farewell: float,
 ) -> Asking:
     """Begin at the far end of a tunnel, on which reading is paused; TLS first, as above."""
-    asking = Asking(ResponseParser())
+    asking = Asking(parser)
     inner = tunnel
     if name is None:
         tunnel.set_protocol(asking)
@@ -78,9 +82,9 @@ def _checked(asking: Asking, transport: asyncio.Transport, name: str | None) -> 
     return asking
 
 
-async def ask_plainly(sock: socket.socket) -> Asking:
+async def ask_plainly(sock: socket.socket, parser: ResponseParser) -> Asking:
     """Begin on a connected socket that will not speak TLS."""
-    return await attach(sock, Asking(ResponseParser()))
+    return await attach(sock, Asking(parser))
 
 
 class Asking(asyncio.Protocol):

@@ -94,16 +94,18 @@ class Dialing(Pending[Conn]):
         dialer = self._dialer
         name = dialer.hostname(target) if target.secure else None
         proxy = dialer.proxy_for(target)
+        parser = ResponseParser(dialer.head_limit)
         if proxy is None:
             sock = await open_socket(dialer, target.host, target.port, deadline)
         elif proxy.is_socks:
             sock = await through_socks(dialer, proxy, target, deadline)
         else:
             tunnel = await open_tunnel(dialer, proxy, target, deadline)
-            return await ask_through(tunnel.transport, dialer.ssl, name, dialer.close_timeout)
+            farewell = dialer.close_timeout
+            return await ask_through(tunnel.transport, parser, dialer.ssl, name, farewell)
         if name is None:
-            return await ask_plainly(sock)
-        return await ask_on(sock, ResponseParser(), dialer.ssl, name, dialer.close_timeout)
+            return await ask_plainly(sock, parser)
+        return await ask_on(sock, parser, dialer.ssl, name, dialer.close_timeout)
 
 
 async def _answer(asking: Asking, request: Request, limit: asyncio.Timeout) -> Response:

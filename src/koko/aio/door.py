@@ -21,7 +21,7 @@ class Door(asyncio.Protocol):
     def __init__(self, server: Server, transport: asyncio.Transport) -> None:
         self._server = server
         self.transport = transport
-        self._parser = RequestParser()
+        self._parser = RequestParser(server.upgrader.head_limit)
         self._answered = False
         self._timer = asyncio.get_running_loop().call_later(TELLING, transport.abort)
 

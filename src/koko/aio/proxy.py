@@ -26,8 +26,8 @@ async def open_tunnel(
     """
     sock = await open_socket(dialer, proxy.host, proxy.port, deadline)
     name = proxy.host if proxy.is_secure else None
-    context = dialer.proxy_ssl or dialer.ssl
-    asking = await ask_on(sock, TunnelParser(), context, name, dialer.close_timeout)
+    parser, context = TunnelParser(dialer.head_limit), dialer.proxy_ssl or dialer.ssl
+    asking = await ask_on(sock, parser, context, name, dialer.close_timeout)
     try:
         response = await asking.ask(proxy.connect_request(target.host, target.port))
         proxy.check(response, asking.early)

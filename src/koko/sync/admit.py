@@ -108,7 +108,7 @@ class Admission:
     def _read_request(
         self, stream: Stream, deadline: float | None, opened: Callable[[Conn], object]
     ) -> Guest | None:
-        parser = RequestParser()
+        parser = RequestParser(self._upgrader.head_limit)
         request = None
         try:
             while request is None:

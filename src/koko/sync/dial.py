@@ -66,7 +66,7 @@ class Dialer(dialing.Dialer):
         stream = self._connect(target, deadline)
         try:
             write_by(stream, write_request(request), deadline)
-            response, early = _read_response(stream, deadline)
+            response, early = _read_response(stream, self.head_limit, deadline)
             outcome = self.conclude(target, key, response)
             if not isinstance(outcome, Target):
                 core = Connection(Role.CLIENT, self, outcome.agreed, monotonic())
@@ -94,9 +94,11 @@ class Dialer(dialing.Dialer):
         return secure(stream, self.ssl, name, deadline)
 
 
-def _read_response(stream: Stream, deadline: float | None) -> tuple[Response, bytes]:
+def _read_response(
+    stream: Stream, head_limit: int, deadline: float | None
+) -> tuple[Response, bytes]:
     """Return the server's answer and what came behind it."""
-    parser = ResponseParser()
+    parser = ResponseParser(head_limit)
     while True:
         try:
             octets = recv_by(stream, deadline)

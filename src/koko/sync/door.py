@@ -16,7 +16,11 @@ from koko.sync.upgrade import complain
 
 
 def turn_away(
-    plain: PlainStream, ssl: tls.SSLContext | None, limit: int | None, logger: logging.Logger
+    plain: PlainStream,
+    ssl: tls.SSLContext | None,
+    limit: int | None,
+    head_limit: int,
+    logger: logging.Logger,
 ) -> None:
     """Answer a client with 503 and hang up, all of it within ``TELLING`` seconds."""
     stream: Stream = plain
@@ -27,7 +31,7 @@ def turn_away(
         if ssl is not None:
             stream = session = TLSStream(plain, ssl, server_side=True)
             session.handshake(deadline)
-        target = _target(stream, deadline)
+        target = _target(stream, head_limit, deadline)
         write_by(stream, answer, deadline)
         stream.end()
         while recv_by(stream, deadline):
@@ -39,8 +43,8 @@ def turn_away(
         complain(logger, "%s %s: %s", peer, target, error, level=logging.INFO)
 
 
-def _target(stream: Stream, deadline: float | None) -> str:
-    parser = RequestParser()
+def _target(stream: Stream, head_limit: int, deadline: float | None) -> str:
+    parser = RequestParser(head_limit)
     with suppress(HandshakeError):  # whatever it wanted, there is no place for it
         while octets := recv_by(stream, deadline):
             if (request := parser.feed(octets)) is not None:

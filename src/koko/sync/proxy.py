@@ -31,17 +31,19 @@ def through_proxy(dialer: Dialer, proxy: Proxy, target: Target, deadline: float 
     if proxy.is_secure:
         stream = secure(stream, dialer.proxy_ssl or dialer.ssl, proxy.host, deadline)
     try:
-        _tunnel(stream, proxy, target, deadline)
+        _tunnel(stream, dialer.head_limit, proxy, target, deadline)
     except BaseException:
         stream.close()
         raise
     return stream
 
 
-def _tunnel(stream: Stream, proxy: Proxy, target: Target, deadline: float | None) -> None:
+def _tunnel(
+    stream: Stream, head_limit: int, proxy: Proxy, target: Target, deadline: float | None
+) -> None:
     request = proxy.connect_request(target.host, target.port)
     write_by(stream, write_request(request), deadline)
-    parser, response = TunnelParser(), None
+    parser, response = TunnelParser(head_limit), None
     while response is None:
         octets = recv_by(stream, deadline)
         response = parser.feed(octets) if octets else parser.feed_eof()

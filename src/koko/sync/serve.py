@@ -240,7 +240,8 @@ class Server:
         self._crowd.guests[thread] = Guest(stream, peer)
         try:
             if given is Place.DOOR:
-                turn_away(stream, self._ssl, self.max_connections, self.logger)
+                head_limit = self.upgrader.head_limit
+                turn_away(stream, self._ssl, self.max_connections, head_limit, self.logger)
             else:
                 self._admission.admit(stream, partial(self._welcome, thread))
         except BaseException as error:  # of an application's: it was told, and we go on
