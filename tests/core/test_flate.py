@@ -337,6 +337,13 @@ def test_what_is_no_deflate_data_is_refused_with_1007(payload, takeover):
     assert violation.value.section == "RFC 7692 §7.2.2"
 
 
+def test_a_peer_that_refers_back_in_spite_of_what_was_agreed_is_told_so():
+    remembering, forgetting = Deflater(takeover=True), Inflater(takeover=False)
+    drain(forgetting, remembering.compress(JSON))
+    with pytest.raises(ProtocolError, match="agreed that each message is compressed on its own"):
+        drain(forgetting, remembering.compress(JSON))
+
+
 @pytest.mark.parametrize("takeover", [False, True])
 @pytest.mark.parametrize("level", [0, 1, 9])
 def test_a_message_cut_off_anywhere_is_refused(level, takeover):

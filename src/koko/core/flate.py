@@ -244,7 +244,7 @@ class Inflater:
         try:
             inflated: bytes = stream.decompress(shown, room)
         except zlib.error as error:
-            raise _violation(f"payload is not deflate data: {error}") from error
+            raise _violation(f"payload is not deflate data: {error}{self._hint(error)}") from error
         # Once a final block has been read, unconsumed_tail is what it was before (CPython).
         self._at += len(shown) - len(stream.unused_data if stream.eof else stream.unconsumed_tail)
         if stream.eof:
@@ -253,6 +253,12 @@ class Inflater:
             if self._final_blocks > MAX_FINAL_BLOCKS:
                 raise _violation(f"payload has more than {MAX_FINAL_BLOCKS} final blocks")
         return inflated
+
+    def _hint(self, error: Exception) -> str:
+        # Some peers, Tornado's client for one, do not notice what was agreed.
+        if self.takeover or "too far back" not in str(error):
+            return ""
+        return "; it was agreed that each message is compressed on its own"
 
     def _end(self) -> None:
         # A message may also end with a final block, as of Go or Java senders that close.
