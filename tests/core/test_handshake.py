@@ -386,7 +386,12 @@ def test_an_answer_that_is_no_acceptance_is_rejected(response, reason):
     assert rejected(response).reason == reason
 
 
-@pytest.mark.parametrize("chosen", ["A", "c", "a, b", "", ["a", "b"], ["a", "a"]])
+@pytest.mark.parametrize("offered", [(), ("a", "b")])
+def test_an_empty_subprotocol_is_none(offered):
+    assert check_response(answered(Sec_WebSocket_Protocol=""), KEY, offered) is None
+
+
+@pytest.mark.parametrize("chosen", ["A", "c", "a, b", ["a", "b"], ["a", "a"], ["", "a"]])
 def test_a_subprotocol_that_was_not_offered_once_is_rejected(chosen):
     error = rejected(answered(Sec_WebSocket_Protocol=chosen), ("a", "b"))
     assert "expected one of the offered ['a', 'b']" in error.reason

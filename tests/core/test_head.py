@@ -119,7 +119,9 @@ def test_path_is_decoded_and_query_is_not(target, path, query):
         (b"GET / HTTP/1.1\r\n\r\n", 400, "header 'Host' came 0 times"),
         (b"GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n", 400, "header 'Host' came 2 times"),
         (b"\r\n\r\n" + REQUEST, 400, "expected a start line at"),
-        (b"\r\n" + REQUEST, 400, "expected a start line at"),
+        (b"\r" + REQUEST, 400, "expected a start line at '\\r'"),
+        (b"\r\r\n" + REQUEST, 400, "expected a start line at"),
+        (b"\r\n\n" + REQUEST, 400, "expected a start line at"),
         (b"\n" + REQUEST, 400, "expected a start line at"),
         (b"CONNECT \na:1 HTTP/1.1\r\nHost: a\r\n\r\n", 400, "expected a start line at"),
         (b"get / HTTP/1.1\r\n", 400, "invalid method encountered at 'g"),
@@ -145,6 +147,24 @@ def test_what_is_not_a_request_we_read_is_refused(head, status, sentence):
         error = refused(head, size)
         assert error.status == status
         assert sentence in error.reason
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_one_empty_line_before_a_head_is_skipped(size):
+    for parser, head in ((RequestParser(), REQUEST), (ResponseParser(), ACCEPTED)):
+        stream, read = b"\r\n" + head + b"more", None
+        while read is None:
+            piece, stream = stream[:size], stream[size:]
+            read = parser.feed(piece)
+        assert list(read.headers.items()) == list(type(parser)().feed(head).headers.items())
+        assert parser.rest + stream == b"more"
+
+
+def test_an_empty_line_counts_towards_the_limit():
+    limit = len(REQUEST)
+    assert RequestParser(limit + 2).feed(b"\r\n" + REQUEST)
+    with pytest.raises(HandshakeError, match="431"):
+        RequestParser(limit + 1).feed(b"\r\n" + REQUEST)
 
 
 def test_a_tls_hello_is_refused_at_its_first_byte():
@@ -195,6 +215,12 @@ def test_128_fields_are_read_and_129_refused():
     error = refused(get(fields + b"One: more\r\n"))
     assert (error.status, error.reason) == (431, "head has more than 128 fields")
     assert refused(get(fields + b"One: more\r\n" + b"And: another\r\n")).status == 431
+
+
+def test_a_larger_head_may_have_more_fields():
+    fields = b"".join(b"A%d: b\r\n" % number for number in range(255))
+    assert len(RequestParser(max_bytes=1 << 15).feed(get(fields)).headers) == 256
+    assert refused(get(fields + b"B: b\r\n"), max_bytes=1 << 15).status == 431
 
 
 def test_a_field_reaches_httptools_in_one_piece():
@@ -291,6 +317,46 @@ def test_interim_answers_count_towards_the_limit():
         parser.feed(interim)
 
 
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_folded_fields_of_an_answer_are_unfolded(size):
+    # RFC 9112 §5.2: of a response a client must; of a request a server refuses it.
+    head = ACCEPTED[:-2] + b"X-Folded: one\r\n two \r\n\t three\r\nX-Next:\r\n four\r\n\r\n"
+    parser, stream, response = ResponseParser(), head + b"\x81\x02\r\n", None
+    while response is None:
+        piece, stream = stream[:size], stream[size:]
+        response = parser.feed(piece)
+    assert response.headers["X-Folded"] == "one two  three"
+    assert response.headers["X-Next"] == "four"
+    assert parser.rest + stream == b"\x81\x02\r\n"
+
+
+def test_a_fold_before_the_first_field_is_no_field():
+    with pytest.raises(HandshakeError, match="unexpected|invalid|expected"):
+        ResponseParser().feed(b"HTTP/1.1 101 Yes\r\n Upgrade: websocket\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        "Content-Length: 0",
+        "Content-Length: 5\r\nContent-Length: 5",
+        "content-length: 0\r\nTransfer-Encoding: chunked",
+        "Content-Length: none",
+        "Transfer-Encoding: chunked",
+    ],
+)
+def test_what_an_answer_without_a_body_says_of_its_length_counts_for_nothing(framing):
+    interim = f"HTTP/1.1 103 Early\r\n{framing}\r\n\r\n".encode()
+    answer = ACCEPTED[:-2] + f"{framing}\r\nX-Last: yes\r\n\r\n".encode()
+    for size in (1, 1000):
+        parser, stream, response = ResponseParser(), interim + answer + b"frames", None
+        while response is None:
+            piece, stream = stream[:size], stream[size:]
+            response = parser.feed(piece)
+        assert (response.status, response.headers["X-Last"]) == (101, "yes")
+        assert parser.rest + stream == b"frames"
+
+
 @pytest.mark.parametrize(
     ("stream", "sentence"),
     [
@@ -300,14 +366,22 @@ def test_interim_answers_count_towards_the_limit():
         (b"RTSP/1.0 200 OK\r\n\r\n", "server speaks 'RTSP/1.0', expected 'HTTP/1.1'"),
         (b"SSH-2.0-OpenSSH\r\n", "bad answer from the server: expected http/"),
         (b"HTTP/1.1 200 OK\nA: b\n\n", "missing expected cr after response line"),
+        (b"HTTP/1.1 101 Yes\r\nA: b\nB: c\r\n\r\n", "missing expected cr after header value"),
+        (b"HTTP/1.1 101 Yes\r\nA: b\nB: c\n", "missing expected cr after header value"),
+        (b"HTTP/1.1 101 Yes\r\nA: b\n", "missing expected cr after header value"),
+        (b"HTTP/1.1 101 Yes\r\nA: b\rB: c\r\n\r\n", "missing expected lf after header value"),
         (b"HTTP/1.1 200 OK\r\nA: b\r\nB\r\n\r\n", "invalid header token at 'B\\r'"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "invalid character in content-length"),
     ],
 )
 def test_what_is_not_a_response_is_named(stream, sentence):
-    with pytest.raises(HandshakeError) as caught:
-        ResponseParser().feed(stream)
-    assert caught.value.status == 0
-    assert sentence in str(caught.value)
+    for size in (len(stream), 1):
+        parser = ResponseParser()
+        with pytest.raises(HandshakeError) as caught:
+            for at in range(0, len(stream), size):
+                parser.feed(stream[at : at + size])
+        assert caught.value.status == 0
+        assert sentence in str(caught.value)
 
 
 def test_a_server_that_hangs_up_within_its_head_is_named():

@@ -6,7 +6,7 @@ import pytest
 
 from koko.core.head import Response, write_request
 from koko.core.tunnel import Proxy, TunnelParser
-from koko.errors import ErrBadHandshake
+from koko.errors import ErrBadHandshake, HandshakeError
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,11 @@ def test_proxy_that_cannot_be_read_keeps_its_password_secret():
     with pytest.raises(ValueError, match="a host or a port that cannot be read") as raised:
         Proxy.of("http://me:s3cret/x@proxy.example:3128")
     assert "s3cret" not in str(raised.value)
+
+
+def test_a_tunnel_does_not_care_for_the_length_of_its_answer():
+    # RFC 9110 §9.3.6: what a 2xx says of a body counts for nothing; of a refusal it counts.
+    head = b"HTTP/1.1 %d Ok\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert TunnelParser().feed(head % 200).status == 200
+    with pytest.raises(HandshakeError, match="can't be present with"):
+        TunnelParser().feed(head % 407)

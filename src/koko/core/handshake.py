@@ -237,6 +237,8 @@ def check_response(response: Response, key: str, offered: Sequence[str] = ()) ->
         reason = f"{said}, expected {accept_key(key)!r} {_ANSWERED}"
         raise ErrBadHandshake(reason, response)
     chosen = response.headers.getall("Sec-WebSocket-Protocol", ())
+    if list(chosen) == [""]:  # names none, as some servers say it
+        return None
     if len(chosen) > 1 or (chosen and chosen[0] not in offered):
         said = _said(response.headers, "Sec-WebSocket-Protocol")
         reason = f"{said}, expected one of the offered {list(offered)!r} {_ANSWERED}"

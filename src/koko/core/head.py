@@ -27,7 +27,7 @@ from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping, istr
 from koko.errors import HandshakeError
 
 MAX_BYTES = 16384
-MAX_FIELDS = 128
+MAX_FIELDS = 128  # or one for each 128 bytes, where more bytes are allowed
 MAX_REFUSAL_BODY = 1024  # what is read of the body of an answer that is not 101
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
@@ -37,6 +37,9 @@ BODILESS = frozenset({*range(100, 200), 204, 304})  # RFC 9110 §6.4.1
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 field_name = lru_cache(maxsize=128)(istr)  # as headers keep it: all that have it share it
+_FOLD = re.compile(rb"\r\n[ \t]+")
+_FRAMING = re.compile(rb"^(?:content-length|transfer-encoding):.*\n", re.IGNORECASE | re.MULTILINE)
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 _START_LINE = re.compile(rb"[^\r\n]++\r\n")
 _TARGET = re.compile(r"[!-~]+")
 _UNSAFE = re.compile(r"[^\t -~\x80-\xff]")  # RFC 9110 §5.5: no CR, LF, NUL, no other control
@@ -173,8 +176,9 @@ class _HeadParser:
     def __init__(self, max_bytes: int = MAX_BYTES, max_fields: int = MAX_FIELDS) -> None:
         self.rest = b""
         self._max_bytes = max_bytes
-        self._max_fields = max_fields
+        self._max_fields = max(max_fields, max_bytes // 128)
         self._room = max_bytes
+        self._skipping = b"\r\n"
         self._begin()
 
     def _begin(self) -> None:
@@ -186,6 +190,8 @@ class _HeadParser:
 
     def _advance(self, data: bytes) -> bool:
         """Take what belongs to the head; tell whether the head is whole."""
+        if self._skipping:
+            data = self._skip_empty_line(data)
         head, have = self._head, len(self._head)
         head += data[: self._room + 1]
         end = head.find(b"\r\n\r\n", max(have - 3, 0))
@@ -199,6 +205,18 @@ class _HeadParser:
             raise self._error(431, f"head is larger than the limit of {self._max_bytes} bytes")
         return whole
 
+    def _skip_empty_line(self, data: bytes) -> bytes:
+        # RFC 9112 §2.2: one CRLF before the start line is for nothing. Just one, and no bare LF.
+        while data and self._skipping:
+            if data[0] == self._skipping[0]:
+                data, self._skipping = data[1:], self._skipping[1:]
+                self._room -= 1
+            elif self._skipping == b"\n":
+                raise self._error(400, "expected a start line at '\\r' (RFC 9112 §2.2)")
+            else:
+                self._skipping = b""
+        return data
+
     def _show(self, have: int, whole: bool) -> None:
         # The first line goes to httptools as it arrives, so that what is not HTTP is
         # refused at its first byte. The fields go by whole lines: httptools joins the
@@ -206,16 +224,19 @@ class _HeadParser:
         newline = self._head.rfind(b"\n", have) + 1
         if newline:
             self._first_line = False
-        until = len(self._head) if whole or self._first_line else newline
+        until = len(self._head) if whole or self._first_line else self._last_whole(newline)
         if until > self._shown:
             self._parse(bytes(self._head[self._shown : until]))
             self._shown = until
         if newline and self._head.count(b"\n") > self._max_fields + 1 + whole:
             raise self._error(431, f"head has more than {self._max_fields} fields")
-        # RFC 9112 §2.2 skips empty lines left over from an earlier request; there is none.
-        # And a bare LF it lets pass where a target should be, which would hide a field.
+        # httptools skips any number of empty lines, bare LF and all. And a bare LF it lets
+        # pass where a target should be, which would hide a field.
         if whole and not (self._lines.complete and _START_LINE.match(self._head)):
             raise self._explain("expected a start line")
+
+    def _last_whole(self, newline: int) -> int:
+        return newline  # the lines before it
 
     def _parse(self, piece: bytes) -> None:
         try:
@@ -303,10 +324,14 @@ class ResponseParser(_HeadParser):
 
     Interim answers (100, 103) are skipped; they count towards ``max_bytes``. What
     came behind the head of a 101 is in ``rest``. Errors have status 0: nobody is answered.
+
+    A client is more patient than a server: folded fields are unfolded (RFC 9112 §5.2), and
+    what an answer that has no body says of its length counts for nothing (RFC 9112 §6.3).
     """
 
     _httptools = HttpResponseParser
     _parser: HttpResponseParser
+    _bodiless = re.compile(rb"HTTP/1\.[01] 1\d\d[ \r]")
     _strangers = (
         (rb"[\x15\x16]", 0, "server speaks TLS on this port; use wss://"),
         (rb"\0|HTTP/2", 0, "server speaks HTTP/2; offer only 'http/1.1' in ALPN (RFC 6455 §4.1)"),
@@ -344,6 +369,24 @@ class ResponseParser(_HeadParser):
             came = self._max_bytes - self._room
             raise self._error(0, f"server closed the connection after {came} bytes of its answer")
         return replace(self._response, body=bytes(self._lines.body))
+
+    def _show(self, have: int, whole: bool) -> None:
+        if whole:
+            self._tidy()
+            have = 0  # the head is another one now
+        super()._show(have, whole)
+
+    def _last_whole(self, newline: int) -> int:
+        if newline and _BARE_LF.search(self._head):
+            return newline  # where there may be no end of the head, it is refused now
+        return self._head.find(b"\n") + 1  # a field may go on after the end of its line
+
+    def _tidy(self) -> None:
+        start, newline, fields = bytes(self._head).partition(b"\r\n")
+        fields = _FOLD.sub(b" ", fields)
+        if self._bodiless.match(start + newline):
+            fields = _FRAMING.sub(b"", fields)
+        self._head[:] = start + newline + fields
 
     def _take_head(self) -> None:
         status = self._parser.get_status_code()

@@ -6,6 +6,7 @@ its arguments from here.
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -106,6 +107,8 @@ class Proxy:
 
 class TunnelParser(ResponseParser):
     """Reads the answer to a CONNECT: with a 2xx the tunnel begins, there is no body."""
+
+    _bodiless = re.compile(rb"HTTP/1\.[01] [12]\d\d[ \r]")  # RFC 9110 §9.3.6
 
     def _take_body(self, data: bytes) -> Response | None:
         assert self._response is not None
