@@ -19,8 +19,8 @@ WSTEST := build/wstest/bin/wstest
 ABOUT_CORE := tests/core tests/conversation tests/dialing tests/test_dialing.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integrations pythons coverage lint format types compliance bench fuzz interrupts sanitize \
-	wheel clean
+.PHONY: help demo test integrations pythons coverage lint format types compliance peers bench fuzz interrupts \
+	sanitize wheel clean
 
 help:
 	@echo 'make demo        install Koko and open the chat and echo page'
@@ -31,6 +31,7 @@ help:
 	@echo 'make lint        ruff: rules and format; make format repairs what it can'
 	@echo 'make types       mypy --strict'
 	@echo 'make compliance  Autobahn, both roles, faces and codecs; needs a Python 2.7 (ARGS=--quick)'
+	@echo 'make peers       compression with the servers, clients and proxies of others: docs/deflate.md'
 	@echo 'make bench       figures for speed and memory, beside the peers'
 	@echo 'make fuzz        every harness in fuzz/'
 	@echo 'make sanitize    native tests and random operations under ASan and UBSan; needs gcc'
@@ -74,6 +75,13 @@ types: $(EQUIPPED)
 compliance: $(EQUIPPED) $(WSTEST)
 	@echo '==> Autobahn (reports in build/compliance/)'
 	@$(BIN)/python compliance/run.py --wstest $(WSTEST) $(ARGS)
+
+# Others' servers, clients and proxies, those that are here; the script says how to have the rest.
+peers: $(EQUIPPED)
+	@echo '==> peers: what others ask and answer of compression'
+	@$(BIN)/pip install -qq --disable-pip-version-check tornado uvicorn wsproto hypercorn daphne \
+		socketify websocket-client
+	@$(BIN)/python compliance/deflate.py $(ARGS)
 
 bench: $(EQUIPPED)
 	@echo '==> bench (figures beside the peers, some minutes; ARGS=--quick to see it work)'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from koko.core.deflate import (
@@ -388,3 +390,9 @@ def test_each_side_compresses_by_its_own_terms_and_inflates_by_its_peers():
         deflater, inflater = terms.deflater(role), terms.inflater(role)
         assert (deflater.bits, deflater.takeover) == writes
         assert (inflater.bits, inflater.takeover) == reads
+
+
+def test_the_page_for_users_shows_the_offer_that_is_sent():
+    page = Path(__file__).parents[2].joinpath("docs", "deflate.md").read_text("utf-8")
+    assert f"Sec-WebSocket-Extensions: {offer(Compression())}\n" in page
+    assert f"`{offer(Compression(server_no_context_takeover=True))}`" in page

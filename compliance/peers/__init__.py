@@ -1,0 +1,1 @@
+"""Others' servers and clients: programs that echo or are echoed, permessage-deflate turned on."""
