@@ -73,12 +73,15 @@ def interrupts(rarely: float):
 
 def fork(touch: Callable[[], object]) -> None:
     """Let a child do something with what it inherits."""
+    # CPython's own hooks of a fork do not survive an interrupt: a lock of logging stays taken.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
             touch()
             gc.collect()
         os._exit(0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     os.waitpid(child, 0)
 
 

@@ -316,13 +316,11 @@ cdef class SocketTransport(Watched):
         return self._protocol
 
     def get_extra_info(self, name, default=None):
-        """Return "socket", "fileno", or a name; the names are known after the end, too."""
+        """Return "socket", "sockname" or "peername"; the names are known after the end, too."""
         if name == "sockname":
             return self._local
         if name == "peername":
             return self._remote
-        if name == "fileno":
-            return self._fd
         if name == "socket" and self._fd >= 0:
             return LentSocket(self)
         return default
@@ -446,6 +444,7 @@ cdef class Listener(Watched):
 
     cdef readonly object sockets  # this one, for who asks as one asks asyncio.Server
     cdef object _factory
+    cdef object _retry  # the timer of another try to accept
     cdef object _local  # the address of every connection; None where each has its own
 
     def __cinit__(self, sock, factory):
@@ -504,7 +503,7 @@ cdef class Listener(Watched):
         said = {"message": "no more connections can be accepted now", "exception": error}
         self._loop.call_exception_handler(said)
         self.watch(0)
-        self._loop.call_later(RETRY, self._resume)
+        self._retry = self._loop.call_later(RETRY, self._resume)
         return 0
 
     def _resume(self):
@@ -517,4 +516,6 @@ cdef class Listener(Watched):
             self.watch(0)
             close(self._fd)
             self._fd = -1
+            if self._retry is not None:
+                self._retry.cancel()
             self.sockets[0].close()

@@ -75,6 +75,7 @@ class Opening(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._leave()
+        self._server._timers.settle()
         if self._answering is not None:
             self._answering.cancel()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from typing import Any, cast
+from typing import cast
 
-from koko.aio.transport import attach, hasten
+from koko.aio.transport import attach, attach_to_the_loops
 from koko.core.head import Request, Response, ResponseParser, write_request
 from koko.dialing import check_session
 from koko.errors import HandshakeError
@@ -27,12 +27,8 @@ async def ask_on(
     Raises:
         OSError: TLS failed.
     """
-    loop = asyncio.get_running_loop()
-    secure = _secure(context, name, farewell)
-    hasten(sock)
-    # From here on the transport closes the socket, also when TLS fails.
-    _, asking = await loop.create_connection(lambda: Asking(parser), sock=sock, **secure)
-    return _checked(asking, asking.transport, name)
+    asking = await attach_to_the_loops(sock, Asking(parser))
+    return await _secured(asking, context, name, farewell)
 
 
 async def ask_through(
@@ -44,41 +40,40 @@ async def ask_through(
 ) -> Asking:
     """Begin at the far end of a tunnel, on which reading is paused; TLS first, as above."""
     asking = Asking(parser)
-    inner = tunnel
+    asking.connection_made(tunnel)
     if name is None:
         tunnel.set_protocol(asking)
-    else:
-        loop, secure = asyncio.get_running_loop(), _secure(context, name, farewell)
-        try:
-            started = await loop.start_tls(tunnel, asking, secure.pop("ssl"), **secure)
-        except TypeError as error:
-            # CPython before 3.11.8 and 3.12.2 trips over TLS in TLS that fails (its gh-113214).
-            raise error.__context__ or error from None
-        assert started is not None
-        inner = started
-    asking.connection_made(inner)
-    _checked(asking, inner, name)
-    inner.resume_reading()
+    await _secured(asking, context, name, farewell)
+    asking.transport.resume_reading()
     return asking
 
 
-def _secure(context: ssl.SSLContext | None, name: str | None, farewell: float) -> dict[str, Any]:
+async def _secured(
+    asking: Asking, context: ssl.SSLContext | None, name: str | None, farewell: float
+) -> Asking:
+    """Put TLS on the transport, if the peer must prove to be ``name``; where it fails, drop it.
+
+    Not create_connection(ssl=...): cancelled before its first byte, asyncio's forgets the socket.
+    """
     if name is None:
-        return {}
-    return {
-        "ssl": context or ssl.create_default_context(),
-        "server_hostname": name,
-        "ssl_shutdown_timeout": farewell,
-    }
-
-
-def _checked(asking: Asking, transport: asyncio.Transport, name: str | None) -> Asking:
-    if name is not None:
-        try:
-            check_session(name, transport.get_extra_info("ssl_object"))
-        except HandshakeError:
-            asking.abort()
-            raise
+        return asking
+    try:
+        inner = await asyncio.get_running_loop().start_tls(
+            asking.transport,
+            asking,
+            context or ssl.create_default_context(),
+            server_hostname=name,
+            ssl_shutdown_timeout=farewell,
+        )
+        assert inner is not None
+        asking.connection_made(inner)
+        check_session(name, inner.get_extra_info("ssl_object"))
+    except BaseException as error:
+        asking.abort()
+        # CPython before 3.11.8 and 3.12.2 trips over TLS in TLS that fails (its gh-113214).
+        if isinstance(error, TypeError) and error.__context__ is not None:
+            raise error.__context__ from None
+        raise
     return asking
 
 

@@ -18,7 +18,7 @@ from koko.core.connection import Connection
 from koko.core.head import Headers, Request, Response, ResponseParser
 from koko.core.target import Target
 from koko.core.wire import Role
-from koko.dialing import DialerOptions
+from koko.dialing import DialerOptions, Opened
 
 
 class Dialer(dialing.Dialer):
@@ -76,16 +76,21 @@ class Dialing(Pending[Conn]):
         try:
             response = await _answer(asking, request, limit)
             outcome = dialer.conclude(target, key, response)
+            if isinstance(outcome, Opened):
+                return self._conn_on(asking, outcome, request, response)
         except BaseException:
             asking.abort()
             raise
-        if isinstance(outcome, Target):
-            asking.abort()
-            if limit.expired():
-                raise TimeoutError
-            return outcome
+        asking.abort()
+        if limit.expired():
+            raise TimeoutError
+        return outcome
+
+    def _conn_on(
+        self, asking: Asking, outcome: Opened, request: Request, response: Response
+    ) -> Conn:
         loop = asyncio.get_running_loop()
-        core = Connection(Role.CLIENT, dialer, outcome.agreed, clock_of(loop)())
+        core = Connection(Role.CLIENT, self._dialer, outcome.agreed, clock_of(loop)())
         protocol = ConnProtocol(core, asking.transport, loop)
         asking.hand_over(protocol)
         return Conn(protocol, request, response, outcome.subprotocol)

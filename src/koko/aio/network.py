@@ -50,7 +50,12 @@ async def _by_hand(
     left = None if deadline is None else deadline - asyncio.get_running_loop().time()
     dialed = net_dial(host, port, left)
     sock: socket.socket = await dialed if inspect.isawaitable(dialed) else dialed
-    dialing.check_socket(sock)
+    try:
+        dialing.check_socket(sock)
+    except TypeError:
+        if isinstance(sock, socket.socket):
+            sock.close()
+        raise
     # Moved: whoever closes theirs afterwards could else close what has our number next.
     return socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
 

@@ -76,6 +76,7 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         self._end(f"the connection broke: {error}" if error else "the stream was closed")
         if self._timer_slot is not None:
             self._timer_slot.discard(self)
+        self._timers.settle()
         self._forget_deadline()
 
     def pause_writing(self) -> None:

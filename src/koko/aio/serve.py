@@ -110,9 +110,21 @@ class Server:
             tls["ssl_handshake_timeout"] = self.upgrader.handshake_timeout
             tls["ssl_shutdown_timeout"] = self.upgrader.close_timeout
         sockets = [sock] if sock is not None else await bind(host, port, bool(reuse_port))
+        try:
+            for bound in sockets:
+                listener = await listen_on(bound, lambda: Opening(self), BACKLOG, self._ssl, **tls)
+                self._listeners.append(listener)
+        except BaseException:
+            self._unbind([] if sock is not None else sockets[len(self._listeners) :])
+            raise
+
+    def _unbind(self, sockets: list[socket.socket]) -> None:
+        """Free the ports of a start that failed: those listened on, and ``sockets``."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
         for bound in sockets:
-            listener = await listen_on(bound, lambda: Opening(self), BACKLOG, self._ssl, **tls)
-            self._listeners.append(listener)
+            bound.close()
 
     async def serve_forever(self) -> None:
         """Serve until ``close`` is called; when cancelled, close gracefully with 1001."""

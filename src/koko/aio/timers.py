@@ -47,6 +47,14 @@ class TimerWheel:
         due_together.add(timed)
         return due_together
 
+    def settle(self) -> None:
+        """Let go of the timer where nobody is left to be rung; for who will not come back."""
+        if not self._order or self._slots[self._order[0]]:
+            return
+        while self._order and not self._slots[self._order[0]]:
+            del self._slots[heappop(self._order)]
+        self._arm()
+
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()

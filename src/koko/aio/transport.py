@@ -46,6 +46,7 @@ async def listen_on(
     loop = asyncio.get_running_loop()
     hasten(sock)  # the sockets that are accepted inherit it
     listener: asyncio.Server
+    sock.listen(backlog)  # here, since uvloop does not tell of a port that another listens on
     if context is not None and aiofastnet is not None:
         listener = await aiofastnet.create_server(
             loop, protocol, sock=sock, ssl=context, backlog=backlog, **tls
@@ -53,7 +54,6 @@ async def listen_on(
         return listener
     if context is None and ours is not None:
         with suppress(NotImplementedError):
-            sock.listen(backlog)
             listener = ours.Listener(sock, protocol)
             return listener
     return await loop.create_server(protocol, sock=sock, ssl=context, backlog=backlog, **tls)
@@ -61,13 +61,23 @@ async def listen_on(
 
 async def attach(sock: socket.socket, protocol: P) -> P:
     """Give a connected socket to a protocol, which is told of its transport."""
-    hasten(sock)
     if ours is not None:
+        hasten(sock)
         with suppress(NotImplementedError):
             ours.attach(sock, protocol)
             return protocol
-    _, made = await asyncio.get_running_loop().create_connection(lambda: protocol, sock=sock)
-    return made
+    return await attach_to_the_loops(sock, protocol)
+
+
+async def attach_to_the_loops(sock: socket.socket, protocol: P) -> P:
+    """Do so on a transport of the loop's own, which can be given TLS."""
+    hasten(sock)
+    try:
+        await asyncio.get_running_loop().create_connection(lambda: protocol, sock=sock)
+    except BaseException:
+        sock.close()  # a transport that had it has closed it; there may have been none
+        raise
+    return protocol
 
 
 def hasten(sock: socket.socket) -> None:
@@ -82,12 +92,8 @@ def hasten(sock: socket.socket) -> None:
 
 def backlog_of(transport: asyncio.Transport) -> Backlog:
     """Return what waits for the peer: in the transport, in those below it, in the system."""
-    # Our own would make a socket object if it were asked for one, and keep it.
-    descriptor = transport.get_extra_info("fileno")
-    if descriptor is None:
-        sock = transport.get_extra_info("socket")
-        descriptor = -1 if sock is None else sock.fileno()
-    return backlog_on(descriptor, unsent_in(transport))
+    sock = transport.get_extra_info("socket")
+    return backlog_on(-1 if sock is None else sock.fileno(), unsent_in(transport))
 
 
 def unsent_in(transport: asyncio.Transport) -> int:
