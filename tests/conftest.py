@@ -18,16 +18,7 @@ import pytest
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ONCE_ELSEWHERE = "KOKO_ONCE_ELSEWHERE" in os.environ  # another pass runs beside this one
 REQUIRE_ALL = os.environ.get("KOKO_REQUIRE_ALL", "") not in ("", "0")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if ONCE_ELSEWHERE:
-        config.hook.pytest_deselected(
-            items=[item for item in items if item.get_closest_marker("once")]
-        )
-        items[:] = [item for item in items if not item.get_closest_marker("once")]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PATIENCE = 20  # seconds for a process to end
-LIFETIME = 60  # seconds after which a process that was not stopped has hung
+LIFETIME = 600  # seconds after which a process that was not stopped has hung
 
 
 @contextmanager

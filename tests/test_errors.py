@@ -19,6 +19,8 @@ from koko.errors import (
     WebSocketError,
 )
 
+pytestmark = pytest.mark.once
+
 BYE = Close(1000, "bye")
 EVERY = [
     WebSocketError("what happened"),

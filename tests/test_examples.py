@@ -131,6 +131,7 @@ while true; do sleep 1000; done
 """
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "script",
     [
@@ -160,6 +161,7 @@ def ended(process: int) -> None:
     assert readable, f"process {process} did not end"
 
 
+@pytest.mark.once
 def test_process_ends_with_the_server() -> None:
     with serving("command.py", "sh", "-c", "echo $$; exec sleep 1000") as address:
         conn = connect(address)
@@ -168,6 +170,7 @@ def test_process_ends_with_the_server() -> None:
     ended(process)
 
 
+@pytest.mark.once
 def test_command_that_reads_nothing_is_not_waited_for() -> None:
     with serving("command.py", "sleep", "1000") as address, connect(address) as conn:
         with pytest.raises(CloseError):

@@ -11,6 +11,8 @@ import pytest
 from tests.browser import Browser, Window
 from tests.example import free_port, serving
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:

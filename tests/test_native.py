@@ -14,6 +14,8 @@ import pytest
 import koko
 from koko import native
 
+pytestmark = pytest.mark.once
+
 PACKAGE = Path(koko.__file__).parent
 BUILT = all(native._fault(name) is None for name in native.EXTENSIONS)
 

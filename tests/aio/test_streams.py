@@ -89,7 +89,7 @@ async def test_cancelled_write_cuts_its_message_off() -> None:
 
         async def send() -> None:
             async with ours.next_writer(Kind.BINARY) as writer:
-                await writer.write(bytes(64 * MIB))
+                await writer.write(bytes(24 * MIB))
 
         sending = asyncio.create_task(send())
         _, reader = await theirs.next_reader()
@@ -164,7 +164,7 @@ async def test_writer_that_becomes_garbage_in_another_thread_cuts_its_message_of
 
 @pytest.mark.parametrize("compression", [False, True], ids=["plain", "compressed"])
 async def test_large_message_passes_through_bounded_memory(compression: bool) -> None:
-    size, chunk, received = 64 * MIB, bytes(MIB), 0
+    size, chunk, received = 32 * MIB, bytes(MIB), 0
     async with ends(read_limit=None, compression=compression) as (ours, theirs):
 
         async def send() -> None:

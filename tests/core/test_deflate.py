@@ -16,6 +16,8 @@ from koko.core.deflate import (
 )
 from koko.core.wire import Role
 
+pytestmark = pytest.mark.once
+
 SMALL = Compression(
     level=9,
     threshold=0,

@@ -21,6 +21,8 @@ from koko.core.handshake import (
 from koko.core.head import Request, Response, write_request, write_response
 from koko.errors import ErrBadHandshake, HandshakeError
 
+pytestmark = pytest.mark.once
+
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # §1.3
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 

@@ -20,6 +20,8 @@ from koko.core.head import (
 )
 from koko.errors import HandshakeError
 
+pytestmark = pytest.mark.once
+
 REQUEST = (
     b"GET /chat?room=1 HTTP/1.1\r\n"
     b"Host: example.com\r\n"

@@ -286,7 +286,7 @@ def test_control_frames_of_many_threads_stand_whole_between_the_fragments(pair: 
 @pytest.mark.parametrize("agreed", [None, Agreed()], ids=["plain", "compressed"])
 def test_large_message_passes_through_bounded_memory(pair: Pair, agreed: Agreed | None) -> None:
     ours, theirs = pair(agreed, read_limit=None)
-    size, chunk = 128 * MIB, bytes(MIB)
+    size, chunk = 32 * MIB, bytes(MIB)
 
     def send() -> None:
         with theirs.next_writer(Kind.BINARY) as writer:
