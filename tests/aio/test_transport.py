@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import encodings.idna  # noqa: F401 - connecting loads it, for which a test leaves no descriptor
 import gc
 import os
 import resource
