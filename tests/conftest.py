@@ -14,9 +14,11 @@ from collections.abc import Generator
 
 import pytest
 
-# Where the tests run in the background SIGINT is ignored, and what they start inherits that.
+# What ignores a signal, as a shell has its background jobs do, hands that on to what it starts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 REQUIRE_ALL = os.environ.get("KOKO_REQUIRE_ALL", "") not in ("", "0")
 

@@ -236,7 +236,7 @@ async def test_handler_that_does_not_let_itself_be_cancelled_is_left_behind(
         client.says(handshake())
         await begun.wait()
         await server.close(timeout=0.02)
-        (left_behind,) = server._handlers
+        (left_behind,) = server._handlers.values()
         enough.set()
         await asyncio.wait([left_behind])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from itertools import product
@@ -19,7 +20,7 @@ import pytest
 
 from koko import Kind
 from koko.aio import Conn, Server, dial
-from tests.aio.conftest import LoopFactory, Memory, run, url
+from tests.aio.conftest import LoopFactory, Memory, made_eager, run, url
 
 Trace = list[Any]
 Wait = Callable[["Source", Trace], Coroutine[Any, Any, None]]
@@ -247,7 +248,7 @@ def caught(task: asyncio.Task[Any]) -> Any:
     try:
         task.result()
     except BaseException as error:
-        return type(error), error.args
+        return type(error), re.sub(r"[0-9a-f]{8,}|Task-\d+", "...", repr(error.args))
 
 
 # What runs the tasks
@@ -264,7 +265,7 @@ def in_python(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def eager(loop: asyncio.AbstractEventLoop) -> None:
-    loop.set_task_factory(asyncio.eager_task_factory)
+    loop.set_task_factory(made_eager)
 
 
 KINDS = [in_c, in_python] + ([eager] if sys.version_info >= (3, 12) else [])

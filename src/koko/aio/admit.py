@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
+from koko.aio.logs import tell
 from koko.aio.protocol import end_half
+from koko.aio.tasks import FATAL, was_cancelled
 from koko.aio.timers import Timed
 from koko.aio.transport import close
 from koko.core.address import written
@@ -40,7 +43,8 @@ class Opening(asyncio.Protocol):
         self._parser = RequestParser(server.upgrader.head_limit)
         self._early = b""
         self._timer_slot: set[Timed] | None = None
-        self._answering: asyncio.Task[None] | None = None
+        self._asked = False  # the application is
+        self._answering: asyncio.Task[None] | None = None  # who asks it, once that is known
         self._answered = False
         self._accepted_at = asyncio.get_running_loop().time()  # TLS comes between
 
@@ -58,7 +62,7 @@ class Opening(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._answered:
             return  # what follows an answered request is nobody's
-        if self._answering is not None:  # but this one may still become a connection
+        if self._asked:  # but this one may still become a connection
             self._early += data
             if len(self._early) >= _EARLY:
                 self.transport.pause_reading()
@@ -83,7 +87,7 @@ class Opening(asyncio.Protocol):
 
     def refuse_as_closing(self) -> None:
         """Answer with 503, unless there is an answer already or the application has the word."""
-        if not self._answered and self._answering is None:
+        if not (self._answered or self._asked):
             self._refuse(None, _going_away())
             close(self.transport)  # nobody waits here for a client that may never have spoken
 
@@ -94,7 +98,15 @@ class Opening(asyncio.Protocol):
         return self.transport.get_extra_info("sslcontext") is not None
 
     def open(self, upgrader: Upgrader, accepted: Accepted, head: bytes) -> Conn:
-        """Make a connection of an accepted request; it is in the hands of the task that asks."""
+        """Make a connection of an accepted request, for the task in which ``http`` runs."""
+        conn = self._open(upgrader, accepted, head)
+        if self._answering is not None:
+            self._server._own(conn, self._answering)
+        return conn
+
+    # How it works inside
+
+    def _open(self, upgrader: Upgrader, accepted: Accepted, head: bytes) -> Conn:
         if self._answered:
             raise RuntimeError("this request has been upgraded or answered already")
         if self.transport.is_closing():
@@ -104,16 +116,12 @@ class Opening(asyncio.Protocol):
         self._answered = True
         self._leave()
         self.transport.write(head)
-        protocol, self.conn = self._server._admit(
-            self.transport, upgrader, self.request, accepted, self._answering
-        )
+        protocol, self.conn = self._server._admit(self.transport, upgrader, self.request, accepted)
         self.transport.set_protocol(protocol)
         self.transport.resume_reading()
         if self._early:
             protocol.data_received(self._early)
         return self.conn
-
-    # How it works inside
 
     def _decide(self) -> None:
         server = self._server
@@ -122,7 +130,11 @@ class Opening(asyncio.Protocol):
         ):
             self._upgrade()
         else:
+            self._asked = True
             self._answering = asyncio.get_running_loop().create_task(self._ask(server._http))
+            self._answering.add_done_callback(self._see_through)
+            if self.conn is not None:  # an eager task has upgraded before it was known
+                server._own(self.conn, self._answering)
 
     def _upgrade(self) -> None:
         server = self._server
@@ -133,41 +145,37 @@ class Opening(asyncio.Protocol):
             if isinstance(decision, Refused):
                 raise decision.error
             head = write_response(decision.response)
-        except HandshakeError as error:
-            self._refuse(self.request, error)
-        except Exception as error:
-            self._fail(error)
+        except BaseException as error:
+            self._refuse_for(error)
         else:
-            self.open(server.upgrader, decision, head)
+            server._serve(self._open(server.upgrader, decision, head))
 
     async def _ask(self, http: Http) -> None:
         asked = self.request
         request = Incoming(asked.method, asked.target, asked.headers, asked.version, door=self)
         response = error = None
         try:
-            try:
-                answer = http(request)
-                response = await answer if inspect.isawaitable(answer) else answer
-            except Exception as raised:
-                error = raised
+            answer = http(request)
+            response = await answer if inspect.isawaitable(answer) else answer
+        except BaseException as raised:
+            error = raised
+        try:
             if self.conn is not None:
                 await self._server._see_off(self.conn, error)
-                return
-        except asyncio.CancelledError:
-            if self.conn is not None:
-                self.conn.abort()
-            raise
+            elif error is not None:
+                self._refuse_for(error)
+            else:
+                self._conclude(response)
         finally:
-            if self.conn is not None:
-                self._server._log_end(self.conn)
-        self._conclude(response, error)
+            error = None  # it holds this frame
 
-    def _conclude(self, response: Response | None, error: Exception | None) -> None:
-        if isinstance(error, HandshakeError):
-            self._refuse(self.request, error)
-        elif error is not None:
-            self._fail(error)
-        elif response is None:
+    def _see_through(self, task: asyncio.Task[None]) -> None:
+        """Leave nobody without an answer whose task never began, or was cancelled."""
+        if not self._answered:
+            self.transport.abort()
+
+    def _conclude(self, response: Response | None) -> None:
+        if response is None:
             self._upgrade()
         else:
             try:
@@ -175,8 +183,19 @@ class Opening(asyncio.Protocol):
             except Exception as failure:
                 self._fail(failure)
 
-    def _fail(self, error: Exception) -> None:
-        self._server.logger.error("could not answer %s", self.request.target, exc_info=error)
+    def _refuse_for(self, error: BaseException) -> None:
+        """Answer after what the application raised; raise on what is not its own."""
+        if isinstance(error, HandshakeError):
+            return self._refuse(self.request, error)
+        if was_cancelled(error):
+            raise error
+        self._fail(error)
+        if isinstance(error, FATAL):
+            raise error
+
+    def _fail(self, error: BaseException) -> None:
+        logger, target = self._server.logger, self.request.target
+        tell(logger, logging.ERROR, "could not answer %s", target, error=error)
         self._refuse(self.request, HandshakeError(500, "the server failed to answer"))
 
     def _refuse(self, request: Request | None, error: HandshakeError) -> None:
@@ -198,7 +217,8 @@ class Opening(asyncio.Protocol):
 
     def _log(self, request: Request | None, error: HandshakeError) -> None:
         peer = written(self.transport.get_extra_info("peername"))
-        self._server.logger.info("%s %s: %s", peer, request.target if request else "-", error)
+        target = request.target if request else "-"
+        tell(self._server.logger, logging.INFO, "%s %s: %s", peer, target, error)
 
     def _bound(self, timeout: float | None, since: float | None = None) -> None:
         if timeout is not None:

@@ -5,11 +5,13 @@ They do not wait for a message that is being written: they may stand between its
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 from koko.aio.protocol import ConnProtocol
+from koko.aio.tasks import not_ours
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core.connection import Connection, Ping
 from koko.message import Kind
@@ -115,7 +117,10 @@ class ControlVerbs:
         return handled.args[0] if isinstance(handled, partial) else default
 
     def _call_handler(self, handler: Handler, *args: object) -> None:
-        result = handler(*args)
+        try:
+            result = handler(*args)
+        except asyncio.CancelledError as error:  # of a future that it looked at
+            raise not_ours(error) from error
         if inspect.isawaitable(result):
             self._protocol.run(result)
 

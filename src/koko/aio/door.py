@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
+from koko.aio.logs import tell
 from koko.aio.protocol import end_half
 from koko.core.address import written
 from koko.core.head import RequestParser
@@ -38,7 +40,7 @@ class Door(asyncio.Protocol):
         self._answered = True
         error, answer = no_place(self._server.max_connections)
         peer = written(self.transport.get_extra_info("peername"))
-        self._server.logger.info("%s %s: %s", peer, target, error)
+        tell(self._server.logger, logging.INFO, "%s %s: %s", peer, target, error)
         self.transport.write(answer)
         end_half(self.transport)  # not the whole: what is unread would reset the stream
 

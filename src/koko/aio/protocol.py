@@ -14,6 +14,7 @@ from typing import Any
 
 from koko.aio.message_lock import MessageLock
 from koko.aio.reflex import Reflex
+from koko.aio.tasks import not_ours
 from koko.aio.timers import Timed, TimerWheel
 from koko.aio.transport import backlog_of, close, unsent_in
 from koko.aio.waiting import TOO_SLOW, within
@@ -73,11 +74,11 @@ class ConnProtocol(Reflex, asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
-        self._end(f"the connection broke: {error}" if error else "the stream was closed")
         if self._timer_slot is not None:
             self._timer_slot.discard(self)
         self._timers.settle()
         self._forget_deadline()
+        self._end(f"the connection broke: {error}" if error else "the stream was closed")
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -215,9 +216,9 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         self.flush()
         if core.life.state is lifecycle.CLOSED:
             self.transport.abort()  # what was just written still leaves; TLS must not wait
+        self.part()
         if core.ending is not None:
             self.waiter.wake()
-        self.part()
 
     # What a Reflex calls
 
@@ -310,8 +311,8 @@ class ConnProtocol(Reflex, asyncio.Protocol):
     def _end(self, why: str) -> None:
         self.core.feed_eof(self.now(), why)
         self.rearm()
-        self.waiter.wake()
         self.release_waiters()
+        self.waiter.wake()  # last: what leaves the task may be for the loop, as sys.exit() is
 
     def _resume(self) -> None:
         if self.read_paused:
@@ -322,17 +323,32 @@ class ConnProtocol(Reflex, asyncio.Protocol):
     def _ran(self, task: asyncio.Future[object]) -> None:
         assert self._tasks is not None  # it was in there
         self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
+        error = failure_of(task)
         if error is None:
             return
         self.core.fault(error)
         if self.core.ending is error:
             self.flush()
-            self.waiter.wake()
             self.part()
+            self.waiter.wake()
         elif not isinstance(error, CloseError):  # too late for any reader: it is still told
             complaint = f"a handler failed after the connection had ended: {self.core.ending}"
             self.loop.call_exception_handler({"message": complaint, "exception": error})
+
+
+def failure_of(task: asyncio.Future[object]) -> BaseException | None:
+    """Return what a handler's task failed with; None where somebody has cancelled it."""
+    try:
+        task.result()
+    except asyncio.CancelledError as error:
+        if not isinstance(task, asyncio.Task) or task.cancelling():
+            return None
+        failure = not_ours(error)
+        failure.__cause__ = error
+        return failure
+    except BaseException as error:
+        return error
+    return None
 
 
 def end_half(transport: asyncio.Transport) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 import ssl as tls
-import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -18,16 +16,20 @@ from koko.aio.admit import Http, Opening
 from koko.aio.conn import Conn
 from koko.aio.door import Door
 from koko.aio.listen import bind
+from koko.aio.logs import addresses, tell
 from koko.aio.protocol import ConnProtocol
-from koko.aio.tasks import clock_of
+from koko.aio.signals import stopped_by_signals
+from koko.aio.tasks import FATAL, clock_of, was_cancelled
 from koko.aio.timers import TimerWheel
 from koko.aio.transport import listen_on
 from koko.aio.upgrade import Upgrader
 from koko.core.address import written
 from koko.core.connection import Connection
+from koko.core.control import close_payload
 from koko.core.head import Request
 from koko.core.wire import Role
-from koko.errors import CloseError
+from koko.errors import Close, CloseError
+from koko.message import Kind, format_close_message
 from koko.places import Place, check_limit, place
 from koko.upgrading import Accepted, UpgraderOptions
 
@@ -41,8 +43,9 @@ class Server:
     """Accepts connections and runs ``handler(conn)`` in a task of its own for each.
 
     A handler that returns closes its connection with 1000; one that raises is logged
-    with its traceback and closes it with 1011; a ``CloseError`` that leaves a handler
-    is an ordinary end. The end of each connection is one line at INFO.
+    with its traceback and closes it with 1011, whatever it raises; a ``CloseError`` that
+    leaves a handler is an ordinary end. SystemExit and KeyboardInterrupt then end the loop,
+    as from any task. The end of each connection is one line at INFO.
 
     ``async with`` starts and gracefully closes the server; without it, call ``start``.
 
@@ -93,9 +96,12 @@ class Server:
         self._listeners: list[asyncio.Server] = []
         self._doors: set[Door] = set()
         self._openings: set[Opening] = set()
-        self._empty: asyncio.Event | None = None  # of openings; made when somebody waits for it
-        self._handlers: dict[asyncio.Task[None], Conn] = {}
+        self._no_openings = asyncio.Event()
+        self._no_openings.set()
+        self._handlers: dict[Conn, asyncio.Task[None] | None] = {}  # None until it is known
         self._closing: asyncio.Task[None] | None = None
+        self._patience: asyncio.Timeout | None = None  # with those who are to leave
+        self._hurried = False
         self._stop = asyncio.Event()
 
     # Life
@@ -149,6 +155,7 @@ class Server:
     ) -> asyncio.Task[None]:
         """Do what ``close`` does without waiting for it; return the task that does it."""
         if self._closing is None:
+            close_payload(Close(code, reason))  # misuse is told before anything has changed
             if timeout is None:
                 timeout = self.upgrader.close_timeout
             # A handler that closes its server cannot be waited for while it waits for us.
@@ -180,7 +187,7 @@ class Server:
     @property
     def connections(self) -> set[Conn]:
         """The open connections, as they are now."""
-        return set(self._handlers.values())
+        return set(self._handlers)
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -214,12 +221,13 @@ class Server:
     def _welcome(self, opening: Opening) -> None:
         """Take note of somebody whose handshake has begun."""
         self._openings.add(opening)
+        self._no_openings.clear()
 
     def _forget(self, opening: Opening) -> None:
         """Take note that his handshake is over."""
         self._openings.discard(opening)
-        if self._empty is not None and not self._openings:
-            self._empty.set()
+        if not self._openings:
+            self._no_openings.set()
 
     def _admit(
         self,
@@ -227,78 +235,139 @@ class Server:
         upgrader: upgrading.Upgrader,
         request: Request,
         accepted: Accepted,
-        task: asyncio.Task[None] | None,
     ) -> tuple[ConnProtocol, Conn]:
-        """Make a connection of an accepted handshake, for ``task``, or one for the handler."""
+        """Make a connection of an accepted handshake; from now on it counts."""
         loop = asyncio.get_running_loop()
         core = Connection(Role.SERVER, upgrader, accepted.agreed, clock_of(loop)())
         protocol = ConnProtocol(core, transport, loop, self._timers)
         conn = Conn(protocol, request, accepted.response, accepted.subprotocol)
-        if task is None:
-            task = loop.create_task(self._run(conn))
-        self._handlers[task] = conn
-        task.add_done_callback(self._handlers.pop)
+        self._handlers[conn] = None
         return protocol, conn
+
+    def _serve(self, conn: Conn) -> None:
+        """Run the handler of a connection, in a task of its own."""
+        try:
+            task = asyncio.get_running_loop().create_task(self._run(conn))
+        except BaseException:  # one that is eager has begun there
+            self._release(conn)
+            raise
+        self._own(conn, task)
+
+    def _own(self, conn: Conn, task: asyncio.Task[None]) -> None:
+        """Take note of who looks after a connection: it lives no longer than that task."""
+        self._handlers[conn] = task
+        task.add_done_callback(lambda _: self._release(conn))
+
+    def _release(self, conn: Conn) -> None:
+        self._handlers.pop(conn, None)
+        if conn._core.may_send:  # the task never began, or failed where nobody expects it
+            conn.abort()
 
     async def _run(self, conn: Conn) -> None:
         assert self.handler is not None
         error = None
         try:
-            try:
-                await self.handler(conn)
-            except Exception as raised:
-                error = raised
+            await self.handler(conn)
+        except BaseException as raised:
+            error = raised
+        try:
             await self._see_off(conn, error)
+        finally:
+            error = None  # it holds this frame
+
+    async def _see_off(self, conn: Conn, error: BaseException | None) -> None:
+        """End the connection of a handler that came out, perhaps with an error.
+
+        What is not the handler's is raised on: its cancellation, and what ends the loop.
+        """
+        try:
+            if error is not None and was_cancelled(error):
+                raise error
+            if error is None or _is_parting(error):
+                await conn.close()
+            else:
+                await self._fail(conn, error)
         except asyncio.CancelledError:
             conn.abort()
             raise
         finally:
             self._log_end(conn)
 
-    async def _see_off(self, conn: Conn, error: Exception | None) -> None:
-        """Close the connection of a handler that came out, perhaps with an error."""
-        code = 1000
-        if error is not None and not _is_parting(error):
-            self.logger.error("handler of %s failed", conn, exc_info=error)
-            code = 1011
-        await conn.close(code)
+    async def _fail(self, conn: Conn, error: BaseException) -> None:
+        tell(self.logger, logging.ERROR, "handler of %s failed", conn, error=error)
+        if not isinstance(error, FATAL):
+            return await conn.close(1011)
+        with suppress(CloseError):
+            conn._write_control(Kind.CLOSE, format_close_message(1011))
+        raise error
 
     def _log_end(self, conn: Conn) -> None:
         ending = conn.ending
+        if ending is None:
+            return  # the loop is about to end
         if self.logger.isEnabledFor(logging.INFO):
-            self.logger.info("%s %s: %s", written(conn.remote_address), conn.request.target, ending)
-        if ending is not None:
-            # The frames it went through hold conn, which holds it: a circle that keeps a
-            # connection in memory until the garbage collector comes by.
-            ending.__traceback__ = None
+            peer = written(conn.remote_address)
+            tell(self.logger, logging.INFO, "%s %s: %s", peer, conn.request.target, ending)
+        # The frames it went through hold conn, which holds it: a circle that keeps a
+        # connection in memory until the garbage collector comes by.
+        ending.__traceback__ = None
+
+    # Closing
+
+    def _stop_by_signal(self) -> None:
+        """Close; where that is under way, at once."""
+        if self._closing is None:
+            self._begin_closing()
+        elif not self._hurried:
+            tell(self.logger, logging.WARNING, "closing now: stopped a second time")
+            self._hurried = True
+            if self._patience is not None and not self._patience.expired():
+                self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def _close(
         self, code: int, reason: str, timeout: float, caller: asyncio.Task[Any] | None
     ) -> None:
+        self._accept_no_more()
+        if self._handlers and not self._hurried:
+            told = "closing: waiting up to %g s for %d connections"
+            tell(self.logger, logging.INFO, told, timeout, len(self._handlers))
+        goings = {
+            asyncio.create_task(self._no_openings.wait()),
+            *(asyncio.create_task(conn.close(code, reason, timeout)) for conn in self.connections),
+            *(task for task in self._handlers.values() if task and task is not caller),
+        }
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0 if self._hurried else timeout) as self._patience:
+                await asyncio.wait(goings)
+        self._patience = None
+        self._complain_of_late([conn for conn, task in self._handlers.items() if task in goings])
+        self._drop_all()
+        for task in goings:
+            task.cancel()
+        # A handler that does not let itself be cancelled is left behind: nobody can end it.
+        await asyncio.wait(goings, timeout=LEAVE)
+
+    def _accept_no_more(self) -> None:
         for listener in self._listeners:
             listener.close()
         for door in tuple(self._doors):
             door.transport.abort()
         for opening in tuple(self._openings):
             opening.refuse_as_closing()
-        self._empty = asyncio.Event()
-        if not self._openings:
-            self._empty.set()
-        goings = [
-            asyncio.create_task(self._empty.wait()),
-            *(asyncio.create_task(conn.close(code, reason, timeout)) for conn in self.connections),
-            *(task for task in self._handlers if task is not caller),
-        ]
-        await asyncio.wait(goings, timeout=timeout)
+
+    def _complain_of_late(self, conns: list[Conn]) -> None:
+        if conns and not self._hurried:
+            told, names = "closing: %d handlers did not end in time: %s", addresses(conns)
+            tell(self.logger, logging.WARNING, told, len(conns), names)
+
+    def _drop_all(self) -> None:
         for opening in tuple(self._openings):
             opening.transport.abort()
-        for task in goings:
-            task.cancel()
-        # A handler that does not let itself be cancelled is left behind: nobody can end it.
-        await asyncio.wait(goings, timeout=LEAVE)
+        for conn in self.connections:
+            conn.abort()
 
 
-def _is_parting(error: Exception) -> bool:
+def _is_parting(error: BaseException) -> bool:
     """Tell whether nothing but CloseErrors left a handler, or the task groups in it."""
     if isinstance(error, ExceptionGroup):
         return error.split(CloseError)[1] is None
@@ -319,8 +388,9 @@ async def serve(
 ) -> None:
     """Serve until stopped: by SIGINT, by SIGTERM, or by being cancelled.
 
-    Every connection then gets a Close with 1001, within ``close_timeout``. The signals
-    are watched only in the main thread. ``options`` are those of ``Upgrader``, which may
+    Every connection then gets a Close with 1001, within ``close_timeout``; a second signal
+    drops them at once. The signals are watched only in the main thread, and handled as
+    before when this returns. ``options`` are those of ``Upgrader``, which may
     be given whole instead; the rest is as in ``Server``.
     """
     if upgrader is not None and options:
@@ -337,24 +407,5 @@ async def serve(
     async with server:
         if on_start is not None:
             on_start(server)
-        with _signals(server):
+        with stopped_by_signals(server._stop_by_signal):
             await server.wait_closed()
-
-
-@contextmanager
-def _signals(server: Server) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop, watched = asyncio.get_running_loop(), []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        try:
-            loop.add_signal_handler(number, server._begin_closing)
-        except NotImplementedError:  # Windows: Ctrl-C cancels the task, as asyncio.run does
-            break
-        watched.append(number)
-    try:
-        yield
-    finally:
-        for number in watched:
-            loop.remove_signal_handler(number)

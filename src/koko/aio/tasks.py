@@ -14,6 +14,25 @@ current_task: Callable[[asyncio.AbstractEventLoop], asyncio.Task[Any] | None] = 
 )
 
 
+# What asyncio lets end the loop when it leaves a task or a callback; anything else it keeps.
+FATAL = (SystemExit, KeyboardInterrupt)
+
+
+def was_cancelled(error: BaseException) -> bool:
+    """Tell whether ``error`` is the cancellation of the task that runs, which somebody asked for.
+
+    A CancelledError can be that of another task, which this one awaits.
+    """
+    task = asyncio.current_task()
+    cancelled = isinstance(error, asyncio.CancelledError)
+    return cancelled and task is not None and task.cancelling() > 0
+
+
+def not_ours(error: asyncio.CancelledError) -> RuntimeError:
+    """Return what a handler failed with: as it is, whoever receives would take it for its own."""
+    return RuntimeError(f"a handler left with {error!r}, and nobody had cancelled it")
+
+
 class NoLoop:
     """What a future that is over already needs of a loop."""
 

@@ -13,6 +13,8 @@ from heapq import heapify, heappop, heappush
 from math import ceil
 from typing import Protocol
 
+from koko.aio.tasks import FATAL
+
 RATE = 64  # slots a second
 EARLY = 0.001  # seconds by which a loop may call before it was to
 
@@ -73,10 +75,15 @@ class TimerWheel:
         while self._order and self._order[0] <= now:
             due.append(self._slots.pop(heappop(self._order)))
         self._arm()
+        fatal = None
         for due_together in due:
             while due_together:  # who is rung may discard others
                 try:
                     due_together.pop().on_timer()
-                except Exception as error:  # is not the others' fault
+                except FATAL as error:  # for the loop, once the others have been rung
+                    fatal = error
+                except BaseException as error:  # is not the others' fault
                     complaint = "a deadline could not be kept"
                     self._loop.call_exception_handler({"message": complaint, "exception": error})
+        if fatal is not None:
+            raise fatal
