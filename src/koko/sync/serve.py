@@ -155,9 +155,9 @@ class Server:
             if self._closer is mine:
                 self._closer = None
 
-    def hurry(self) -> None:
+    def _hurry(self) -> None:
         """Drop everything that a ``close`` in another thread still waits for."""
-        self._crowd.hurry()
+        self._crowd._hurry()
 
     def wait_closed(self) -> None:
         """Wait until the server has been closed and its last handler has ended."""
@@ -361,7 +361,7 @@ def _close_by_signal(server: Server, signals: Signals) -> None:
         return
     if signals.wait():
         complain(server.logger, "closing now: stopped a second time", level=logging.WARNING)
-        server.hurry()
+        server._hurry()
 
 
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
