@@ -157,7 +157,7 @@ class Server:
 
     def _hurry(self) -> None:
         """Drop everything that a ``close`` in another thread still waits for."""
-        self._crowd._hurry()
+        self._crowd.hurry()
 
     def wait_closed(self) -> None:
         """Wait until the server has been closed and its last handler has ended."""
