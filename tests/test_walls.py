@@ -17,7 +17,7 @@ pytestmark = pytest.mark.once
 SOURCE = Path(__file__).parent.parent / "src" / "koko"
 
 ROWS = (
-    ("errors", "message", "native"),
+    ("errors", "message", "misuse", "native"),
     ("core",),
     ("__init__",),  # the names that belong to neither face
     (
@@ -40,6 +40,7 @@ PURE = {"socket", "ssl", "threading", "asyncio", "time", "select", "selectors", 
 FORBIDDEN = {
     "errors": PURE,
     "message": PURE,
+    "misuse": PURE,
     "native": PURE,
     "core": PURE,
     "dialing": PURE,

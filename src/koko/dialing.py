@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
@@ -32,10 +32,11 @@ from koko.core.handshake import (
     make_key,
 )
 from koko.core.head import Headers, Request, Response
-from koko.core.options import ConnectionOptions
+from koko.core.options import ConnectionOptions, check_names
 from koko.core.target import Target, parse
 from koko.core.tunnel import Proxy
 from koko.errors import ErrBadHandshake, HandshakeError
+from koko.misuse import is_async, name_of
 
 if TYPE_CHECKING:
     from http.cookiejar import CookieJar
@@ -78,6 +79,11 @@ class DialerOptions(TypedDict, total=False):
     unix: str | os.PathLike[str] | None
     jar: CookieJar | None
     max_redirects: int
+
+
+def check_dialer_options(call: str, options: Collection[str]) -> None:
+    """Raise for options that are none; say what they are called here."""
+    check_names(call, (*DialerOptions.__annotations__, "sock"), options)
 
 
 @dataclass(kw_only=True)
@@ -148,6 +154,8 @@ class Dialer(ConnectionOptions):
         elif not (proxy is None or isinstance(proxy, bool) or callable(proxy)):
             complaint = "a URL, a function, True for the environment's, or None"
             raise TypeError(f"proxy={proxy!r}: {complaint}")
+        if callable(proxy) and is_async(proxy):
+            raise TypeError(f"proxy={name_of(proxy)}: a plain function on both faces")
         if self.net_dial is not None and not callable(self.net_dial):
             raise TypeError(f"net_dial={self.net_dial!r}: a function of host, port and timeout")
         if self.unix is None:

@@ -8,7 +8,7 @@ handshake is told to the client in one sentence.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, TypedDict
@@ -25,8 +25,9 @@ from koko.core.handshake import (
     subprotocols,
 )
 from koko.core.head import Headers, Request, Response
-from koko.core.options import ConnectionOptions
+from koko.core.options import ConnectionOptions, check_names
 from koko.errors import HandshakeError
+from koko.misuse import is_async, name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,16 @@ class UpgraderOptions(TypedDict, total=False):
     error: Callable[[Request, HandshakeError], Response] | None
 
 
+SERVER_OPTIONS = ("http", "max_connections", "reuse_port", "sock", "ssl", "upgrader", "logger")
+
+
+def check_server_options(call: str, upgrader: object, options: Collection[str]) -> None:
+    """Raise for options that are none, or that an ``upgrader`` given whole has already."""
+    check_names(call, (*UpgraderOptions.__annotations__, *SERVER_OPTIONS), options)
+    if upgrader is not None and options:
+        raise TypeError(f"give upgrader= or its options, not both: {', '.join(options)}")
+
+
 @dataclass(kw_only=True)
 class Upgrader(ConnectionOptions):
     """The options of a server, and its decision on each request.
@@ -107,6 +118,11 @@ class Upgrader(ConnectionOptions):
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise TypeError(f"{name} is a function, not {value!r}")
+            if value is not None and is_async(value):
+                raise TypeError(
+                    f"{name}={name_of(value)}: a plain function on both faces, not async def; "
+                    "http= of Server(None, ...) may wait, and upgrade() then"
+                )
         if self.origins is not None:
             _check_origins(self.origins)
             if self.check_origin:

@@ -10,11 +10,18 @@ from typing import Any
 from koko.core.handshake import refusal
 from koko.core.head import Response
 from koko.errors import HandshakeError
+from koko.misuse import check_face, refuse_async
 from koko.sync.upgrade import Upgrader, talk
 
 _LOGGER = logging.getLogger("koko.server")
 
 OVER = Response(101)  # what a view returns after the conversation: for the access log alone
+
+
+def check_view(upgrader: Any, handler: Callable[..., object]) -> None:
+    """Raise where a view cannot be made of these: they are of asyncio."""
+    check_face("websocket()", "upgrader", upgrader, Upgrader)
+    refuse_async("websocket()", "handler", handler)
 
 
 def converse(upgrader: Upgrader, request: Any, handler: Callable[..., object]) -> Response:

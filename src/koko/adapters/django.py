@@ -8,7 +8,7 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 
-from koko.adapters._talk import converse, fields
+from koko.adapters._talk import check_view, converse, fields
 from koko.sync.upgrade import Upgrader
 
 Handler = Callable[..., object]
@@ -23,6 +23,8 @@ def websocket(upgrader: Upgrader) -> Callable[[Handler], View]:
     """
 
     def decorate(handler: Handler) -> View:
+        check_view(upgrader, handler)
+
         @wraps(handler)
         def view(request: HttpRequest, **arguments: Any) -> HttpResponse:
             response = converse(upgrader, request, lambda conn: handler(conn, request, **arguments))

@@ -8,7 +8,7 @@ from typing import Any
 
 import flask
 
-from koko.adapters._talk import converse, fields
+from koko.adapters._talk import check_view, converse, fields
 from koko.sync.upgrade import Upgrader
 
 Handler = Callable[..., object]
@@ -25,6 +25,8 @@ def websocket(upgrader: Upgrader) -> Callable[[Handler], View]:
     """
 
     def decorate(handler: Handler) -> View:
+        check_view(upgrader, handler)
+
         @wraps(handler)
         def view(**arguments: Any) -> flask.Response:
             response = converse(upgrader, flask.request, lambda conn: handler(conn, **arguments))

@@ -7,7 +7,7 @@ from functools import wraps
 from http.server import BaseHTTPRequestHandler
 from typing import TypeVar
 
-from koko.adapters._talk import OVER, converse
+from koko.adapters._talk import OVER, check_view, converse
 from koko.core.head import write_response
 from koko.sync.conn import Conn
 from koko.sync.upgrade import Upgrader
@@ -22,6 +22,8 @@ def websocket(upgrader: Upgrader) -> Callable[[Callable[[H, Conn], object]], Cal
     """
 
     def decorate(method: Callable[[H, Conn], object]) -> Callable[[H], None]:
+        check_view(upgrader, method)
+
         @wraps(method)
         def answer(self: H) -> None:
             response = converse(upgrader, self, lambda conn: method(self, conn))

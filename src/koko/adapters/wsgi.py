@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
-from koko.adapters._talk import converse, fields
+from koko.adapters._talk import check_view, converse, fields
 from koko.sync.conn import Conn
 from koko.sync.upgrade import Upgrader
 
@@ -22,6 +22,8 @@ def websocket(upgrader: Upgrader) -> Callable[[Callable[[Conn, Environ], object]
     """
 
     def decorate(handler: Callable[[Conn, Environ], object]) -> Application:
+        check_view(upgrader, handler)
+
         @wraps(handler)
         def application(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
             response = converse(upgrader, environ, lambda conn: handler(conn, environ))

@@ -131,4 +131,5 @@ def dial(
 
     ``options`` are those of ``Dialer``; ``sock`` and what is raised, as in ``Dialer.dial``.
     """
+    dialing.check_dialer_options("dial()", options)
     return Dialer(**options).dial(url, sock=sock)

@@ -9,7 +9,8 @@ from typing import Unpack
 from koko.aio.conn import Conn
 from koko.aio.dial import Dialer
 from koko.aio.tasks import clock_of
-from koko.dialing import DialerOptions
+from koko.dialing import DialerOptions, check_dialer_options
+from koko.misuse import check_face
 from koko.reconnecting import Attempts, Backoff, Retry, is_transient
 
 
@@ -46,6 +47,8 @@ def reconnect(
     Raises:
         ValueError: the URL or an option cannot be used; at once.
     """
+    check_dialer_options("reconnect()", options)
+    check_face("reconnect()", "dialer", dialer, Dialer)
     if dialer is not None and options:
         raise TypeError(f"give dialer= or its options, not both: {', '.join(options)}")
     dialer = dialer or Dialer(**options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import socket
 import ssl as tls
@@ -30,8 +31,15 @@ from koko.core.head import Request
 from koko.core.wire import Role
 from koko.errors import Close, CloseError
 from koko.message import Kind, format_close_message
+from koko.misuse import (
+    WrongKindError,
+    check_face,
+    check_handler,
+    not_awaitable,
+    refuse_async,
+)
 from koko.places import Place, check_limit, place
-from koko.upgrading import Accepted, UpgraderOptions
+from koko.upgrading import Accepted, UpgraderOptions, check_server_options
 
 BACKLOG = 1024  # connections that wait to be accepted, if the system allows as many
 LEAVE = 1.0  # seconds that cancelled handlers may take to come out
@@ -54,7 +62,8 @@ class Server:
             ``http``.
         host: the address or name to listen on, a list of them, or None for all interfaces.
         port: 0 for any free port; ``address`` says which.
-        upgrader: which requests become connections, and with which options.
+        upgrader: which requests become connections, and with which options; or these
+            ``options`` themselves, as for ``serve``.
         ssl: a context for wss.
         http: answers the requests that ask for no WebSocket: gets the ``Request``,
             returns a ``Response``, or None to refuse with 426; may raise ``HandshakeError``
@@ -82,11 +91,15 @@ class Server:
         sock: socket.socket | None = None,
         reuse_port: bool | None = None,
         logger: logging.Logger | None = None,
+        **options: Unpack[UpgraderOptions],
     ) -> None:
+        check_server_options("Server()", upgrader, options)
+        check_face("Server()", "upgrader", upgrader, Upgrader)
         if handler is None and http is None:
             raise TypeError("a server needs a handler, or http= that upgrades by itself")
+        check_handler("Server()", handler)
         self.handler = handler
-        self.upgrader = upgrader or Upgrader()
+        self.upgrader = upgrader or Upgrader(**options)
         self._http = http
         self.logger = logger or logging.getLogger("koko.server")
         self.max_connections = check_limit(max_connections)
@@ -103,13 +116,28 @@ class Server:
         self._patience: asyncio.Timeout | None = None  # with those who are to leave
         self._hurried = False
         self._stop = asyncio.Event()
+        self._started = False
 
     # Life
 
     async def start(self) -> None:
-        """Begin to accept connections."""
-        loop = asyncio.get_running_loop()
-        self._timers = TimerWheel(loop)
+        """Begin to accept connections.
+
+        Raises:
+            RuntimeError: it was started before; a server serves once.
+            OSError: it cannot listen there.
+        """
+        if self._started or self._is_closing:
+            raise RuntimeError("this server was started before; make another Server to serve again")
+        self._started = True
+        try:
+            await self._listen()
+        except BaseException:
+            self._started = False
+            raise
+
+    async def _listen(self) -> None:
+        self._timers = TimerWheel(asyncio.get_running_loop())
         host, port, sock, reuse_port = self._where
         tls: dict[str, Any] = {}
         if self._ssl is not None:
@@ -267,7 +295,10 @@ class Server:
         assert self.handler is not None
         error = None
         try:
-            await self.handler(conn)
+            result = self.handler(conn)
+            if not inspect.isawaitable(result):
+                raise not_awaitable("handler", self.handler, result)
+            await result
         except BaseException as raised:
             error = raised
         try:
@@ -294,7 +325,10 @@ class Server:
             self._log_end(conn)
 
     async def _fail(self, conn: Conn, error: BaseException) -> None:
-        tell(self.logger, logging.ERROR, "handler of %s failed", conn, error=error)
+        if isinstance(error, WrongKindError):  # its sentence says it all
+            tell(self.logger, logging.ERROR, "%s", error)
+        else:
+            tell(self.logger, logging.ERROR, "handler of %s failed", conn, error=error)
         if not isinstance(error, FATAL):
             return await conn.close(1011)
         with suppress(CloseError):
@@ -393,16 +427,17 @@ async def serve(
     before when this returns. ``options`` are those of ``Upgrader``, which may
     be given whole instead; the rest is as in ``Server``.
     """
-    if upgrader is not None and options:
-        raise TypeError(f"give upgrader= or its options, not both: {', '.join(options)}")
+    check_server_options("serve()", upgrader, options)
+    refuse_async("serve()", "on_start=", on_start)
     server = Server(
         handler,
         host,
         port,
-        upgrader=upgrader or Upgrader(**options),
+        upgrader=upgrader,
         ssl=ssl,
         http=http,
         max_connections=max_connections,
+        **options,
     )
     async with server:
         if on_start is not None:

@@ -17,6 +17,7 @@ from koko.core.address import written
 from koko.core.handshake import is_websocket_upgrade, refusal
 from koko.core.head import Request, RequestParser, Response, write_response
 from koko.errors import HandshakeError
+from koko.misuse import check_returned
 from koko.sync.conn import Conn
 from koko.sync.tls import TLSStream
 from koko.sync.transport import PlainStream, Stream, deadline_in, peer_name, recv_by, write_by
@@ -167,6 +168,7 @@ class Admission:
         response = error = None
         try:
             response = http(request)
+            check_returned("http=", http, response)
         except BaseException as raised:
             if guest.conn is None:
                 raise

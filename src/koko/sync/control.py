@@ -10,6 +10,7 @@ from time import monotonic
 
 from koko.core.connection import Connection
 from koko.message import Kind
+from koko.misuse import refuse_async
 from koko.sync.driver import Driver
 
 Handler = Callable[..., object]
@@ -76,6 +77,7 @@ class ControlVerbs:
 
     @ping_handler.setter
     def ping_handler(self, handler: Handler | None) -> None:
+        refuse_async("a Conn of koko.sync", "ping_handler", handler)
         self._core.on_ping = handler
 
     @property
@@ -85,6 +87,7 @@ class ControlVerbs:
 
     @pong_handler.setter
     def pong_handler(self, handler: Handler | None) -> None:
+        refuse_async("a Conn of koko.sync", "pong_handler", handler)
         self._core.on_pong = handler
 
     @property
@@ -94,6 +97,7 @@ class ControlVerbs:
 
     @close_handler.setter
     def close_handler(self, handler: Handler | None) -> None:
+        refuse_async("a Conn of koko.sync", "close_handler", handler)
         self._core.on_close = handler
 
 

@@ -117,4 +117,5 @@ def dial(url: str, *, sock: socket.socket | None = None, **options: Unpack[Diale
 
     ``options`` are those of ``Dialer``; ``sock`` and what is raised, as in ``Dialer.dial``.
     """
+    dialing.check_dialer_options("dial()", options)
     return Dialer(**options).dial(url, sock=sock)

@@ -15,6 +15,7 @@ from typing import Any
 
 from koko import dialing
 from koko.core.eyeballs import DELAY, Address, interleaved, no_connection
+from koko.misuse import check_returned
 from koko.sync.tls import TLSStream
 from koko.sync.transport import PlainStream, Stream, time_left
 
@@ -32,6 +33,7 @@ def open_stream(
     """
     if dialer.net_dial is not None:
         sock: socket.socket = dialer.net_dial(host, port, time_left(deadline))
+        check_returned("net_dial=", dialer.net_dial, sock)
         try:
             dialing.check_socket(sock)
         except TypeError:

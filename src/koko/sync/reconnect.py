@@ -6,7 +6,8 @@ from collections.abc import Generator
 from time import monotonic, sleep
 from typing import Unpack
 
-from koko.dialing import DialerOptions
+from koko.dialing import DialerOptions, check_dialer_options
+from koko.misuse import check_face
 from koko.reconnecting import Attempts, Backoff, Retry, is_transient
 from koko.sync.conn import Conn
 from koko.sync.dial import Dialer
@@ -46,6 +47,8 @@ def reconnect(
     Raises:
         ValueError: the URL or an option cannot be used; at once.
     """
+    check_dialer_options("reconnect()", options)
+    check_face("reconnect()", "dialer", dialer, Dialer)
     if dialer is not None and options:
         raise TypeError(f"give dialer= or its options, not both: {', '.join(options)}")
     dialer = dialer or Dialer(**options)

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from koko.core.address import written
+from koko.misuse import check_face, check_handler, refuse_async
 from koko.places import Place, check_limit
 from koko.sync.admit import Admission, Handler, Http
 from koko.sync.conn import Conn
@@ -28,7 +29,7 @@ from koko.sync.monitor import LOOK, Role, hold
 from koko.sync.signals import Signals, stop_signals
 from koko.sync.transport import PlainStream
 from koko.sync.upgrade import Upgrader, complain
-from koko.upgrading import UpgraderOptions
+from koko.upgrading import UpgraderOptions, check_server_options
 
 _PAUSE = 1.0  # seconds to wait for somebody to give back what the system has run out of
 _LEAVE = 1.0  # seconds that handlers get to come out after their sockets were dropped
@@ -51,7 +52,8 @@ class Server:
         handler: a function that gets each open ``Conn``, or None to leave them to ``http``.
         host: the address or name to listen on, a list of them, or None for all interfaces.
         port: 0 for any free port; ``address`` says which.
-        upgrader: which requests become connections, and with which options.
+        upgrader: which requests become connections, and with which options; or these
+            ``options`` themselves, as for ``serve``.
         ssl: a context for wss.
         http: answers the requests that ask for no WebSocket: gets the ``Request``,
             returns a ``Response``, or None to refuse with 426; may raise ``HandshakeError``
@@ -78,11 +80,17 @@ class Server:
         sock: socket.socket | None = None,
         reuse_port: bool | None = None,
         logger: logging.Logger | None = None,
+        **options: Unpack[UpgraderOptions],
     ) -> None:
+        check_server_options("Server()", upgrader, options)
+        check_face("Server()", "upgrader", upgrader, Upgrader)
         if handler is None and http is None:
             raise TypeError("a server needs a handler, or http= that upgrades by itself")
+        check_handler("Server()", handler)
+        refuse_async("Server()", "handler", handler)
+        refuse_async("Server()", "http=", http)
         self.handler = handler
-        self.upgrader = upgrader or Upgrader()
+        self.upgrader = upgrader or Upgrader(**options)
         self.logger = logger or logging.getLogger("koko.server")
         self.max_connections = check_limit(max_connections)
         self._admission = Admission(handler, self.upgrader, ssl, http, self.logger)
@@ -102,7 +110,14 @@ class Server:
     # Life
 
     def start(self) -> None:
-        """Begin to accept connections. Where that fails nothing is left open."""
+        """Begin to accept connections. Where that fails nothing is left open.
+
+        Raises:
+            RuntimeError: it was started before; a server serves once.
+            OSError: it cannot listen there.
+        """
+        if self._acceptor is not None or self._stopping.is_set():
+            raise RuntimeError("this server was started before; make another Server to serve again")
         host, port, sock, reuse_port = self._where
         listeners = [sock] if sock else listen(host, port, reuse_port)
         woken = waker = None
@@ -334,16 +349,17 @@ def serve(
     until ``on_start`` has given the ``Server`` to somebody who closes it. ``options`` are
     those of ``Upgrader``, which may be given whole instead; the rest is as in ``Server``.
     """
-    if upgrader is not None and options:
-        raise TypeError(f"give upgrader= or its options, not both: {', '.join(options)}")
+    check_server_options("serve()", upgrader, options)
+    refuse_async("serve()", "on_start=", on_start)
     server = Server(
         handler,
         host,
         port,
-        upgrader=upgrader or Upgrader(**options),
+        upgrader=upgrader,
         ssl=ssl,
         http=http,
         max_connections=max_connections,
+        **options,
     )
     with stop_signals() as signals, server:
         server._on_closed = signals.tell

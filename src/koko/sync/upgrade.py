@@ -16,6 +16,7 @@ from koko.core.handshake import refusal
 from koko.core.head import Headers, Request, Response, write_response
 from koko.core.wire import Role
 from koko.errors import CloseError, HandshakeError
+from koko.misuse import WrongKindError, check_returned
 from koko.sync.conn import Conn
 from koko.sync.driver import Driver
 from koko.sync.tls import LentStream
@@ -120,7 +121,7 @@ def talk(conn: Conn, handler: Callable[[], object], logger: logging.Logger) -> N
     """Run a handler, close its connection with the code it deserves, log how it ended."""
     error = None
     try:
-        handler()
+        check_returned("handler", handler, handler())
     except BaseException as raised:
         error = raised
     see_off(conn, error, logger)
@@ -136,7 +137,10 @@ def see_off(conn: Conn, error: BaseException | None, logger: logging.Logger) -> 
     try:
         if error is not None and not isinstance(error, CloseError):
             code = 1011
-            complain(logger, "handler of %s failed", conn, exc_info=error)
+            if isinstance(error, WrongKindError):  # its sentence says it all
+                complain(logger, "%s", error)
+            else:
+                complain(logger, "handler of %s failed", conn, exc_info=error)
         if error is not None and not isinstance(error, Exception):
             conn._driver.start_close(code, "")
             raise error

@@ -1,0 +1,77 @@
+"""Mistakes of the programmer, told in a sentence where they are made.
+
+What can be known is a TypeError at once; what an application's function returns is judged
+when it has returned. Nothing here knows a socket or a face.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+
+class WrongKindError(TypeError):
+    """A handler is of the other face: it returned what nobody can use here."""
+
+
+def is_async(function: Any) -> bool:
+    """Tell whether calling ``function`` gives a coroutine, through partials and objects."""
+    while isinstance(function, partial):
+        function = function.func
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return True
+    if inspect.isroutine(function) or not callable(function):
+        return False
+    return inspect.iscoroutinefunction(type(function).__call__)
+
+
+def refuse_async(call: str, what: str, function: Any) -> None:
+    """Raise where a coroutine function is given and a plain one is wanted."""
+    if function is not None and is_async(function):
+        raise TypeError(
+            f"{call} got the coroutine function {name_of(function)}() as {what}; it must be a "
+            "plain function here (koko.aio takes coroutine functions)"
+        )
+
+
+def check_face(call: str, what: str, given: Any, wanted: type) -> None:
+    """Raise where an object of the other face, or none at all, is given."""
+    if given is not None and not isinstance(given, wanted):
+        face = wanted.__module__.split(".")[1]
+        raise TypeError(
+            f"{call} got {what}={type(given).__module__}.{type(given).__qualname__}, "
+            f"expected a koko.{face}.{wanted.__qualname__}"
+        )
+
+
+def check_handler(call: str, handler: Any) -> None:
+    """Raise where a handler is none: it must be callable, or None."""
+    if handler is not None and not callable(handler):
+        raise TypeError(f"{call} got {handler!r} as handler, expected a function of a connection")
+
+
+def not_awaitable(what: str, function: Any, result: object) -> WrongKindError:
+    """Return the error for a plain function where a coroutine function is wanted."""
+    said = f"{what} {name_of(function)}() returned {result!r}"
+    return WrongKindError(f"{said}; under koko.aio it must be async def")
+
+
+def check_returned(what: str, function: Any, result: object) -> None:
+    """Raise where a plain function returned a coroutine, which nobody would run."""
+    if inspect.iscoroutine(result):
+        result.close()
+    elif not inspect.isawaitable(result):
+        return
+    raise WrongKindError(
+        f"{what} {name_of(function)}() returned a {type(result).__name__}; "
+        "under koko.sync it must be def"
+    )
+
+
+def name_of(function: Any) -> str:
+    """Return what a function is called, through partials and objects."""
+    while isinstance(function, partial):
+        function = function.func
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return str(name).rpartition(".<locals>.")[2]
