@@ -19,7 +19,7 @@ from koko.sync.transport import PlainStream
 ours, theirs = socket.socketpair()
 with ours, theirs, gevent.Timeout(5):
     stream = PlainStream(ours)
-    while stream.write(bytes(1 << 20)):
+    while stream.write([bytes(1 << 20)]):
         pass
     assert stream.pending and not stream.flush()
 """

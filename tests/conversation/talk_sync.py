@@ -22,6 +22,7 @@ from koko.core.wire import Role
 from koko.sync import Conn, Delivery, broadcast
 from koko.sync import control as control_room
 from koko.sync import driver as driver_room
+from koko.sync import reader as reader_room
 from koko.sync import transport as transport_room
 from koko.sync import writer as writer_room
 from koko.sync.driver import Driver
@@ -210,12 +211,15 @@ class MemoryStream:
             del self._incoming[: 1 << 14]
             return octets
 
-    def write(self, octets: bytes) -> bool:
+    steady = True
+
+    def write(self, frames: list[bytes]) -> bool:
         if self.dropped:
             raise BrokenPipeError(32, "nobody is there")
         assert not self.ended, "write() after end()"
         self.writes += 1
-        self._rest += octets
+        self._rest += b"".join(frames)
+        frames.clear()
         return self.flush()
 
     def flush(self) -> bool:
@@ -317,7 +321,7 @@ class SyncTalk:
     def __init__(self) -> None:
         self.clock = TurnedClock()
         self._patches = ExitStack()
-        for room in (control_room, driver_room, writer_room):
+        for room in (control_room, driver_room, reader_room, writer_room):
             self._patches.enter_context(patch.object(room, "monotonic", self.clock.monotonic))
         self._patches.enter_context(patch.object(transport_room, "time", self.clock))
         self._patches.enter_context(patch.object(driver_room, "housekeeper", self.clock))
@@ -331,7 +335,7 @@ class SyncTalk:
         line = MemoryStream(clock)
         core = Connection(role, ConnectionOptions(**options), agreed, clock.now, at_interval)
         driver = Driver(core, line)
-        driver.news = TurnedNews(clock)
+        driver.news = driver.reader.news = TurnedNews(clock)
         driver.writer.turn = TurnedNews(clock)
         conn = Conn(driver, Request("GET", "/", {}), Response(101), None)  # type: ignore[arg-type]
         self._conns.append(conn)

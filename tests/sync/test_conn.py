@@ -288,7 +288,7 @@ def test_what_a_reader_could_not_write_at_once_leaves_while_it_reads_on(link: Li
     conn, peer = link()
     stream = conn._driver.stream
     with conn._driver.turns.lock:
-        while stream.write(bytes(wire("1 000 0010  0 1111110", bytes(60_000)))):
+        while stream.write([wire("1 000 0010  0 1111110", bytes(60_000))]):
             pass
     receiver = in_thread(conn.recv)
     peer.sends(wire("1 000 1001  1 0000001", b"?"))

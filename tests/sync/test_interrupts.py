@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import itertools
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -22,8 +24,9 @@ from koko.errors import CloseError
 from koko.message import Kind
 from koko.sync import Conn, broadcast
 from koko.sync.monitor import Turns, hold
-from koko.sync.transport import PlainStream
-from tests.sync.conftest import PATIENCE, conn_over
+from koko.sync.tls import TLSStream
+from koko.sync.transport import PlainStream, Stream, recv_by
+from tests.sync.conftest import PATIENCE, conn_over, in_thread, tcp_pair
 from tests.wire import wire
 
 HI = wire("1 000 0001  1 0000010", b"hi")
@@ -139,7 +142,7 @@ def is_left_whole(conn: Conn, number: int) -> None:
     thread.start()
     thread.join()
     assert free == [True], f"the lock is held after an interrupt at moment {number}"
-    assert not turns.inside
+    assert turns.inside != threading.get_ident()
     assert (turns.receiver, turns.reader, turns.writer) == (None, None, None)
 
 
@@ -159,6 +162,38 @@ def goes_on_or_says_why_not(conn: Conn, peer: socket.socket, number: int) -> Non
     said = str(conn.ending)
     reasons = ("interrupt", "we dropped it", "we had sent", "closed with 1000")
     assert any(reason in said for reason in reasons), f"{said}, after moment {number}"
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_what_is_written_leaves_once_whatever_moment_an_interrupt_hits(
+    secure: bool, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    ours, theirs = map(PlainStream, tcp_pair())
+    us: Stream = ours
+    peer: Stream = theirs
+    if secure:
+        us = session = TLSStream(ours, server_tls, server_side=True)
+        peer = other = TLSStream(theirs, client_tls, server_hostname="localhost")
+        shaking = in_thread(session.handshake, monotonic() + PATIENCE)
+        other.handshake(monotonic() + PATIENCE)
+        shaking.result(PATIENCE)
+    assert us.steady
+    for number in itertools.count():
+        frames, expected = [b"one ", b"two ", b"%d" % number], b"one two %d" % number
+        interrupted = at_moment(number, lambda frames=frames: us.write(frames))
+        if frames:  # they are here or there
+            us.write(frames)
+        while us.pending:
+            us.flush()
+        received = b""
+        while len(received) < len(expected):
+            received += recv_by(peer, monotonic() + PATIENCE)
+        assert received == expected
+        if not interrupted:
+            break
+    assert number > 5
+    us.close()
+    peer.close()
 
 
 def test_lock_is_let_go_of_whatever_moment_an_interrupt_hits() -> None:

@@ -31,8 +31,8 @@ def pair(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 def test_what_does_not_leave_at_once_is_kept_in_order(pair: Pair) -> None:
     ours, theirs = pair
     sent = bytes(range(256)) * (1 << 16)
-    assert not ours.write(sent)
-    ours.write(b"last")
+    assert not ours.write([sent])
+    ours.write([b"last"])
     assert ours.pending
     draining = in_thread(write_by, ours, b"", monotonic() + PATIENCE)
     received = b""
@@ -45,7 +45,7 @@ def test_what_does_not_leave_at_once_is_kept_in_order(pair: Pair) -> None:
 def test_waiting_says_what_could_be_done(pair: Pair) -> None:
     ours, theirs = pair
     assert ours.wait(READ | WRITE, 0) == WRITE
-    theirs.write(b"x")
+    theirs.write([b"x"])
     assert ours.wait(READ, PATIENCE) == READ
     assert ours.recv() == b"x"
     assert ours.wait(READ, 0.001) == 0
@@ -67,7 +67,7 @@ def test_a_default_timeout_of_the_process_means_nothing_here() -> None:
         socket.setdefaulttimeout(None)
     reading = in_thread(recv_by, ours, None)
     assert theirs.recv() is None
-    theirs.write(b"late")
+    theirs.write([b"late"])
     assert reading.result(PATIENCE) == b"late"
     ours.close()
     theirs.close()

@@ -102,6 +102,9 @@ class Decoder:
         self._hold = hold
         self._held = 0
         self._tail = b""
+        self._taken = 0  # how much of what is being parsed must not be parsed again
+        self._steady = False  # what is called now may fail, and all that is kept is as it was
+        self._found: list[Item] | None = None  # what a feed had found that was interrupted then
         self._done = False
         # the frame being read; _left < 0 between frames
         self._left = -1
@@ -126,6 +129,11 @@ class Decoder:
         return self._held >= self._hold and not self._done
 
     @property
+    def interrupted(self) -> bool:
+        """True when the last ``feed`` was interrupted in the inflater; the next one goes on."""
+        return self._found is not None
+
+    @property
     def mid_message(self) -> bool:
         """True when the peer has begun a message and not ended it."""
         return self._kind != 0
@@ -135,32 +143,39 @@ class Decoder:
 
         Stops after ``hold`` bytes of messages and keeps the rest as ``backlog``, so
         that small bytes that inflate to large messages are not all inflated at once.
+        What a signal handler raises in the inflater loses nothing: see ``interrupted``.
         """
-        items: list[Item] = []
+        items: list[Item] = self._found or []
+        self._found = None
         if self._done:
             return items
         if self._tail:
             data = self._tail + data
         self._held = 0
-        at = 0
+        at = self._taken = 0
         try:
             if self._draining:
-                self._inflate(b"", self._final and self._left < 0, items)
+                self._inflate(items)
             while self._held < self._hold and not self._done:
                 if self._left < 0:
                     start = self._read_head(data, at)
                     if start < 0:
                         break
-                    at = start
+                    at = self._taken = start
                 stop = min(at + self._left, len(data))
                 if stop == at and self._left:
                     break
                 self._read_payload(data[at:stop], items)
-                at = stop
+                at = self._taken = stop
         except ProtocolError as failure:
             failure.__cause__ = failure.__context__ = None  # they hold the peer's bytes
             self.failure = failure.with_traceback(None)
             self._done = True
+        except BaseException:
+            if self._steady:
+                self._tail = data[self._taken :]
+                self._found = items
+            raise
         self._tail = b"" if self._done else data[at:]
         if self._streaming:
             self._hand_on(items)
@@ -271,17 +286,21 @@ class Decoder:
         size = len(piece)
         if self._peer_masks and size:
             piece = mask(piece, self._key, self._at)
+        ended = size == self._left
+        if self._inflater is not None and self._compressed and self._opcode < CLOSE:
+            self._steady = True
+            self._inflater.put(piece, ended and self._final)
+            self._taken += size
+            self._draining = True
+        # Nothing is moved before the inflater has it, and then nothing can fail.
         self._at += size
-        self._left -= size
-        ended = not self._left
-        if ended:
-            self._left = -1
+        self._left = -1 if ended else self._left - size
         if self._opcode >= CLOSE:
             self._control += piece
             if ended:
                 self._finish_control(items)
         elif self._compressed:
-            self._inflate(piece, ended and self._final, items)
+            self._inflate(items)
         elif self._wire == size and ended and self._final and not self._streaming:
             self._give(piece, items)
         else:
@@ -298,27 +317,26 @@ class Decoder:
         self._hand_on(items)
         items.append(Control(opcode, payload))
 
-    def _inflate(self, piece: bytes, last: bool, items: list[Item]) -> None:
+    def _inflate(self, items: list[Item]) -> None:
         inflater = self._inflater
         assert inflater is not None  # RSV1 was refused otherwise
-        self._draining = False
-        while True:
+        last = self._final and self._left < 0
+        while self._held < self._hold:
             room = INFLATE_STEP
             if self.read_limit is not None:
                 # At least 1: read_limit may have been lowered below what has come.
                 room = max(1, min(room, self.read_limit - self._size + 1))
-            inflated = inflater.inflate(piece, room, last)
+            self._steady = True
+            inflated = inflater.get(room)
+            self._steady = False
             self._check_limit(self._size + len(inflated))
             self._append(inflated)
             self._held += len(inflated)
-            if not inflater.pending:
-                break
-            piece = b""
-            if self._held >= self._hold:
-                self._draining = True
+            self._draining = inflater.pending
+            if not self._draining:
+                if last:
+                    self._finish(items)
                 return
-        if last:
-            self._finish(items)
 
     def _append(self, piece: bytes) -> None:
         if self._kind == TEXT:

@@ -18,6 +18,9 @@ cdef class Decoder:
     cdef object _inflater
     cdef object _read_limit
     cdef bytes _tail
+    cdef Py_ssize_t _taken  # how much of what is being parsed must not be parsed again
+    cdef bint _steady  # what is called now may fail, and all that is kept is as it was
+    cdef list _found  # what a feed had found that was interrupted then
     cdef bytes _control
     cdef bytes _message  # still growing, None between messages; nobody else has seen it
     cdef Py_ssize_t _filled  # how much of it is there
@@ -37,6 +40,7 @@ cdef class Decoder:
     cdef bint has_backlog(self) noexcept
     cdef int feed_octets(self, const uint8_t *octets, Py_ssize_t size, list items) except -1
     cdef Py_ssize_t _parse(self, const uint8_t *data, Py_ssize_t size, list items) except -1
+    cdef int _give_found(self, list items) except -1
     cdef Py_ssize_t _read_head(self, const uint8_t *data, Py_ssize_t size) except -2
     cdef int _check_first(self, uint8_t first, uint8_t opcode) except -1
     cdef int _check_control(self, uint8_t first, uint8_t opcode, uint64_t length) except -1
@@ -48,7 +52,7 @@ cdef class Decoder:
     cdef int _read_payload(self, const uint8_t *payload, Py_ssize_t size, list items) except -1
     cdef bytes _unmasked(self, const uint8_t *payload, Py_ssize_t size, uint8_t at)
     cdef int _finish_control(self, list items) except -1
-    cdef int _inflate(self, bytes piece, bint last, list items) except -1
+    cdef int _inflate(self, list items) except -1
     cdef int _append(
         self, const uint8_t *payload, Py_ssize_t size, const uint8_t *key, uint8_t at
     ) except -1

@@ -154,6 +154,11 @@ cdef class Decoder:
         return self._held >= self._hold and not self._done
 
     @property
+    def interrupted(self):
+        """True when the last ``feed`` was interrupted in the inflater; the next one goes on."""
+        return self._found is not None
+
+    @property
     def mid_message(self):
         """True when the peer has begun a message and not ended it."""
         return self._kind != 0
@@ -163,6 +168,7 @@ cdef class Decoder:
 
         Stops after ``hold`` bytes of messages and keeps the rest as ``backlog``, so
         that small bytes that inflate to large messages are not all inflated at once.
+        What a signal handler raises in the inflater loses nothing: see ``interrupted``.
         """
         cdef list items = []
         self.feed_octets(bytes_at(data), PyBytes_GET_SIZE(data), items)
@@ -173,6 +179,8 @@ cdef class Decoder:
         cdef bytes joined
         cdef Py_ssize_t at = 0
         self.others = 0
+        if self._found is not None:
+            self._give_found(items)
         if self._done:
             return 0
         if PyBytes_GET_SIZE(self._tail):
@@ -185,6 +193,12 @@ cdef class Decoder:
             failure.__cause__ = failure.__context__ = None  # they hold the peer's bytes
             self.failure = failure.with_traceback(None)
             self._done = True
+        except BaseException:
+            if self._steady:
+                self._tail = octets[self._taken:size]
+                self._found = items[:]
+                items.clear()
+            raise
         self._tail = b"" if self._done or at == size else octets[at:size]
         self._hand_on(items)
         return 0
@@ -192,7 +206,8 @@ cdef class Decoder:
     cdef Py_ssize_t _parse(self, const uint8_t *data, Py_ssize_t size, list items) except -1:
         cdef Py_ssize_t at = 0, start, ready
         if self._draining:
-            self._inflate(b"", self._final and self._left < 0, items)
+            self._taken = 0
+            self._inflate(items)
         while self._held < self._hold and not self._done:
             # 1. A head; nothing of it is remembered before it is whole.
             if self._left < 0:
@@ -206,9 +221,18 @@ cdef class Decoder:
                 ready = self._left
             if not ready and self._left:
                 break
+            self._taken = at
             self._read_payload(data + at, ready, items)
             at += ready
         return at
+
+    cdef int _give_found(self, list items) except -1:
+        items += self._found
+        self._found = None
+        for item in items:
+            if not (type(item) is str or type(item) is bytes):
+                self.others += 1
+        return 0
 
     def open_stream(self):
         """Have the message that has begun handed on in pieces; None when there is none.
@@ -323,6 +347,12 @@ cdef class Decoder:
     cdef int _read_payload(self, const uint8_t *payload, Py_ssize_t size, list items) except -1:
         cdef bint ended = size == self._left
         cdef uint8_t at = self._at
+        if self._compressed and self._opcode < CLOSE:
+            self._steady = True
+            self._inflater.put(self._unmasked(payload, size, at), ended and self._final)
+            self._taken += size
+            self._draining = True
+        # Nothing is moved before the inflater has it, and then nothing can fail.
         self._at = (at + size) & 3
         self._left = -1 if ended else self._left - size
         if self._opcode >= CLOSE:
@@ -330,7 +360,7 @@ cdef class Decoder:
             if ended:
                 self._finish_control(items)
         elif self._compressed:
-            self._inflate(self._unmasked(payload, size, at), ended and self._final, items)
+            self._inflate(items)
         elif self._wire == <uint64_t>size and ended and self._final and not self._streaming:
             self._give_whole(payload, size, items)
         else:
@@ -358,33 +388,31 @@ cdef class Decoder:
         self.others += 1
         return 0
 
-    cdef int _inflate(self, bytes piece, bint last, list items) except -1:
+    cdef int _inflate(self, list items) except -1:
         cdef uint64_t room, size
         cdef bytes inflated
-        cdef bint pending
-        self._draining = False
-        while True:
+        cdef bint pending, last = self._final and self._left < 0
+        while self._held < self._hold:
             room = STEP
             if self._limit != UINT64_MAX:
                 # At least 1: read_limit may have been lowered below what has come.
                 room = 1 if self._size > self._limit else min(room, self._limit - self._size + 1)
-            inflated = self._inflater.inflate(piece, room, last)
+            self._steady = True
+            inflated = self._inflater.get(room)
+            self._steady = False
             size = PyBytes_GET_SIZE(inflated)
             self._check_limit(self._size + size)
             pending = self._inflater.pending
             self._held += size
+            self._draining = pending
             if last and not pending and not self._size and not self._streaming:
                 self._give(inflated, items)
                 return 0
             self._append(bytes_at(inflated), size, NULL, 0)
             if not pending:
-                break
-            piece = b""
-            if self._held >= self._hold:
-                self._draining = True
+                if last:
+                    self._finish(items)
                 return 0
-        if last:
-            self._finish(items)
         return 0
 
     cdef int _append(

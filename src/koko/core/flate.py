@@ -186,11 +186,15 @@ class Inflater:
     Without context takeover nothing is kept between messages; with it, the window.
     A block marked final may stand anywhere in a message (RFC 7692 §7.2.3.4); what
     follows cannot refer back over it, nor does any sender whose library ends a stream.
-    ``pending`` tells whether ``inflate(b"", ...)`` may give more, perhaps nothing.
+    ``pending`` tells whether ``get`` may give more, perhaps nothing.
+
+    An interrupt loses nothing: what zlib gives is kept by the call in C that made it, what
+    that has taken is noted by plain stores, and ``get`` goes on where it was cut off.
     """
 
     __slots__ = (
-        "_at", "_final", "_final_blocks", "_payload", "_stream", "bits", "pending", "takeover"
+        "_at", "_checks", "_final", "_final_blocks", "_inflated", "_noted", "_payload", "_shown",
+        "_stream", "bits", "pending", "takeover",
     )  # fmt: skip
 
     def __init__(self, bits: int = 15, *, takeover: bool = False) -> None:
@@ -199,15 +203,32 @@ class Inflater:
         self.pending = False
         self._stream: Any = None  # a zlib.decompressobj, a type without a name
         self._payload = b""
-        self._at = 0
+        self._at = 0  # how much of it zlib has taken
+        self._shown = 0  # how much of it zlib has seen
+        self._inflated: list[bytes] = []  # what zlib gave and nobody has got
+        self._noted = 0  # how many of them ``_at`` knows of
+        self._checks: list[bytes] = []  # what zlib gave for what ends a message
         self._final = False
         self._final_blocks = 0
 
     def inflate(self, piece: bytes, max_length: int, final: bool = False) -> bytes:
-        """Return at most ``max_length`` more bytes of the message.
+        """Do as ``put`` and ``get``."""
+        self.put(piece, final)
+        return self.get(max_length)
 
-        ``final`` says that ``piece`` ends the message. The message is over once that was
-        said and ``pending`` is False; the next piece then begins the next message.
+    def put(self, piece: bytes, final: bool = False) -> None:
+        """Take more of the message; ``final`` says that ``piece`` ends it.
+
+        The message is over once that was said and ``pending`` is False; the next piece then
+        begins the next message.
+        """
+        payload = self._payload[self._at :] + piece if piece else self._payload
+        # What is pending stays where it is, else each call would copy it.
+        at = 0 if piece else self._at
+        self._payload, self._at, self._final = payload, at, self._final or final
+
+    def get(self, max_length: int) -> bytes:
+        """Return at most ``max_length`` more bytes of the message.
 
         Raises:
             ProtocolError: 1007, the payload is not what a deflater makes.
@@ -215,44 +236,46 @@ class Inflater:
         """
         if max_length <= 0:
             raise ValueError(f"max_length={max_length}: a number of bytes above 0")
-        if piece:  # what is pending stays where it is, else each call would copy it
-            self._payload, self._at = self._payload[self._at :] + piece, 0
-        self._final = self._final or final
-        inflated = self._pour(max_length)
-        self.pending = len(inflated) == max_length
-        if not self.pending:
-            self._payload, self._at = b"", 0
+        stepped = False
+        while (room := max_length - self._note()) and not (
+            stepped and self._at == len(self._payload)
+        ):
+            self._step(room)
+            stepped = True
+        inflated = b"".join(self._inflated)
+        if room:
             if self._final:
                 self._end()
+            self._payload, self._at = b"", 0
+        self._inflated, self._noted, self.pending = [], 0, not room
         return inflated
 
-    def _pour(self, room: int) -> bytes:
-        pieces = []
-        while True:
-            pieces.append(self._step(room))
-            room -= len(pieces[-1])
-            if not room or self._at == len(self._payload):
-                return b"".join(pieces)
-
-    def _step(self, room: int) -> bytes:
+    def _step(self, room: int) -> None:
         shown = self._payload[self._at : self._at + SLICE]
         if self._stream is None:
             if not shown:
-                return b""
+                return
             self._stream = zlib.decompressobj(-self.bits)
-        stream = self._stream
+        self._shown = self._at + len(shown)
         try:
-            inflated: bytes = stream.decompress(shown, room)
+            self._inflated.extend(map(self._stream.decompress, (shown,), (room,)))
         except zlib.error as error:
             raise _violation(f"payload is not deflate data: {error}{self._hint(error)}") from error
+
+    def _note(self) -> int:
+        """Take note of what zlib has taken; return how many bytes it has given."""
+        given, size = len(self._inflated), sum(map(len, self._inflated))
+        if self._noted == given:
+            return size
+        stream = self._stream
         # Once a final block has been read, unconsumed_tail is what it was before (CPython).
-        self._at += len(shown) - len(stream.unused_data if stream.eof else stream.unconsumed_tail)
+        rest = len(stream.unused_data if stream.eof else stream.unconsumed_tail)
+        self._noted, self._at = given, self._shown - rest
         if stream.eof:
-            self._stream = None
-            self._final_blocks += 1
-            if self._final_blocks > MAX_FINAL_BLOCKS:
-                raise _violation(f"payload has more than {MAX_FINAL_BLOCKS} final blocks")
-        return inflated
+            self._stream, self._final_blocks = None, self._final_blocks + 1
+        if self._final_blocks > MAX_FINAL_BLOCKS:
+            raise _violation(f"payload has more than {MAX_FINAL_BLOCKS} final blocks")
+        return size
 
     def _hint(self, error: Exception) -> str:
         # Some peers, Tornado's client for one, do not notice what was agreed.
@@ -264,23 +287,29 @@ class Inflater:
         # A message may also end with a final block, as of Go or Java senders that close.
         if (self._stream is not None or not self._final_blocks) and not self._tail_fits():
             raise _violation("payload ends in the middle of a deflate block")
-        if not self.takeover:
+        if not self.takeover or (self._stream is not None and self._stream.eof):
             self._stream = None
-        self._final = False
-        self._final_blocks = 0
+        self._final, self._final_blocks, self._checks = False, 0, []
 
     def _tail_fits(self) -> bool:
         # RFC 7692 §7.2.2: the tail is read as the end of an empty block. Where it gives
         # a byte, or leaves a block open, the message was cut off in the middle of one.
-        stream = self._stream or zlib.decompressobj(-self.bits)
+        if self._stream is None:
+            self._stream = zlib.decompressobj(-self.bits)
+        stream, checks = self._stream, self._checks
         try:
-            if stream.decompress(TAIL, 1):
+            if not checks:
+                checks.extend(map(stream.decompress, (TAIL,), (1,)))
+            if checks[0]:
                 return False
             if stream.eof:
-                self._stream = None
                 return not stream.unused_data
-            probe = stream.copy() if self.takeover else stream
-            return not probe.decompress(PROBE, 1) and bool(probe.eof)
+            if self.takeover:
+                probe = stream.copy()
+                return not probe.decompress(PROBE, 1) and bool(probe.eof)
+            if len(checks) == 1:
+                checks.extend(map(stream.decompress, (PROBE,), (1,)))
+            return not checks[1] and bool(stream.eof)
         except zlib.error:
             return False
 

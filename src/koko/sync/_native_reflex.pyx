@@ -24,7 +24,7 @@ import threading
 from time import monotonic
 
 from koko.core.lifecycle import State
-from koko.sync.monitor import READING
+from koko.sync.monitor import PARSING, READING
 
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident()
@@ -98,7 +98,7 @@ cdef class FastPath:
             finally:
                 self.inside = 0
                 self._release()
-        return self._driver.receive(None, self._core.next_message) if message is None else message
+        return self._driver.reader.receive(None, self._core.next_message) if message is None else message
 
     def write_message(self, int kind, message):
         """Write a message, whole, when it is our turn."""
@@ -165,7 +165,7 @@ cdef class FastPath:
             if room != little:
                 free(room)
         if PyDict_Size(self._followers):
-            self._driver.tell()
+            self._driver.reader.tell()
         interrupt, self._interrupt = self._interrupt, None
         if interrupt is not None:
             raise interrupt
@@ -193,8 +193,8 @@ cdef class FastPath:
             self.inside = me
             self.reader = None
         if size < 0 and error != EAGAIN:
-            self._driver.failed(OSError(error, os.strerror(error)))
-            self._driver.feed(b"")
+            self._driver.reader.failed(OSError(error, os.strerror(error)))
+            self._driver.reader.feed(b"")
         return max(size, 0)
 
     cdef int take_back(self) except -1:
@@ -207,14 +207,18 @@ cdef class FastPath:
 
     cdef int feed(self, const uint8_t *octets, Py_ssize_t size) except -1:
         if not self._inbox.plain:
-            self._driver.feed(octets[:size])
+            self._driver.reader.feed(octets[:size])
             return 0
         now = monotonic()
-        self.under_way = READING
-        others = self._inbox.feed_octets(octets, size, now)
+        try:
+            others = self._inbox.feed_octets(octets, size, now)
+        except BaseException:  # a signal handler's: nothing else here fails
+            self.under_way = PARSING if self._inbox.decoder._found is not None else READING
+            raise
         if others is not None:
+            self.under_way = READING
             self._core.handle(others, now)
-        self.under_way = None
+            self.under_way = None
         if others is not None or self._stream.pending:
             self._driver.settle()
         return 0

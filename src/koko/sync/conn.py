@@ -75,12 +75,12 @@ class Conn(ControlVerbs, StreamVerbs):
         """
         if timeout is None:
             return self._driver.next_message()
-        message: str | bytes = self._driver.receive(timeout, self._core.next_message)
+        message: str | bytes = self._driver.reader.receive(timeout, self._core.next_message)
         return message
 
     def read_message(self, timeout: float | None = None) -> tuple[Kind, str | bytes]:
         """Return the kind of the next message and the message; waits and raises as ``recv``."""
-        message = self._driver.receive(timeout, self._core.next_message)
+        message = self._driver.reader.receive(timeout, self._core.next_message)
         return (_TEXT if type(message) is str else _BINARY), message
 
     def read_json(
@@ -91,7 +91,7 @@ class Conn(ControlVerbs, StreamVerbs):
         ``decoder`` may be another library's, such as ``orjson.loads``. What it raises leaves
         the connection unharmed; the message has been read then.
         """
-        return decoder(self._driver.receive(timeout, self._core.next_message))
+        return decoder(self._driver.reader.receive(timeout, self._core.next_message))
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Yield messages until an ordinary end of the connection.

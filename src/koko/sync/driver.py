@@ -9,11 +9,9 @@ to write is ``writer``'s, what an interrupt may not harm ``monitor``'s.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable
 from functools import partial
-from threading import get_ident
 from time import monotonic
 from typing import Any
 
@@ -26,24 +24,19 @@ from koko.message import Data
 from koko.send_queue import backlog_on
 from koko.sync.housekeeper import housekeeper
 from koko.sync.message_lock import MessageLock
-from koko.sync.monitor import END, READING, Monitor, News, Role, Turns
+from koko.sync.monitor import END, PARSING, Monitor, News, Turns
+from koko.sync.reader import STAY, Reader
 from koko.sync.reflex import FastPath
 from koko.sync.transport import (
-    READ,
-    WRITE,
     Stream,
     broken_by,
     deadline_in,
-    earliest,
     is_bare,
-    is_broken,
     time_left,
 )
 from koko.sync.writer import Writer
 
 _GLANCE = 4  # reads of the housekeeper's in one round: a peer that floods is not its only one
-_READ, _WRITE = "read", "write"  # what a thread does that finds nothing, if it need not wait
-_STAY = 1.0  # seconds that a thread woken by the end of the socket may take to leave it
 
 
 class Driver:
@@ -65,8 +58,8 @@ class Driver:
         self.turns = turns = FastPath(us) if FastPath and is_bare(stream) else Turns()
         self.monitor = Monitor(turns, us.cut_off)
         self.writer = Writer(core, stream, turns, self.monitor, self.message_lock, us)
+        self.reader = Reader(core, stream, turns, self.monitor, self.news, self.writer, us)
         self._half_closed = False
-        self._why = "the peer's stream ended without a Close"
         if not isinstance(turns, Turns):
             self.next_message = turns.next_message  # type: ignore[method-assign]
             self.write_message = turns.write_message  # type: ignore[method-assign]
@@ -78,35 +71,12 @@ class Driver:
 
     def next_message(self) -> str | bytes:
         """Return the next message; where there is a fast path, that does it."""
-        message: str | bytes = self.receive(None, self.core.next_message)
+        message: str | bytes = self.reader.receive(None, self.core.next_message)
         return message
 
     def write_message(self, kind: int, message: Data) -> None:
         """Send a message; where there is a fast path, that does it."""
         self.writer.write(None, self.core.send, kind, message)
-
-    def receive(
-        self, timeout: float | None, take: Callable[[], Any], what: str = "no message"
-    ) -> Any:
-        """Return what ``take`` finds as soon as it does, or raise how the connection ended."""
-        self.check_nested("recv")
-        turns, mine = self.turns, [get_ident()]
-        deadline = deadline_in(timeout)
-
-        def late() -> None:
-            if deadline is not None and monotonic() >= deadline:
-                raise TimeoutError(f"{what} came within {timeout:g} s")
-            raise TimeoutError(f"{what} came before read_deadline")
-
-        try:
-            self.monitor.call(self._begin_receiving, mine)
-            # A handler of pongs may put the deadline off meanwhile.
-            return self._await(
-                partial(self._look, take), lambda: earliest(deadline, turns.read_deadline), late
-            )
-        finally:
-            if turns.receiver is mine:
-                turns.receiver = None
 
     def ping(self, payload: bytes | None, timeout: float | None) -> float:
         """Send a ping, wait for its pong and return the seconds between."""
@@ -125,7 +95,7 @@ class Driver:
         def late() -> None:
             raise TimeoutError(f"no pong came within {timeout:g} s")
 
-        round_trip: float = self._await(answered, lambda: deadline, late)
+        round_trip: float = self.reader.wait_for(answered, lambda: deadline, late)
         return round_trip
 
     def wait_closed(self, timeout: float | None) -> None:
@@ -136,7 +106,7 @@ class Driver:
         def late() -> None:
             raise TimeoutError(f"the connection was not over within {timeout:g} s")
 
-        self._await(lambda: self.closed or None, lambda: deadline, late)
+        self.reader.wait_for(lambda: self.closed or None, lambda: deadline, late)
 
     def start_close(self, code: int, reason: str) -> None:
         """Send a Close unless it is too late for one; wait for nothing."""
@@ -148,7 +118,7 @@ class Driver:
             return
         deadline = monotonic() + timeout
         late = partial(self.abort, f"no answer within {timeout:g} s")
-        self._await(self._find_over, lambda: deadline, late)
+        self.reader.wait_for(self._find_over, lambda: deadline, late)
         self._give_time(lambda: self.closed)
 
     def abort(self, why: str) -> None:
@@ -178,72 +148,19 @@ class Driver:
 
     # How a thread waits: without the lock
 
-    def _await(
-        self,
-        look: Callable[[], Any],
-        until: Callable[[], float | None],
-        late: Callable[[], object],
-    ) -> Any:
-        """Return what ``look`` finds, having waited for it; call ``late`` when it is too late."""
-        turns, call, mine = self.turns, self.monitor.call, [get_ident()]
-        while True:
-            deadline, grace = until(), 0.0
-            try:
-                found, wait = call(self._look_or_wait, look, mine)
-                if wait is _READ:
-                    ready = self._await_bytes(time_left(deadline))
-                    found, came = call(self._read_for_all, ready, look)
-                    # What is there is read though no time is left, but not all of a flood.
-                    grace = _STAY if came else 0.0
-                elif wait is _WRITE:
-                    self.writer.write_gathered()
-                elif wait is not None:
-                    self.news.wait(wait, time_left(deadline))
-            finally:
-                if turns.reader is mine:
-                    turns.reader = None
-            if found is not None:
-                return found
-            deadline = until()
-            if deadline is not None and monotonic() >= deadline + grace:
-                late()
-
-    def _await_bytes(self, timeout: float | None) -> int:
-        # What a reader could not write at once it writes when there is room.
-        events = READ | WRITE if self.stream.pending else READ
-        try:
-            return self.stream.wait(events, timeout)
-        except OSError as error:
-            if not is_broken(error):
-                raise
-            return READ  # the read that follows finds out
-
     def _give_time(self, done: Callable[[], bool]) -> None:
         """Wait a moment for what other threads are about to do."""
-        until = monotonic() + _STAY
+        until = monotonic() + STAY
         while not done() and monotonic() < until:
             self.news.wait(self.monitor.call(self.news.ticket), time_left(until))
 
     def settled_error(self) -> BaseException:
         """Return how it ended, once the reader has seen the end."""
         self._give_time(lambda: self.turns.reader is None or self.core.state is State.CLOSED)
-        self.abort(self._why)
+        self.abort(self.reader.why)
         return self.core.closed_error()
 
     # With the lock held
-
-    def _begin_receiving(self, mine: Role) -> None:
-        if self.turns.receiver is not None:
-            raise self._second_receiver(self.turns.receiver[0])
-        self.turns.receiver = mine
-
-    def _look(self, take: Callable[[], Any]) -> Any:
-        if self.core.inbox:  # it may have waited long
-            self.core.inbox.taken_at = monotonic()
-        try:
-            return take()
-        finally:  # also where it raised how the connection ended
-            self.settle()
 
     def settle(self) -> None:
         """Write what a reader owes and did not gather, and part if the connection is over."""
@@ -251,54 +168,6 @@ class Driver:
             self.writer.flush()
         if self.core.ending is not None:
             self.part()
-
-    def _look_or_wait(self, look: Callable[[], Any], mine: Role) -> tuple[Any, Any]:
-        """Return what there is, or what to wait for: in one, or it might come in between."""
-        found, turns = look(), self.turns
-        if found is not None:
-            return found, None
-        if turns.gathered and turns.corked_by == mine[0]:
-            return None, _WRITE
-        if turns.reader is None and not (self.core.inbox.unread and self._has_enough):
-            turns.reader = mine
-            return None, _READ
-        return None, self.news.ticket()
-
-    def _read_for_all(self, ready: int, look: Callable[[], Any]) -> tuple[Any, bool]:
-        """Read, make room for another reader; return what ``look`` finds, and if bytes came."""
-        octets = self._read(ready) if ready else None
-        self.turns.reader = None
-        self.tell()
-        return look(), octets is not None
-
-    def _read(self, ready: int = READ) -> bytes | None:
-        """Take what the socket has and act on it; None when it has nothing."""
-        octets = None
-        if ready & READ:
-            self.turns.under_way = READING
-            try:
-                octets = self.stream.recv()
-            except OSError as error:
-                octets = self.failed(error)
-        self.feed(octets)
-        return octets
-
-    def feed(self, octets: bytes | None) -> None:
-        """Hand on what was read, b"" at the end, and write what is owed for it."""
-        self.turns.under_way = READING
-        if octets:
-            self.core.feed(octets, monotonic())
-        elif octets is not None:
-            self.core.feed_eof(monotonic(), self._why)
-        self.turns.under_way = None
-        if self.core.owed or self.stream.pending:
-            self.writer.flush()
-
-    def tell(self) -> None:
-        """Let everybody look at what has changed."""
-        if self.core.ending is not None:
-            self.part()
-        self.news.tell()
 
     def _start_close(self, code: int, reason: str) -> None:
         close_payload(Close(code, reason))  # misuse is told before anything is under way
@@ -321,52 +190,40 @@ class Driver:
         self.part()
 
     def cut_off(self, what: str) -> None:
-        """End the connection, since an interrupt has left it in pieces."""
+        """Go on with what an interrupt has cut off, or else end the connection."""
+        if what is PARSING:
+            self.reader.parse(self.core.catch_up)
+            self.reader.tell()
+            return
         self.core.feed_eof(monotonic(), f"an interrupt cut off {what}")
         self.turns.under_way = None
         self.part()
 
     def _look_after(self, now: float) -> None:
         core = self.core
-        listening = self.turns.reader is not None or not self._has_enough
+        listening = self.turns.reader is not None or not self.reader.has_enough
         if self.turns.reader is None:
-            self._read_what_is_there(_GLANCE)
+            self.reader.read_what_is_there(_GLANCE)
         due_at = core.due_at
         if due_at is not None and now >= due_at:
             core.tick(now, listening, self._backlog)
         if core.owed or self.stream.pending:
             self.writer.flush()
         self.writer.look_after()
-        self.tell()
-
-    @property
-    def _has_enough(self) -> bool:
-        """True when no more should be read until somebody receives; what nobody will is dropped."""
-        return self.core.full and self.core.ending is None
+        self.reader.tell()
 
     @property
     def _backlog(self) -> Backlog:
         return backlog_on(self.stream.socket.fileno(), self.stream.pending)
 
-    def failed(self, error: OSError) -> bytes:
-        """Take note of why nothing more can be read, and return the end of the stream."""
-        if not is_broken(error):
-            raise error
-        self._why = broken_by(error)
-        return b""
-
-    def _read_what_is_there(self, reads: int) -> None:
-        while reads and not self.closed and not self._has_enough:
-            reads = reads - 1 if self._read() else 0
-
     def broken(self, error: OSError) -> None:
         """Give up writing: what the peer said before is still read, then it is over."""
         self.writer.mute = True
-        self._why = broken_by(error)
+        self.reader.why = broken_by(error)
         self.stream.shutdown()  # a thread that reads finds what is left, then the end
         if self.turns.reader is None and not self.turns.under_way:
-            self._read_what_is_there(1 << 8)
-            self.core.feed_eof(monotonic(), self._why)
+            self.reader.read_what_is_there(1 << 8)
+            self.core.feed_eof(monotonic(), self.reader.why)
 
     def part(self) -> None:
         """Do to the socket what the state of the connection asks for; wait for nothing."""
@@ -410,10 +267,3 @@ class Driver:
                 f"{verb}() called from a handler would wait for the thread that it runs in; "
                 "do it in another thread"
             )
-
-    def _second_receiver(self, first: int) -> RuntimeError:
-        names = {thread.ident: thread.name for thread in threading.enumerate()}
-        return RuntimeError(
-            f"recv() is already running in thread {names.get(first, '?')!r}; "
-            "one receiver per connection (share messages through a queue)"
-        )

@@ -23,6 +23,7 @@ from typing import Any
 
 LOOK = 0.5  # seconds after which a thread that waits for another looks by itself
 READING = "the reading of what the peer sent"  # what may be under way
+PARSING = "the inflating of what the peer sent"  # can be gone on with
 FRAME = "a frame on its way out"
 END = "the end of the connection"
 Role = list[int]  # made by the call that takes the role; holds the thread's number

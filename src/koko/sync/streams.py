@@ -86,8 +86,8 @@ class MessageReader(io.RawIOBase):
     def _read(self, size: int, timeout: float | None = None) -> bytes:
         if self.closed:
             raise ValueError("read of a closed reader")
-        take = partial(self._take, size)
-        octets: bytes = self._driver.receive(timeout, take, "no more of the message")
+        take = partial(self._driver.reader.read_parts, partial(self._take, size))
+        octets: bytes = self._driver.reader.receive(timeout, take, "no more of the message")
         return octets
 
 
@@ -197,7 +197,8 @@ class StreamVerbs:
 
         Waits and raises as ``recv``. What was not read of the message before is skipped.
         """
-        message: Incoming = self._driver.receive(timeout, self._core.next_stream)
+        take = partial(self._driver.reader.read_parts, self._core.next_stream)
+        message: Incoming = self._driver.reader.receive(timeout, take)
         read = partial(self._core.read_stream, message)
         return message.kind, MessageReader(self._driver, message, read)
 

@@ -42,6 +42,14 @@ class TLSStream:
         self._ended = False
         self._more = True  # ``recv`` may find something though the socket has nothing
         self._failure: OSError | None = None
+        self._octets = memoryview(b"")  # what was taken from a writer
+        self._sealed: list[int] = []  # how many of them are in records, call by call
+        self._records: list[bytes] = []  # what the stream below has not taken
+        # ``session.write`` is Python, and an interrupt behind the call in it would have the
+        # same bytes sealed twice. Where ssl has it otherwise an interrupt ends the connection.
+        inner = getattr(self.session, "_sslobj", None)
+        self._seal = self.session.write if inner is None else inner.write
+        self.steady = inner is not None and below.steady
 
     def handshake(self, deadline: float | None) -> None:
         """Agree on a session, all of it before the deadline.
@@ -70,7 +78,12 @@ class TLSStream:
 
     @property
     def pending(self) -> int:
-        return self._below.pending
+        sealed = self._outgoing.pending + sum(map(len, self._records))
+        return self._below.pending + len(self._rest) + sealed
+
+    @property
+    def _rest(self) -> memoryview:
+        return self._octets[sum(self._sealed) :]
 
     def recv(self) -> bytes | None:
         if not self._may_give and not self._ended:
@@ -116,19 +129,26 @@ class TLSStream:
         self._pass_on()  # an answer of the session's own, as to a change of keys
         return b"".join(pieces)
 
-    def write(self, octets: bytes) -> bool:
-        rest = memoryview(octets)
-        while rest:
-            rest = rest[self.session.write(rest) :]
-        self._pass_on()
-        return not self._below.pending
+    def write(self, frames: list[bytes]) -> bool:
+        count = len(frames)
+        view = memoryview(b"".join((self._rest, *frames)))
+        # No call from here to the end of ``del``, as in ``PlainStream``.
+        self._octets, self._sealed = view, []
+        del frames[:count]
+        return self.flush()
 
     def flush(self) -> bool:
+        while rest := self._rest:
+            self._sealed.extend(map(self._seal, (rest,)))
+        self._octets, self._sealed = memoryview(b""), []
+        self._pass_on()
         return self._below.flush()
 
     def _pass_on(self) -> None:
         if self._outgoing.pending:
-            self._below.write(self._outgoing.read())
+            self._records.extend(map(self._outgoing.read, (-1,)))
+        if self._records:
+            self._below.write(self._records)
 
     def wait(self, events: int, timeout: float | None) -> int:
         if events & READ and self._more:
@@ -161,6 +181,7 @@ class LentStream(PlainStream):
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         super().__init__(sock)
+        self.steady = False
         sock.settimeout(0)
         self._ended = False
         self._more = True  # ``recv`` may find something though the socket has nothing
@@ -183,11 +204,10 @@ class LentStream(PlainStream):
         self._more = self.socket.pending() > 0
         return octets
 
-    def _send(self, octets: bytes | memoryview) -> int:
-        try:
-            return self.socket.send(octets) if octets else 0
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return 0
+    def _send(self, octets: memoryview) -> None:
+        with suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            if octets:
+                self._sent.append(self.socket.send(octets))
 
     def wait(self, events: int, timeout: float | None) -> int:
         if events & READ and self._more:

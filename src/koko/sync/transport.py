@@ -22,6 +22,7 @@ READ = getattr(select, "POLLIN", 1)
 WRITE = getattr(select, "POLLOUT", 4)
 
 _DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
+_NOTHING = memoryview(b"")
 _LITTLE, _MUCH = 1024, 1 << 16  # bytes asked of the system at once
 
 
@@ -39,8 +40,12 @@ class Stream(Protocol):
     def recv(self) -> bytes | None:
         """Return what has arrived, b"" at the end, None when nothing has. Waits for nothing."""
 
-    def write(self, octets: bytes) -> bool:
-        """Take all of ``octets``, pass on what leaves without waiting; tell if all of it left."""
+    @property
+    def steady(self) -> bool:
+        """True where an interrupt in ``write`` or ``flush`` loses and repeats nothing."""
+
+    def write(self, frames: list[bytes]) -> bool:
+        """Take all frames out of the list, pass on what leaves at once; tell if all of it left."""
 
     def flush(self) -> bool:
         """Pass on more of what is pending, without waiting; tell if all of it left."""
@@ -67,10 +72,12 @@ class PlainStream:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = sock
         self.pending = 0
-        self._rest = memoryview(b"")
+        self._octets = _NOTHING
+        self._sent: list[int] = []  # how many of them, call by call
         self._size = _LITTLE
         # gevent's socket waits in spite of the flag; Windows has no such flag.
         self.is_bare = bool(_DONTWAIT) and isinstance(sock, _socket.socket)
+        self.steady = isinstance(sock, _socket.socket)
 
     def recv(self) -> bytes | None:
         if not self.is_bare and not self.wait(READ, 0):
@@ -82,32 +89,37 @@ class PlainStream:
         self._size = _MUCH if len(octets) >= _LITTLE else _LITTLE
         return octets
 
-    def write(self, octets: bytes) -> bool:
-        if self.pending:
-            self._rest = memoryview(b"".join((self._rest, octets)))
-            return self.flush()
-        sent = self._send(octets)
-        if sent < len(octets):
-            self._rest = memoryview(octets)[sent:]
-            self.pending = len(self._rest)
-            return False
-        return True
+    def write(self, frames: list[bytes]) -> bool:
+        count = len(frames)
+        octets = b"".join((self._rest, *frames)) if self.pending or count > 1 else frames[0]
+        view, size = memoryview(octets), len(octets)
+        # No call from here to the end of ``del``: whatever interrupts, they are here or there.
+        self._octets, self._sent, self.pending = view, [], size
+        del frames[:count]
+        return self.flush()
 
     def flush(self) -> bool:
-        rest = self._rest[self._send(self._rest) :]
-        self.pending = len(rest)
-        self._rest = rest if rest else memoryview(b"")  # an empty view would keep all of it alive
+        if self.pending:
+            with suppress(BlockingIOError):
+                self._send(self._rest)
+            left = len(self._rest)
+            if left:
+                self.pending = left
+            else:  # an empty view would keep all of it alive
+                self._octets, self._sent, self.pending = _NOTHING, [], 0
         return not self.pending
 
-    def _send(self, octets: bytes | memoryview) -> int:
+    @property
+    def _rest(self) -> memoryview:
+        return self._octets[sum(self._sent) :]
+
+    def _send(self, octets: memoryview) -> None:
         if not self.is_bare:
             if not self.wait(WRITE, 0):
-                return 0
+                return
             octets = octets[:_MUCH]
-        try:
-            return self.socket.send(octets, _DONTWAIT)
-        except BlockingIOError:
-            return 0
+        # One call in C sends and counts: no interrupt falls between.
+        self._sent.extend(map(self.socket.send, (octets,), (_DONTWAIT,)))
 
     def wait(self, events: int, timeout: float | None) -> int:
         if self.socket.fileno() < 0:
@@ -212,7 +224,7 @@ def write_by(stream: Stream, octets: bytes, deadline: float | None) -> None:
         TimeoutError: not everything could be written.
     """
     if octets:
-        stream.write(octets)
+        stream.write([octets])
     while stream.pending:
         if not stream.wait(WRITE, time_left(deadline)):
             raise TimeoutError("the peer did not take what we wrote in time")

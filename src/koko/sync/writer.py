@@ -35,6 +35,9 @@ class Late(TimeoutError):
 class Ends(Protocol):
     """Who ends the connection."""
 
+    closed: bool
+
+    def settle(self) -> None: ...
     def part(self) -> None: ...
     def check_nested(self, verb: str) -> None: ...
     def broken(self, error: OSError) -> None: ...
@@ -155,11 +158,13 @@ class Writer:
         if self.mute:
             return
         turns, stream = self._turns, self._stream
-        before, turns.under_way = turns.under_way, FRAME
+        before = turns.under_way
+        if not stream.steady:
+            turns.under_way = FRAME
         try:
             # Behind what is stuck nothing is added: the core bounds the pongs that it owes.
             if (not stream.pending or stream.flush()) and self._core.owed:
-                stream.write(self._core.take_owed())
+                stream.write(self._core.owed)
         except OSError as error:
             if not is_broken(error):
                 raise
