@@ -407,12 +407,6 @@ cdef int begin(SocketTransport transport, factory) except -1:
         raise
 
 
-def hasten(sock):
-    """Have what is written leave at once, where TCP would wait for more."""
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
 def attach(sock, protocol):
     """Give a connected socket to a protocol, on the loop that runs.
 
@@ -427,7 +421,6 @@ def attach(sock, protocol):
     cdef Poller poller = poller_of(loop)
     sock.setblocking(False)
     try:
-        hasten(sock)
         local, remote = sock.getsockname(), sock.getpeername()
     except OSError:
         sock.close()
@@ -451,7 +444,6 @@ cdef class Listener(Watched):
         self._loop = asyncio.get_running_loop()
         self._poller = poller_of(self._loop)
         sock.setblocking(False)
-        hasten(sock)  # Linux hands it on to the sockets that are accepted
         self.sockets = (sock,)
         self._context = copy_context()
         self._factory = factory
