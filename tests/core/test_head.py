@@ -124,6 +124,7 @@ def test_path_is_decoded_and_query_is_not(target, path, query):
         (b"\r" + REQUEST, 400, "expected a start line at '\\r'"),
         (b"\r\r\n" + REQUEST, 400, "expected a start line at"),
         (b"\r\n\n" + REQUEST, 400, "expected a start line at"),
+        (b"\r\n\r\n\r\n", 400, "expected a start line at"),
         (b"\n" + REQUEST, 400, "expected a start line at"),
         (b"CONNECT \na:1 HTTP/1.1\r\nHost: a\r\n\r\n", 400, "expected a start line at"),
         (b"get / HTTP/1.1\r\n", 400, "invalid method encountered at 'g"),
