@@ -372,6 +372,7 @@ def test_what_an_answer_without_a_body_says_of_its_length_counts_for_nothing(fra
         (b"HTTP/1.1 101 Yes\r\nA: b\nB: c\r\n\r\n", "missing expected cr after header value"),
         (b"HTTP/1.1 101 Yes\r\nA: b\nB: c\n", "missing expected cr after header value"),
         (b"HTTP/1.1 101 Yes\r\nA: b\n", "missing expected cr after header value"),
+        (b"HTTP/1.1 101 Yes\r\nContent-Length: 0\nB: c\r\n\r\n", "missing expected cr after"),
         (b"HTTP/1.1 101 Yes\r\nA: b\rB: c\r\n\r\n", "missing expected lf after header value"),
         (b"HTTP/1.1 200 OK\r\nA: b\r\nB\r\n\r\n", "invalid header token at 'B\\r'"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "invalid character in content-length"),

@@ -38,7 +38,7 @@ BODILESS = frozenset({*range(100, 200), 204, 304})  # RFC 9110 §6.4.1
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 field_name = lru_cache(maxsize=128)(istr)  # as headers keep it: all that have it share it
 _FOLD = re.compile(rb"\r\n[ \t]+")
-_FRAMING = re.compile(rb"^(?:content-length|transfer-encoding):.*\n", re.IGNORECASE | re.MULTILINE)
+_FRAMING = re.compile(rb"\n(?:content-length|transfer-encoding):[^\r\n]*\r(?=\n)", re.IGNORECASE)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _START_LINE = re.compile(rb"[^\r\n]++\r\n")
 _TARGET = re.compile(r"[!-~]+")
@@ -382,11 +382,12 @@ class ResponseParser(_HeadParser):
         return self._head.find(b"\n") + 1  # a field may go on after the end of its line
 
     def _tidy(self) -> None:
-        start, newline, fields = bytes(self._head).partition(b"\r\n")
-        fields = _FOLD.sub(b" ", fields)
-        if self._bodiless.match(start + newline):
-            fields = _FRAMING.sub(b"", fields)
-        self._head[:] = start + newline + fields
+        head = self._head
+        if b"\n " in head or b"\n\t" in head:
+            start, newline, fields = head.partition(b"\r\n")  # the first field has none to go on
+            head[:] = start + newline + _FOLD.sub(b" ", fields)
+        if _FRAMING.search(head) and self._bodiless.match(head):
+            head[:] = _FRAMING.sub(b"", head)
 
     def _take_head(self) -> None:
         status = self._parser.get_status_code()
