@@ -28,6 +28,7 @@ ROWS = (
         "listening",
         "places",
         "reconnecting",
+        "serving",
         "send_queue",
     ),
     ("sync", "aio"),
@@ -51,6 +52,7 @@ FORBIDDEN = {
     "listening": PURE - {"socket"},  # it binds, and waits for nothing
     "places": PURE,
     "reconnecting": PURE,
+    "serving": PURE,
     "sync": {"asyncio"},
     "aio": set(),
     "adapters": set(),

@@ -181,7 +181,7 @@ async def test_end_is_one_line_with_the_peer_as_host_and_port(
             host, port = client.local_address
         await until_empty(server)
     assert ends(caplog) == [
-        f"{host}:{port} /where?x=1: peer closed with 1000 (normal); we answered 1000"
+        f"{host}:{port} /where: peer closed with 1000 (normal); we answered 1000"
     ]
     assert caplog.records[-1].levelno == logging.INFO
 

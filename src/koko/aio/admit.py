@@ -20,6 +20,7 @@ from koko.core.address import written
 from koko.core.handshake import is_websocket_upgrade, refusal
 from koko.core.head import Request, RequestParser, Response, write_response
 from koko.errors import HandshakeError
+from koko.serving import HUNG_UP, HUNG_UP_ANSWERING, answered, level_of, sentence_of, too_slow
 from koko.upgrading import Accepted, Incoming, Refused, Upgrader
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Opening(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self.conn: Conn | None = None
+        self._shown = "-"  # what is asked for, once that is known
+        self._why = ""  # it was dropped
         self._server = server
         self._parser = RequestParser(server.upgrader.head_limit)
         self._early = b""
@@ -74,10 +77,14 @@ class Opening(asyncio.Protocol):
             return
         if request is not None:
             self.request = request
+            self._shown = request.shown
             self._early = self._parser.rest
             self._decide()
 
     def connection_lost(self, error: Exception | None) -> None:
+        if not self._answered:
+            why = HUNG_UP_ANSWERING if self._asked else HUNG_UP
+            self._tell(self._why or why)
         self._leave()
         self._server._timers.settle()
         if self._answering is not None:
@@ -182,6 +189,8 @@ class Opening(asyncio.Protocol):
                 self._answer(self.request, response)
             except Exception as failure:
                 self._fail(failure)
+            else:
+                self._tell(answered(response.status))
 
     def _refuse_for(self, error: BaseException) -> None:
         """Answer after what the application raised; raise on what is not its own."""
@@ -194,12 +203,12 @@ class Opening(asyncio.Protocol):
             raise error
 
     def _fail(self, error: BaseException) -> None:
-        logger, target = self._server.logger, self.request.target
+        logger, target = self._server.logger, self.request.shown
         tell(logger, logging.ERROR, "could not answer %s", target, error=error)
         self._refuse(self.request, HandshakeError(500, "the server failed to answer"))
 
     def _refuse(self, request: Request | None, error: HandshakeError) -> None:
-        self._log(request, error)
+        self._log(error)
         self._answer(request, error.response or refusal(error))
 
     def _answer(self, request: Request | None, response: Response) -> None:
@@ -215,10 +224,12 @@ class Opening(asyncio.Protocol):
             self._bound(self._server.upgrader.close_timeout)
         end_half(self.transport)
 
-    def _log(self, request: Request | None, error: HandshakeError) -> None:
+    def _log(self, error: HandshakeError) -> None:
+        self._tell(sentence_of(error), level_of(error))
+
+    def _tell(self, sentence: str, level: int = logging.INFO) -> None:
         peer = written(self.transport.get_extra_info("peername"))
-        target = request.target if request else "-"
-        tell(self._server.logger, logging.INFO, "%s %s: %s", peer, target, error)
+        tell(self._server.logger, level, "%s %s: %s", peer, self._shown, sentence)
 
     def _bound(self, timeout: float | None, since: float | None = None) -> None:
         if timeout is not None:
@@ -227,6 +238,7 @@ class Opening(asyncio.Protocol):
 
     def on_timer(self) -> None:
         """Drop a client that took longer than it may."""
+        self._why = too_slow(self._server.upgrader.handshake_timeout)
         self.transport.abort()
 
     def _leave(self) -> None:

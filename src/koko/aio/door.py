@@ -32,7 +32,7 @@ class Door(asyncio.Protocol):
             return
         try:
             request = self._parser.feed(data)
-            target = request.target if request else None
+            target = request.shown if request else None
         except HandshakeError:
             target = "-"  # whatever it wanted, there is no place for it
         if target is None:

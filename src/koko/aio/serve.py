@@ -328,7 +328,14 @@ class Server:
         if isinstance(error, WrongKindError):  # its sentence says it all
             tell(self.logger, logging.ERROR, "%s", error)
         else:
-            tell(self.logger, logging.ERROR, "handler of %s failed", conn, error=error)
+            tell(
+                self.logger,
+                logging.ERROR,
+                "handler of %s at %s failed",
+                conn,
+                conn.request.shown,
+                error=error,
+            )
         if not isinstance(error, FATAL):
             return await conn.close(1011)
         with suppress(CloseError):
@@ -341,7 +348,7 @@ class Server:
             return  # the loop is about to end
         if self.logger.isEnabledFor(logging.INFO):
             peer = written(conn.remote_address)
-            tell(self.logger, logging.INFO, "%s %s: %s", peer, conn.request.target, ending)
+            tell(self.logger, logging.INFO, "%s %s: %s", peer, conn.request.shown, ending)
         # The frames it went through hold conn, which holds it: a circle that keeps a
         # connection in memory until the garbage collector comes by.
         ending.__traceback__ = None

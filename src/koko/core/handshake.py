@@ -46,6 +46,7 @@ _REFUSAL_HEADERS = {
         "Connection": "Upgrade, close",
         "Sec-WebSocket-Version": VERSION,
     },
+    503: {"Retry-After": "2"},  # seconds; RFC 9110 §15.6.4
 }
 
 _SWITCHING = ((field_name("Upgrade"), "websocket"), (field_name("Connection"), "Upgrade"))

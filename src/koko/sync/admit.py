@@ -13,14 +13,14 @@ from contextlib import suppress
 from functools import partial
 from time import monotonic
 
-from koko.core.address import written
 from koko.core.handshake import is_websocket_upgrade, refusal
 from koko.core.head import Request, RequestParser, Response, write_response
 from koko.errors import HandshakeError
 from koko.misuse import check_returned
+from koko.serving import HUNG_UP, answered, level_of, no_tls, sentence_of, too_slow
 from koko.sync.conn import Conn
 from koko.sync.tls import TLSStream
-from koko.sync.transport import PlainStream, Stream, deadline_in, peer_name, recv_by, write_by
+from koko.sync.transport import PlainStream, Stream, deadline_in, recv_by, write_by
 from koko.sync.upgrade import Upgrader, complain, open_conn, see_off, talk
 from koko.upgrading import Incoming, Refused
 
@@ -37,11 +37,13 @@ class Guest:
         self,
         request: Request,
         stream: Stream,
+        peer: str,
         early: bytes,
         secure: bool,
         opened: Callable[[Conn], object],
     ) -> None:
         self.request = request
+        self.peer = peer
         self.secure = secure
         self.conn: Conn | None = None
         self._stream: Stream | None = stream
@@ -85,29 +87,47 @@ class Admission:
         self._http = http
         self._logger = logger
 
-    def admit(self, plain: PlainStream, opened: Callable[[Conn], object]) -> None:
+    def admit(self, plain: PlainStream, peer: str, opened: Callable[[Conn], object]) -> None:
         """Do everything with one client, from its first byte to its last.
 
-        ``opened`` is called with the connection, if it becomes one.
+        ``peer`` is its address, for the log. ``opened`` is called with the connection, if it
+        becomes one.
         """
         stream: Stream = plain
         deadline = deadline_in(self._upgrader.handshake_timeout)
         guest = None
         try:
-            if self._ssl is not None:
-                stream = session = TLSStream(plain, self._ssl, server_side=True)
-                session.handshake(deadline)
-            guest = self._read_request(stream, deadline, opened)
+            stream = self._secured(plain, deadline)
+            guest = self._read_request(stream, peer, deadline, opened)
             if guest is not None:
                 self._serve(guest, stream, deadline)
+        except TimeoutError:
+            sentence = too_slow(self._upgrader.handshake_timeout)
+            self._log(peer, guest, ConnectionError(sentence))
         except OSError as error:
-            self._log(stream, guest, error)
+            self._log(peer, guest, error)
         finally:
             if guest is None or guest.conn is None:
                 stream.close()
 
+    def _secured(self, plain: PlainStream, deadline: float | None) -> Stream:
+        if self._ssl is None:
+            return plain
+        session = TLSStream(plain, self._ssl, server_side=True)
+        try:
+            session.handshake(deadline)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise ConnectionError(no_tls(error)) from None
+        return session
+
     def _read_request(
-        self, stream: Stream, deadline: float | None, opened: Callable[[Conn], object]
+        self,
+        stream: Stream,
+        peer: str,
+        deadline: float | None,
+        opened: Callable[[Conn], object],
     ) -> Guest | None:
         parser = RequestParser(self._upgrader.head_limit)
         request = None
@@ -117,27 +137,38 @@ class Admission:
                 if self.closing:
                     raise HandshakeError(503, "the server is going away, try again later")
                 if not octets:
-                    raise ConnectionError("the client hung up before its request was whole")
+                    raise ConnectionError(HUNG_UP)
                 request = parser.feed(octets)
         except HandshakeError as error:
-            self._log(stream, None, error)
+            self._log(peer, None, error)
             _say_and_leave(stream, write_response(refusal(error)), deadline)
             return None
-        return Guest(request, stream, parser.rest, self._ssl is not None, opened)
+        return Guest(request, stream, peer, parser.rest, self._ssl is not None, opened)
 
     def _serve(self, guest: Guest, stream: Stream, deadline: float | None) -> None:
+        refused = True
         try:
             response = self._respond(guest, deadline)
+            refused = False
         except HandshakeError as error:
-            self._log(stream, guest, error)
+            self._log(guest.peer, guest, error)
             response = error.response or refusal(error)
         except BaseException as error:  # of the application's, ``sys.exit()`` as well
             if guest.is_gone:
                 raise
-            complain(self._logger, "could not answer %s", guest.request.target, exc_info=error)
+            complain(self._logger, "could not answer %s", guest.request.shown, exc_info=error)
             response = refusal(HandshakeError(500, "the server failed to answer"))
         if response is None or guest.is_gone:
             return
+        if not refused:
+            complain(
+                self._logger,
+                "%s %s: %s",
+                guest.peer,
+                guest.request.shown,
+                answered(response.status),
+                level=logging.INFO,
+            )
         guest.take()
         octets = write_response(response)
         if guest.request.method == "HEAD":
@@ -177,10 +208,10 @@ class Admission:
             see_off(guest.conn, error, self._logger)
         return response
 
-    def _log(self, stream: Stream, guest: Guest | None, error: Exception) -> None:
-        target = guest.request.target if guest else "-"
-        peer = written(peer_name(stream.socket))
-        complain(self._logger, "%s %s: %s", peer, target, error, level=logging.INFO)
+    def _log(self, peer: str, guest: Guest | None, error: Exception) -> None:
+        target = guest.request.shown if guest else "-"
+        level, sentence = level_of(error), sentence_of(error)
+        complain(self._logger, "%s %s: %s", peer, target, sentence, level=level)
 
 
 def _say_and_leave(stream: Stream, answer: bytes, deadline: float | None) -> None:

@@ -48,5 +48,5 @@ def _target(stream: Stream, head_limit: int, deadline: float | None) -> str:
     with suppress(HandshakeError):  # whatever it wanted, there is no place for it
         while octets := recv_by(stream, deadline):
             if (request := parser.feed(octets)) is not None:
-                return request.target
+                return request.shown
     return "-"

@@ -258,7 +258,7 @@ class Server:
                 head_limit = self.upgrader.head_limit
                 turn_away(stream, self._ssl, self.max_connections, head_limit, self.logger)
             else:
-                self._admission.admit(stream, partial(self._welcome, thread))
+                self._admission.admit(stream, peer, partial(self._welcome, thread))
         except BaseException as error:  # of an application's: it was told, and we go on
             complain(self.logger, "what serves %s failed", peer, exc_info=error)
         finally:

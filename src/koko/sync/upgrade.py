@@ -140,7 +140,8 @@ def see_off(conn: Conn, error: BaseException | None, logger: logging.Logger) -> 
             if isinstance(error, WrongKindError):  # its sentence says it all
                 complain(logger, "%s", error)
             else:
-                complain(logger, "handler of %s failed", conn, exc_info=error)
+                shown = conn.request.shown
+                complain(logger, "handler of %s at %s failed", conn, shown, exc_info=error)
         if error is not None and not isinstance(error, Exception):
             conn._driver.start_close(code, "")
             raise error
@@ -148,7 +149,7 @@ def see_off(conn: Conn, error: BaseException | None, logger: logging.Logger) -> 
     finally:
         conn.abort()
         peer = written(conn.remote_address)
-        target = conn.request.target
+        target = conn.request.shown
         complain(logger, "%s %s: %s", peer, target, conn.ending, level=logging.INFO)
 
 
