@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from koko import Kind, PreparedMessage
-from koko.broadcasting import Delivery, count, prepare
+from koko.broadcasting import Delivery, Patience, count, prepare
 
 
 def test_a_message_is_prepared_as_what_it_is():
@@ -34,3 +34,19 @@ def test_an_option_that_cannot_be_is_refused(slow, timeout, sentence):
 def test_the_slow_ones_are_counted_as_what_has_become_of_them():
     assert count(5, 1, 2, "drop") == Delivery(sent=5, dropped=2, closed=0, gone=1)
     assert count(5, 1, 2, "close") == Delivery(sent=5, dropped=0, closed=2, gone=1)
+
+
+def test_broadcasts_wait_for_one_connection_for_their_timeout_together() -> None:
+    patience = Patience()
+    assert patience.left(2, now=10) == 2
+    patience.spend(0.8, now=10.8)
+    patience.make_good(now=10.81)  # it had room for a moment
+    assert patience.left(2, now=10.81) == pytest.approx(1.21)
+    patience.spend(1.3, now=12.11)
+    assert patience.left(2, now=12.2) == 0
+    assert patience.left(2, now=100) == 0, "it had no room all that time"
+    patience.make_good(now=101)
+    assert patience.left(2, now=101) == pytest.approx(0.91)
+    patience.make_good(now=110)
+    assert patience.left(2, now=110) == 2
+    assert patience.left(None, now=110) is None

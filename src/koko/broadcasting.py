@@ -21,31 +21,32 @@ class Patience:
     """How long broadcasts may still wait for one connection: their timeout once, not each.
 
     A peer that reads just fast enough would else be waited for by every broadcast, and never
-    be late. What is waited for it counts together. It is forgotten when a message leaves at
-    once, and grows less by the time in which the connection has room.
+    be late. What is waited for it counts together, less the time in which it has room.
+
+    Attributes:
+        spent: the seconds that were waited and are not made good.
     """
 
-    __slots__ = ("_looked_at", "_spent")
+    __slots__ = ("_looked_at", "spent")
 
     def __init__(self) -> None:
-        self._spent = 0.0
+        self.spent = 0.0
         self._looked_at = 0.0
 
-    def left(self, timeout: float | None, has_room: bool, now: float) -> float | None:
-        """Return how long a broadcast that begins now may wait, None for ever."""
-        if has_room:
-            self._spent = max(0.0, self._spent - (now - self._looked_at))
+    def left(self, timeout: float | None, now: float) -> float | None:
+        """Return how long a broadcast that finds no room may wait, None for ever."""
         self._looked_at = now
-        return None if timeout is None else max(0.0, timeout - self._spent)
+        return None if timeout is None else max(0.0, timeout - self.spent)
 
     def spend(self, seconds: float, now: float) -> None:
         """Take note that so long was waited, up to now."""
-        self._spent += seconds
+        self.spent += seconds
         self._looked_at = now
 
-    def renew(self) -> None:
-        """Forget it all: a message left at once."""
-        self._spent = 0.0
+    def make_good(self, now: float) -> None:
+        """Take note that there is room, and was since the last look."""
+        self.spent = max(0.0, self.spent - (now - self._looked_at))
+        self._looked_at = now
 
 
 class Delivery(NamedTuple):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
+from time import monotonic
+from weakref import WeakKeyDictionary
 
 from koko.aio.conn import Conn
 from koko.aio.reflex import offer
-from koko.broadcasting import TOO_SLOW, Delivery, Slow, count, prepare
+from koko.broadcasting import TOO_SLOW, Delivery, Patience, Slow, count, prepare
 from koko.core.lifecycle import State
 from koko.errors import CloseError
 from koko.message import Data, Kind, PreparedMessage, format_close_message
@@ -25,18 +27,21 @@ async def broadcast(
 
     Who has room is sent it before anything else can run: two broadcasts reach them all in
     the same order. A connection is slow while more than 64 KiB wait for its peer, or while
-    another task's message is being written. The slow ones are waited for at most
-    ``timeout`` seconds, all at once and behind nobody else; None leaves the giving up to
-    the keepalive. To those who are still slow then, and to those whose ``write_deadline``
+    another task's message is being written. The slow ones are waited for, all at once and
+    behind nobody else. Each is waited for at most ``timeout`` seconds, not by each broadcast
+    but by all of them together, less the time in which it has room; None leaves the giving
+    up to the keepalive. To those who are still slow then, and to those whose ``write_deadline``
     has passed, happens what ``slow`` says: "drop" the message, or "close" the connection
     with 1013, within its ``close_timeout`` and without waiting for that.
 
     When cancelled, those who are still waited for do not get the message.
     """
     prepared = prepare(message, slow, timeout)
-    sent, gone, late = offer(dict.fromkeys(conns), prepared)
+    crowd = dict.fromkeys(conns)
+    sent, gone, late = offer(crowd, prepared)
     for conn in late:
         conn._protocol.message_lock.check_own()
+    _make_good(crowd, late)
     if late and timeout != 0:
         awaited = await asyncio.gather(*(_send(conn, prepared, timeout) for conn in late))
         sent += awaited.count(True)
@@ -51,12 +56,34 @@ async def broadcast(
 
 async def _send(conn: Conn, prepared: PreparedMessage, timeout: float | None) -> bool | None:
     """Send in its turn: True when sent, False when it is slow, None when it is over."""
+    patience = _patiences.setdefault(conn, Patience())
+    began = monotonic()
+    left = patience.left(timeout, began)
     try:
-        await conn.write_prepared(prepared, timeout)
+        if left == 0:
+            return False
+        await conn.write_prepared(prepared, left)
     except TimeoutError:
         return False
     except Exception:
         if conn._core.state is State.OPEN:
             raise
         return None  # how it ended is told to its own reader
+    finally:
+        patience.spend(monotonic() - began, monotonic())
     return True
+
+
+# Of those that were waited for, and have not made good for it.
+_patiences: WeakKeyDictionary[Conn, Patience] = WeakKeyDictionary()
+
+
+def _make_good(crowd: Iterable[Conn], late: Iterable[Conn]) -> None:
+    """Take note of who had room this time."""
+    if not _patiences:
+        return
+    for conn in set(crowd).difference(late):
+        if (patience := _patiences.get(conn)) is not None:
+            patience.make_good(monotonic())
+            if not patience.spent:
+                del _patiences[conn]

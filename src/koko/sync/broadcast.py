@@ -30,7 +30,7 @@ def broadcast(
     A connection is slow while the system takes no more for its peer, or while another
     thread writes, be it a message in parts. The slow ones are waited for, all at once, in
     this thread and behind nobody else. Each is waited for at most ``timeout`` seconds, not
-    by each broadcast but by all of them together, until a message leaves at once again;
+    by each broadcast but by all of them together, less the time in which it has room;
     None leaves the giving up to the keepalive. To those who are still slow then, and to
     those whose ``write_deadline`` has passed, happens what ``slow`` says: "drop" the
     message, or "close" the connection with 1013, within its ``close_timeout`` and without
@@ -78,13 +78,14 @@ class _Round:
 
     def begin(self, conn: Conn) -> None:
         """Send what leaves without waiting, and take note of how long to wait for the rest."""
-        writer = conn._driver.writer
-        sent = self.sent
-        if self._offer(conn, False):
-            writer.patience.renew()
-            return
+        patience, sent = conn._driver.writer.patience, self.sent
+        done = self._offer(conn, False)
         begun = self.sent > sent
-        left = writer.patience.left(self._timeout, begun, monotonic())
+        if begun and patience.spent:
+            patience.make_good(monotonic())
+        if done:
+            return
+        left = patience.left(self._timeout, monotonic())
         if left == 0:
             self._give_up(conn, begun)
         else:
