@@ -7,6 +7,7 @@ which is how a ``wss`` goes through an ``https`` proxy.
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 from contextlib import suppress
@@ -21,6 +22,7 @@ from koko.sync.transport import (
 )
 
 _RECORD = 1 << 14
+_NOTHING = memoryview(b"")
 
 
 class TLSStream:
@@ -42,11 +44,12 @@ class TLSStream:
         self._ended = False
         self._more = True  # ``recv`` may find something though the socket has nothing
         self._failure: OSError | None = None
-        self._octets = memoryview(b"")  # what was taken from a writer
+        self._octets = _NOTHING  # what was taken from a writer
         self._sealed: list[int] = []  # how many of them are in records, call by call
+        self._tried = 0  # how many calls that should have been
         self._records: list[bytes] = []  # what the stream below has not taken
-        # ``session.write`` is Python, and an interrupt behind the call in it would have the
-        # same bytes sealed twice. Where ssl has it otherwise an interrupt ends the connection.
+        # ``session.write`` is Python, and an interrupt behind the call in it would hide how
+        # much was sealed. Where ssl has it otherwise, every such interrupt is the end.
         inner = getattr(self.session, "_sslobj", None)
         self._seal = self.session.write if inner is None else inner.write
         self.steady = inner is not None and below.steady
@@ -131,18 +134,27 @@ class TLSStream:
 
     def write(self, frames: list[bytes]) -> bool:
         count = len(frames)
+        self._check_whole()
         view = memoryview(b"".join((self._rest, *frames)))
         # No call from here to the end of ``del``, as in ``PlainStream``.
-        self._octets, self._sealed = view, []
+        self._octets, self._sealed, self._tried = view, [], 0
         del frames[:count]
         return self.flush()
 
     def flush(self) -> bool:
+        self._check_whole()
         while rest := self._rest:
-            self._sealed.extend(map(self._seal, (rest,)))
-        self._octets, self._sealed = memoryview(b""), []
+            once, tried = map(self._seal, (rest,)), len(self._sealed) + 1
+            self._tried = tried
+            self._sealed.extend(once)
+        self._octets, self._sealed, self._tried = _NOTHING, [], 0
         self._pass_on()
         return self._below.flush()
+
+    def _check_whole(self) -> None:
+        # ssl itself looks for signals once it has sealed, and then does not say how much.
+        if self._tried > len(self._sealed):
+            raise ConnectionAbortedError(errno.ECONNABORTED, "an interrupt cut off a TLS record")
 
     def _pass_on(self) -> None:
         if self._outgoing.pending:
