@@ -139,12 +139,13 @@ class Driver:
     def disown(self) -> None:
         """End the connection in a child of fork, without a word to the peer: it is the parent's."""
         turns = self.turns
-        turns.lock._at_fork_reinit()  # type: ignore[union-attr]  # its holder may not exist here; ``logging`` does the same
+        # Its holder may not exist here; ``logging`` does the same.
+        turns.lock._at_fork_reinit()  # type: ignore[union-attr]
         turns.inside = 0
         turns.receiver = turns.reader = turns.writer = turns.under_way = None
         self.writer.mute = self.closed = True
-        self.core.feed_eof(monotonic(), "since a fork it belongs to the parent process")
         self.stream.close()
+        self.core.feed_eof(monotonic(), "since a fork it belongs to the parent process")
 
     # How a thread waits: without the lock
 

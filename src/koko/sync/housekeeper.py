@@ -100,7 +100,10 @@ class Housekeeper:
         inherited = [kept for known in self._kept.values() if (kept := known()) is not None]
         self.__init__(self._period)  # type: ignore[misc]
         for kept in inherited:
-            kept.disown()
+            try:
+                kept.disown()
+            except Exception:  # another thread may have been in the middle of it
+                _complain(kept)
 
 
 def _complain(kept: Kept) -> None:
