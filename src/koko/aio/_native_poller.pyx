@@ -13,6 +13,8 @@ from libc.stdlib cimport free, malloc
 import os
 from weakref import WeakKeyDictionary, ref
 
+from koko.aio.forking import disown
+
 cdef extern from "Python.h":
     ctypedef struct PyObject:
         pass
@@ -42,6 +44,16 @@ cdef enum:
     BATCH = 256
 
 _pollers = WeakKeyDictionary()  # of each loop that has sockets here
+
+
+def _start_anew():
+    for known in tuple(_pollers.values()):
+        poller = known()
+        if poller is not None:
+            poller._start_anew()
+
+
+os.register_at_fork(after_in_child=_start_anew)
 
 
 cdef object failure():
@@ -131,6 +143,19 @@ cdef class Poller:
             self._watched[fd] = None
         watched._interest = interest
         return 0
+
+    def _start_anew(self):
+        """Begin again in a child of fork: the epoll is the parent's, and so is what is in it."""
+        cdef Watched watched
+        cdef int own = epoll_create1(EPOLL_CLOEXEC)
+        if own >= 0:
+            os.dup2(own, self._epoll, inheritable=False)
+            close(own)
+        everything, self._watched = self._watched, []
+        for watched in everything:
+            if watched is not None:
+                watched._interest = 0
+                disown(watched._fd)
 
     def _run(self):
         """Serve those that are ready."""

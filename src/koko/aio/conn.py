@@ -245,6 +245,9 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
         """The transport underneath; writing to it breaks the connection."""
         return self._protocol.transport
 
+    def _disown(self) -> None:
+        self._protocol.disown()
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a connection can be neither copied nor pickled")
 

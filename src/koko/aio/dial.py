@@ -9,6 +9,7 @@ from typing import Unpack
 from koko import dialing
 from koko.aio.asking import Asking, ask_on, ask_plainly, ask_through
 from koko.aio.conn import Conn
+from koko.aio.forking import keep
 from koko.aio.network import open_socket
 from koko.aio.pending import Pending
 from koko.aio.protocol import ConnProtocol
@@ -93,7 +94,9 @@ class Dialing(Pending[Conn]):
         core = Connection(Role.CLIENT, self._dialer, outcome.agreed, clock_of(loop)())
         protocol = ConnProtocol(core, asking.transport, loop)
         asking.hand_over(protocol)
-        return Conn(protocol, request, response, outcome.subprotocol)
+        conn = Conn(protocol, request, response, outcome.subprotocol)
+        keep(conn)
+        return conn
 
     async def _connect(self, target: Target, deadline: float | None) -> Asking:
         dialer = self._dialer

@@ -12,6 +12,7 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
+from koko.aio.forking import INHERITED, disown_transport
 from koko.aio.message_lock import MessageLock
 from koko.aio.reflex import Reflex
 from koko.aio.tasks import not_ours
@@ -167,6 +168,11 @@ class ConnProtocol(Reflex, asyncio.Protocol):
     def abort(self, why: str) -> None:
         self._end(why)
         self.transport.abort()
+
+    def disown(self) -> None:
+        """End the connection in a child of fork, without a word to the peer: it is the parent's."""
+        self.core.feed_eof(self.now(), INHERITED)
+        disown_transport(self.transport)
 
     def run(self, work: Awaitable[object]) -> None:
         """Run what a handler returned in a task; what it raises ends the connection."""

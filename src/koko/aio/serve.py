@@ -16,6 +16,7 @@ from koko import upgrading
 from koko.aio.admit import Http, Opening
 from koko.aio.conn import Conn
 from koko.aio.door import Door
+from koko.aio.forking import disown, disown_transport, keep
 from koko.aio.listen import bind
 from koko.aio.logs import addresses, tell
 from koko.aio.protocol import ConnProtocol
@@ -138,6 +139,7 @@ class Server:
 
     async def _listen(self) -> None:
         self._timers = TimerWheel(asyncio.get_running_loop())
+        keep(self)
         host, port, sock, reuse_port = self._where
         tls: dict[str, Any] = {}
         if self._ssl is not None:
@@ -151,6 +153,16 @@ class Server:
         except BaseException:
             self._unbind([] if sock is not None else sockets[len(self._listeners) :])
             raise
+
+    def _disown(self) -> None:
+        for sock in self.sockets:
+            disown(sock.fileno())
+        for conn in self.connections:
+            conn._disown()
+        for opening in self._openings:
+            disown_transport(opening.transport)
+        for door in self._doors:
+            disown_transport(door.transport)
 
     def _unbind(self, sockets: list[socket.socket]) -> None:
         """Free the ports of a start that failed: those listened on, and ``sockets``."""
