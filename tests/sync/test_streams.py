@@ -27,6 +27,7 @@ from koko.errors import CloseError
 from koko.message import Kind
 from koko.sync import Conn, join_messages
 from koko.sync.driver import Driver
+from koko.sync.streams import MessageReader
 from koko.sync.transport import PlainStream
 from tests.sync.conftest import PATIENCE, Link, in_thread, tcp_pair
 from tests.wire import wire
@@ -278,6 +279,12 @@ def test_control_frames_of_many_threads_stand_whole_between_the_fragments(pair: 
             future.result(PATIENCE)
     assert receiving.result(PATIENCE) == bytes(100_000)
     assert sorted(pongs) == sorted(b"%d.%d" % (i, beat) for i in range(10) for beat in range(10))
+
+
+def test_reader_whose_making_was_interrupted_can_be_closed() -> None:
+    with MessageReader.__new__(MessageReader) as reader:
+        pass
+    assert reader.closed
 
 
 # Memory

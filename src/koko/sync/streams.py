@@ -41,6 +41,8 @@ class MessageReader(io.RawIOBase):
     from it is a ValueError. So does ``close``; the rest of the message is skipped.
     """
 
+    _source: Source | None = None  # so that one whose making was interrupted can be collected
+
     def __init__(self, driver: Driver, source: Source, read: Callable[[int], bytes | None]) -> None:
         self._driver = driver
         self._source = source
@@ -80,7 +82,8 @@ class MessageReader(io.RawIOBase):
     def close(self) -> None:
         """Skip what is left of the message. Waits for nothing."""
         if not self.closed:
-            self._source.close()
+            if self._source is not None:
+                self._source.close()
             super().close()
 
     def _read(self, size: int, timeout: float | None = None) -> bytes:
