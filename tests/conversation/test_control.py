@@ -252,6 +252,46 @@ def test_handler_that_raises_ends_the_connection_with_1011_and_raises_to_the_rea
     peer.hears_close(1011)
 
 
+class Stop(BaseException):
+    """As the failures of pytest are, and the exits of programs."""
+
+
+@pytest.mark.parametrize("opcode", ["1001", "1010"])
+@pytest.mark.parametrize("error", [Stop, SystemExit])
+def test_handler_may_raise_what_is_no_exception(
+    talk: Talk, opcode: str, error: type[BaseException]
+) -> None:
+    us, peer = talk.open()
+
+    def leave(payload: bytes) -> None:
+        raise error(payload)
+
+    us.conn.ping_handler = us.conn.pong_handler = leave
+    peer.says(f"1 000 {opcode}", b"boom")
+    talk.clock.advance(0.5)
+    peer.hears_close(1011)
+    with pytest.raises(error, match="boom"):
+        us.recv()
+    assert type(us.conn.ending) is error
+
+
+@pytest.mark.parametrize("error", [Stop, SystemExit])
+def test_close_handler_may_raise_what_is_no_exception(
+    talk: Talk, error: type[BaseException]
+) -> None:
+    us, peer = talk.open()
+
+    def leave(code: int, reason: str) -> None:
+        raise error(reason)
+
+    us.conn.close_handler = leave
+    peer.closes(1000, "boom")
+    talk.clock.advance(0.5)
+    peer.hears_close(1011)
+    with pytest.raises(error, match="boom"):
+        us.recv()
+
+
 def test_close_handler_that_raises_does_so_to_the_reader(talk: Talk) -> None:
     us, peer = talk.open()
 

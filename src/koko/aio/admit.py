@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
+from koko.aio.handling import see_off
 from koko.aio.logs import tell
 from koko.aio.protocol import end_half
 from koko.aio.tasks import FATAL, was_cancelled
@@ -168,7 +169,7 @@ class Opening(asyncio.Protocol):
             error = raised
         try:
             if self.conn is not None:
-                await self._server._see_off(self.conn, error)
+                await see_off(self.conn, error, self._server.logger)
             elif error is not None:
                 self._refuse_for(error)
             else:

@@ -17,23 +17,21 @@ from koko.aio.admit import Http, Opening
 from koko.aio.conn import Conn
 from koko.aio.door import Door
 from koko.aio.forking import disown, disown_transport, keep
+from koko.aio.handling import see_off
 from koko.aio.listen import bind
 from koko.aio.logs import addresses, tell
 from koko.aio.protocol import ConnProtocol
 from koko.aio.signals import stopped_by_signals
-from koko.aio.tasks import FATAL, clock_of, was_cancelled
+from koko.aio.tasks import clock_of
 from koko.aio.timers import TimerWheel
 from koko.aio.transport import listen_on
 from koko.aio.upgrade import Upgrader
-from koko.core.address import written
 from koko.core.connection import Connection
 from koko.core.control import close_payload
 from koko.core.head import Request
 from koko.core.wire import Role
-from koko.errors import Close, CloseError
-from koko.message import Kind, format_close_message
+from koko.errors import Close
 from koko.misuse import (
-    WrongKindError,
     check_face,
     check_handler,
     not_awaitable,
@@ -314,56 +312,9 @@ class Server:
         except BaseException as raised:
             error = raised
         try:
-            await self._see_off(conn, error)
+            await see_off(conn, error, self.logger)
         finally:
             error = None  # it holds this frame
-
-    async def _see_off(self, conn: Conn, error: BaseException | None) -> None:
-        """End the connection of a handler that came out, perhaps with an error.
-
-        What is not the handler's is raised on: its cancellation, and what ends the loop.
-        """
-        try:
-            if error is not None and was_cancelled(error):
-                raise error
-            if error is None or _is_parting(error):
-                await conn.close()
-            else:
-                await self._fail(conn, error)
-        except asyncio.CancelledError:
-            conn.abort()
-            raise
-        finally:
-            self._log_end(conn)
-
-    async def _fail(self, conn: Conn, error: BaseException) -> None:
-        if isinstance(error, WrongKindError):  # its sentence says it all
-            tell(self.logger, logging.ERROR, "%s", error)
-        else:
-            tell(
-                self.logger,
-                logging.ERROR,
-                "handler of %s at %s failed",
-                conn,
-                conn.request.shown,
-                error=error,
-            )
-        if not isinstance(error, FATAL):
-            return await conn.close(1011)
-        with suppress(CloseError):
-            conn._write_control(Kind.CLOSE, format_close_message(1011))
-        raise error
-
-    def _log_end(self, conn: Conn) -> None:
-        ending = conn.ending
-        if ending is None:
-            return  # the loop is about to end
-        if self.logger.isEnabledFor(logging.INFO):
-            peer = written(conn.remote_address)
-            tell(self.logger, logging.INFO, "%s %s: %s", peer, conn.request.shown, ending)
-        # The frames it went through hold conn, which holds it: a circle that keeps a
-        # connection in memory until the garbage collector comes by.
-        ending.__traceback__ = None
 
     # Closing
 
@@ -418,13 +369,6 @@ class Server:
             opening.transport.abort()
         for conn in self.connections:
             conn.abort()
-
-
-def _is_parting(error: BaseException) -> bool:
-    """Tell whether nothing but CloseErrors left a handler, or the task groups in it."""
-    if isinstance(error, ExceptionGroup):
-        return error.split(CloseError)[1] is None
-    return isinstance(error, CloseError)
 
 
 async def serve(

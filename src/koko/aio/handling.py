@@ -1,0 +1,66 @@
+"""What becomes of a connection when its handler has come out, as it may."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from koko.aio.conn import Conn
+from koko.aio.logs import tell
+from koko.aio.tasks import FATAL, was_cancelled
+from koko.core.address import written
+from koko.errors import CloseError
+from koko.message import Kind, format_close_message
+from koko.misuse import WrongKindError
+
+
+async def see_off(conn: Conn, error: BaseException | None, logger: logging.Logger) -> None:
+    """End the connection of a handler that came out, perhaps with an error.
+
+    What is not the handler's is raised on: its cancellation, and what ends the loop.
+    """
+    try:
+        if error is not None and was_cancelled(error):
+            raise error
+        if error is None or _is_parting(error):
+            await conn.close()
+        else:
+            await _fail(conn, error, logger)
+    except asyncio.CancelledError:
+        conn.abort()
+        raise
+    finally:
+        _log_end(conn, logger)
+
+
+async def _fail(conn: Conn, error: BaseException, logger: logging.Logger) -> None:
+    if isinstance(error, WrongKindError):  # its sentence says it all
+        tell(logger, logging.ERROR, "%s", error)
+    else:
+        told, shown = "handler of %s at %s failed", conn.request.shown
+        tell(logger, logging.ERROR, told, conn, shown, error=error)
+    if not isinstance(error, FATAL):
+        return await conn.close(1011)
+    with suppress(CloseError):  # the loop does not wait for the answer
+        conn._write_control(Kind.CLOSE, format_close_message(1011))
+    raise error
+
+
+def _is_parting(error: BaseException) -> bool:
+    """Tell whether nothing but CloseErrors left a handler, or the task groups in it."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(CloseError)[1] is None
+    return isinstance(error, CloseError)
+
+
+def _log_end(conn: Conn, logger: logging.Logger) -> None:
+    ending = conn.ending
+    if ending is None:
+        return  # the loop is about to end
+    if logger.isEnabledFor(logging.INFO):
+        peer = written(conn.remote_address)
+        tell(logger, logging.INFO, "%s %s: %s", peer, conn.request.shown, ending)
+    # The frames it went through hold conn, which holds it: a circle that keeps a
+    # connection in memory until the garbage collector comes by.
+    ending.__traceback__ = None
