@@ -10,7 +10,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -66,7 +66,10 @@ async def ends(
         if how == "TLS of the loop":
             patch.setattr(transports, "aiofastnet", None)
         await server.start()
-    async with server, way(how, server.address, tls[0], rate) as (address, proxy, between):
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(server.close)
+        on_the_way = way(how, server.address, tls[0], rate)
+        address, proxy, between = await stack.enter_async_context(on_the_way)
         url = f"{'ws' if how == 'plain' else 'wss'}://127.0.0.1:{address[1]}/"
         client = await dial(url, ssl=theirs, proxy=proxy, **for_client)
         both = client, await served.get()
