@@ -55,8 +55,12 @@ class Stopped(BaseException):
     """What the handler of a signal raises, as Ctrl-C does."""
 
 
+forking: set[int] = set()  # threads; CPython's own hooks of a fork do not survive an interrupt
+
+
 def interrupt(*_: object) -> None:
-    raise Stopped
+    if threading.get_ident() not in forking:
+        raise Stopped
 
 
 @contextlib.contextmanager
@@ -73,15 +77,14 @@ def interrupts(rarely: float):
 
 def fork(touch: Callable[[], object]) -> None:
     """Let a child do something with what it inherits."""
-    # CPython's own hooks of a fork do not survive an interrupt: a lock of logging stays taken.
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    forking.add(threading.get_ident())
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
             touch()
             gc.collect()
         os._exit(0)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    forking.discard(threading.get_ident())
     os.waitpid(child, 0)
 
 
