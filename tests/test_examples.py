@@ -189,7 +189,7 @@ def test_command_that_reads_nothing_is_not_waited_for() -> None:
 )
 def test_pages_of_others_may_run_nothing(origin: str, host: str | None) -> None:
     headers = {"Origin": origin} | ({"Host": host} if host else {})
-    with serving("command.py", "sh") as address:
+    with serving("command.py", "sh", refuses=True) as address:
         assert address.startswith("http://127.0.0.1:")
         with pytest.raises(ErrBadHandshake) as refusal:
             connect(address, headers=headers)

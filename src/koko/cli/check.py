@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
@@ -26,7 +27,8 @@ PATIENCE = 10.0  # seconds for each step
 async def check() -> None:
     """Raise Failure, or what failed, unless everything in the demo works."""
     upgrader = Upgrader(read_limit=READ_LIMIT)
-    async with Server(visitor(), "127.0.0.1", 0, upgrader=upgrader, http=http()) as server:
+    server = Server(visitor(), "127.0.0.1", upgrader=upgrader, http=http(), logger=_silent())
+    async with server:
         address = written(server.address)
         _say(f"listening on {address}")
         await asyncio.to_thread(_check_pages, f"http://{address}")
@@ -34,6 +36,14 @@ async def check() -> None:
         await _check_echo(f"ws://{address}/echo", f"http://{address}")
         await _check_origin(f"ws://{address}/chat")
     _say("closed the server")
+
+
+def _silent() -> logging.Logger:
+    # What is refused here is refused on purpose.
+    logger = logging.getLogger("koko.check")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    return logger
 
 
 def _check_pages(site: str) -> None:
