@@ -233,11 +233,11 @@ class Writer:
                 if ticket is not _ROOM:
                     self._wait(ticket, deadline, _BUSY if self.message_lock.holder else _STUCK)
                 elif not self._await_room(deadline):
+                    self._monitor.call(self._leave_turn, mine)
                     raise Late(_STUCK)
             while turns.writer is mine:
                 in_time = self._await_room(deadline)
-                self._monitor.call(self._go_on, mine, in_time)
-                if self.mute:
+                if self._monitor.call(self._go_on, mine, in_time):
                     raise self._ends.settled_error() if in_time else self._core.closed_error()
         finally:
             if turns.writer is mine:
@@ -285,20 +285,28 @@ class Writer:
             turns.gathered = 0
         self.flush()
         if self.mute and not over:
+            self._leave_turn(mine)
             return _BROKEN
-        turns.writer = mine if self._stream.pending and not self.mute else None
-        self._pass_on()
+        if self._stream.pending and not self.mute:
+            turns.writer = mine
+        else:
+            self._leave_turn(mine)
         return None
 
-    def _go_on(self, mine: Role, in_time: bool) -> None:
-        """Write more of what was owed; too late, it ends the connection."""
+    def _go_on(self, mine: Role, in_time: bool) -> bool:
+        """Write more of what was owed; True where that is the end, as too late it is."""
         if not in_time:
             self._ends.abort(_CUT)
         else:
             self._note_room()
         if self.mute or not self._stream.pending:
+            self._leave_turn(mine)
+        return self.mute
+
+    def _leave_turn(self, mine: Role) -> None:
+        if self._turns.writer is mine:
             self._turns.writer = None
-            self._pass_on()
+        self._pass_on()
 
     def _note_room(self) -> None:
         pending = self._stream.pending
