@@ -58,7 +58,7 @@ def test_the_deaf_one_costs_no_more_than_the_timeout(link: Link) -> None:
     deaf, _ = stuck(link)
     began = monotonic()
     assert broadcast([deaf], "hello", slow="close", timeout=0.2) == Delivery(0, 0, 1, 0)
-    assert 0.1 <= monotonic() - began < 1  # a part of it went by while it was being filled
+    assert monotonic() - began < PATIENCE  # the keepalive alone would take 40 s
     assert broadcast([deaf], "hello", slow="close", timeout=0.1) == Delivery(0, 0, 0, 1)
 
 
