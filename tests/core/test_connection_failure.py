@@ -176,3 +176,48 @@ def test_pings_are_forgotten_when_the_stream_ends():
     end.feed_eof(2.0)
     assert ping.round_trip is None
     assert end.latency is None
+
+
+# What an interrupt, or a fault at the end, leaves behind
+
+
+def test_a_fault_after_our_own_close_sends_no_second_one():
+    def fail(payload):
+        raise LookupError("own mistake")
+
+    end = server()
+    end.on_ping = fail
+    end.start_close(1000, "", 1.0)
+    end.take_owed()
+    end.feed(said("1 000 1001", b"?"), 2.0)
+    assert isinstance(end.ending, LookupError)
+    assert end.owed == []
+    assert end.state is State.FAILED
+
+
+def test_an_interrupt_in_a_close_handler_is_nobodys_fault():
+    def interrupted(code, reason):
+        raise KeyboardInterrupt
+
+    end = server()
+    end.on_close = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        end.feed(said("1 000 1000", b"\x03\xe8"), 1.0)
+    assert end.ending.code == 1000
+
+
+def test_an_end_of_the_stream_that_was_cut_off_by_an_interrupt_can_be_told_again():
+    end = server()
+    end.life.state = State.CLOSED  # as far as it had come
+    end.feed_eof(1.0)
+    assert end.ending.code == 1006
+
+
+def test_a_message_is_ended_once():
+    end = server(write_buffer_size=4)
+    message = end.start_message(Kind.BINARY)
+    message.add(b"abcdef")
+    message.end()
+    end.take_owed()
+    message.end()
+    assert end.owed == []

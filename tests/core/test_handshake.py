@@ -9,6 +9,7 @@ from koko.core.handshake import (
     accept_key,
     accept_response,
     build_request,
+    check_headers,
     check_request,
     check_response,
     check_subprotocols,
@@ -403,3 +404,16 @@ def test_a_rejection_shows_the_status_and_a_piece_of_the_body():
     error = rejected(answered(503, "x" * 1000))
     assert str(error).startswith("503: server answered 'Service Unavailable'")
     assert error.reason.endswith(f": '{'x' * 200}'")
+
+
+@pytest.mark.parametrize(
+    ("headers", "shown"),
+    [
+        (["a: b"], "'a: b' is not a name and a value"),
+        ([("a", b"b")], r"\('a', b'b'\) is not a name and a value"),
+        (["Authorization: s3cret"], "a pair is not a name and a value"),
+    ],
+)
+def test_headers_that_are_no_pairs_are_told_and_no_secret_is_shown(headers, shown):
+    with pytest.raises(TypeError, match=shown):
+        check_headers(headers)

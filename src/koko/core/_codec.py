@@ -172,7 +172,7 @@ class Decoder:
             self.failure = failure.with_traceback(None)
             self._done = True
         except BaseException:
-            if self._steady:
+            if self._steady:  # pragma: no branch - interrupts: tests/sync/test_interrupts.py
                 self._tail = data[self._taken :]
                 self._found = items
             raise

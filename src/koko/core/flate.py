@@ -307,7 +307,7 @@ class Inflater:
             if self.takeover:
                 probe = stream.copy()
                 return not probe.decompress(PROBE, 1) and bool(probe.eof)
-            if len(checks) == 1:
+            if len(checks) == 1:  # pragma: no branch - else it was interrupted here
                 checks.extend(map(stream.decompress, (PROBE,), (1,)))
             return not checks[1] and bool(stream.eof)
         except zlib.error:

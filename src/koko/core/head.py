@@ -244,7 +244,8 @@ class _HeadParser:
         except HttpParserUpgrade:  # the end of every good handshake
             pass
         except HttpParserCallbackError as error:
-            raise error.__context__ or error from None  # what interrupted it: ours never fail
+            # What interrupted it: ours never fail. ``make interrupts`` comes here.
+            raise error.__context__ or error from None  # pragma: no cover
         except HttpParserError as error:
             if not self._lines.complete:  # else: a 101 without its tokens, which is a whole head
                 raise self._explain(str(error)) from None
@@ -405,7 +406,7 @@ class ResponseParser(_HeadParser):
             try:
                 self._parser.feed_data(data)
             except HttpParserCallbackError as error:
-                raise error.__context__ or error from None
+                raise error.__context__ or error from None  # pragma: no cover
             except HttpParserError:  # of a refusal we show what we could read
                 seen.ended = True
         return self.feed_eof() if seen.ended or len(seen.body) == MAX_REFUSAL_BODY else None
