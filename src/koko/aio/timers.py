@@ -77,7 +77,7 @@ class TimerWheel:
         self._arm()
         fatal = None
         for due_together in due:
-            while due_together:  # who is rung may discard others
+            while due_together:  # one that is called may discard others
                 try:
                     due_together.pop().on_timer()
                 except FATAL as error:  # for the loop, once the others have been rung

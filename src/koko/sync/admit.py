@@ -146,10 +146,8 @@ class Admission:
         return Guest(request, stream, peer, parser.rest, self._ssl is not None, opened)
 
     def _serve(self, guest: Guest, stream: Stream, deadline: float | None) -> None:
-        refused = True
         try:
             response = self._respond(guest, deadline)
-            refused = False
         except HandshakeError as error:
             self._log(guest.peer, guest, error)
             response = error.response or refusal(error)
@@ -158,17 +156,12 @@ class Admission:
                 raise
             complain(self._logger, "could not answer %s", guest.request.shown, exc_info=error)
             response = refusal(HandshakeError(500, "the server failed to answer"))
+        else:
+            if response is not None and not guest.is_gone:
+                told = (guest.peer, guest.request.shown, answered(response.status))
+                complain(self._logger, "%s %s: %s", *told, level=logging.INFO)
         if response is None or guest.is_gone:
             return
-        if not refused:
-            complain(
-                self._logger,
-                "%s %s: %s",
-                guest.peer,
-                guest.request.shown,
-                answered(response.status),
-                level=logging.INFO,
-            )
         guest.take()
         octets = write_response(response)
         if guest.request.method == "HEAD":

@@ -3,7 +3,7 @@
 The socket stays blocking and its timeout untouched, because a timeout belongs to
 the whole socket and not to one thread: whoever wants to wait with a bound polls
 first. Nothing here writes more than the system takes at once; what is left over is
-kept and ``pending``. No lock: who reads and who writes is ``driver``'s to decide.
+kept and ``pending``. No lock: ``driver`` decides which thread reads or writes.
 """
 
 from __future__ import annotations
