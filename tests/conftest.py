@@ -6,6 +6,7 @@ integration sets ``KOKO_REQUIRE_ALL=1``, so that a test cannot fall asleep there
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import signal
@@ -21,6 +22,12 @@ if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 REQUIRE_ALL = os.environ.get("KOKO_REQUIRE_ALL", "") not in ("", "0")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the tests themselves: many ask it what they left behind."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

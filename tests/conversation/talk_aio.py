@@ -42,14 +42,14 @@ class TurnedLoop(asyncio.SelectorEventLoop):
     """An event loop with a clock that you turn."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.seconds = 1000.0
         self._idle_for: float | None = None
         selector = IdleSelector()
         selector.on_idle = self._idle
         super().__init__(selector)
 
     def time(self) -> float:
-        return self.now
+        return self.seconds
 
     def _idle(self, timeout: float | None) -> None:
         self._idle_for = timeout
@@ -61,16 +61,16 @@ class TurnedLoop(asyncio.SelectorEventLoop):
 
     def advance(self, seconds: float) -> None:
         """Let time pass; what is due on the way happens at its time."""
-        until = self.now + seconds
+        until = self.seconds + seconds
         self.settle()
-        while self._idle_for is not None and self.now + self._idle_for <= until:
-            self.now += self._idle_for
+        while self._idle_for is not None and self.seconds + self._idle_for <= until:
+            self.seconds += self._idle_for
             self.settle()
-        self.oversleep(until - self.now)
+        self.oversleep(until - self.seconds)
 
     def oversleep(self, seconds: float) -> None:
         """Let time pass in one go, as a process does that was too busy to look."""
-        self.now += seconds
+        self.seconds += seconds
         self.settle()
 
 

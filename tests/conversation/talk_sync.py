@@ -10,9 +10,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from typing import Any
-from unittest.mock import patch
 
 from koko.core.connection import Connection
 from koko.core.deflate import Agreed
@@ -20,14 +18,9 @@ from koko.core.head import Request, Response
 from koko.core.options import ConnectionOptions
 from koko.core.wire import Role
 from koko.sync import Conn, Delivery, broadcast
-from koko.sync import control as control_room
-from koko.sync import driver as driver_room
-from koko.sync import reader as reader_room
-from koko.sync import transport as transport_room
-from koko.sync import writer as writer_room
+from koko.sync.clock import Clock
 from koko.sync.driver import Driver
 from koko.sync.housekeeper import PERIOD, Kept
-from koko.sync.monitor import News
 from koko.sync.transport import READ, WRITE
 from tests.conversation.peer import Peer
 from tests.core.ends import at_interval
@@ -37,24 +30,32 @@ BREATH = 0.02  # seconds between two rounds of the housekeeper, at least
 HUNG = 5.0  # real seconds after which a test that is stuck fails
 
 
-class TurnedClock:
+class TurnedClock(Clock):
     """The time, and who waits for it."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.seconds = 1000.0
         self.changed = threading.Condition(threading.RLock())
         self.kept: list[Kept] = []
         self._busy = 0
         self._waits: list[tuple[Callable[[], bool], float | None]] = []
-        self._round_at = self.now + PERIOD
+        self._round_at = self.seconds + PERIOD
 
-    def monotonic(self) -> float:
-        return self.now
+    def now(self) -> float:  # type: ignore[override]
+        return self.seconds
+
+    def wait(self, ticket: threading.Lock, timeout: float) -> None:
+        self.block(lambda: not ticket.locked(), timeout)
+
+    def wake(self, ticket: threading.Lock) -> None:
+        with self.changed:
+            ticket.release()
+            self.changed.notify_all()
 
     def block(self, done: Callable[[], bool], timeout: float | None) -> bool:
         """Wait until ``done()`` or until the clock has been turned so far."""
         with self.changed:
-            wait = (done, None if timeout is None else self.now + timeout)
+            wait = (done, None if timeout is None else self.seconds + timeout)
             self._waits.append(wait)
             self._busy -= 1
             self.changed.notify_all()
@@ -88,24 +89,24 @@ class TurnedClock:
 
     def advance(self, seconds: float) -> None:
         """Let time pass; what is due on the way happens at its time."""
-        until = self.now + seconds
+        until = self.seconds + seconds
         while (at := min(self._moments(), default=until)) < until:
             self._turn_to(at)
         self._turn_to(until)
 
     def oversleep(self, seconds: float) -> None:
         """Let time pass in one go, as a process does that was too busy to look."""
-        self._round_at = self.now + seconds
+        self._round_at = self.seconds + seconds
         self._turn_to(self._round_at)
 
     def _turn_to(self, now: float) -> None:
-        self.now = now
+        self.seconds = now
         self.settle()
         if now >= self._round_at:
             self._round_at = now + PERIOD
             for kept in tuple(self.kept):
                 self._busy += 1
-                due_at = kept.look_after(now)
+                due_at = kept.look_after()
                 self._busy -= 1
                 if due_at is not None:  # not before the clock is turned again
                     self._round_at = max(now + BREATH, min(self._round_at, due_at))
@@ -120,7 +121,7 @@ class TurnedClock:
 
     def _is_over(self, wait: tuple[Callable[[], bool], float | None]) -> bool:
         done, deadline = wait
-        return done() or (deadline is not None and self.now >= deadline)
+        return done() or (deadline is not None and self.seconds >= deadline)
 
     def _is_still(self) -> bool:
         return not self._busy and not any(map(self._is_over, self._waits))
@@ -132,25 +133,6 @@ class TurnedClock:
 
     def forget(self, kept: Kept) -> None:
         self.kept.remove(kept)
-
-
-class TurnedNews(News):
-    """Threads whose waits for each other end by our clock."""
-
-    def __init__(self, clock: TurnedClock) -> None:
-        super().__init__()
-        self._clock = clock
-
-    def wait(self, ticket: threading.Lock, timeout: float | None) -> None:
-        try:
-            self._clock.block(lambda: not ticket.locked(), timeout)
-        finally:
-            self.tickets.pop(ticket, None)
-
-    def tell(self) -> None:
-        with self._clock.changed:
-            super().tell()
-            self._clock.changed.notify_all()
 
 
 class MemoryStream:
@@ -320,11 +302,6 @@ class SyncTalk:
 
     def __init__(self) -> None:
         self.clock = TurnedClock()
-        self._patches = ExitStack()
-        for room in (control_room, driver_room, reader_room, writer_room):
-            self._patches.enter_context(patch.object(room, "monotonic", self.clock.monotonic))
-        self._patches.enter_context(patch.object(transport_room, "time", self.clock))
-        self._patches.enter_context(patch.object(driver_room, "housekeeper", self.clock))
         self._conns: list[Conn] = []
 
     def open(
@@ -333,10 +310,8 @@ class SyncTalk:
         """Return us, in this role, and the peer."""
         clock = self.clock
         line = MemoryStream(clock)
-        core = Connection(role, ConnectionOptions(**options), agreed, clock.now, at_interval)
-        driver = Driver(core, line)
-        driver.news = driver.reader.news = TurnedNews(clock)
-        driver.writer.turn = TurnedNews(clock)
+        core = Connection(role, ConnectionOptions(**options), agreed, clock.seconds, at_interval)
+        driver = Driver(core, line, clock=clock, keeper=clock)
         conn = Conn(driver, Request("GET", "/", {}), Response(101), None)  # type: ignore[arg-type]
         self._conns.append(conn)
         return Us(conn, clock), Peer(role.peer, line, clock.settle)
@@ -353,5 +328,4 @@ class SyncTalk:
         for conn in self._conns:
             Us(conn, self.clock).abort()
         self.clock.settle()
-        self._patches.close()
         assert all(conn._driver.closed for conn in self._conns)

@@ -292,7 +292,7 @@ def test_control_frames_alone_never_stop_the_reading(talk: Talk) -> None:
 
 def test_read_deadline_ends_every_read_and_harms_nothing(talk: Talk) -> None:
     us, peer = talk.open(ping_interval=None)
-    us.conn.read_deadline = talk.clock.now + 5
+    us.conn.read_deadline = talk.clock.seconds + 5
     call = us.start_recv()
     talk.clock.advance(4.9)
     assert call.waits
@@ -311,7 +311,7 @@ def test_read_deadline_ends_every_read_and_harms_nothing(talk: Talk) -> None:
 
 def test_earlier_one_of_deadline_and_timeout_counts(talk: Talk) -> None:
     us, _ = talk.open()
-    us.conn.read_deadline = talk.clock.now + 5
+    us.conn.read_deadline = talk.clock.seconds + 5
     call = us.start_recv(timeout=2)
     talk.clock.advance(2.1)
     with pytest.raises(TimeoutError, match="within 2 s"):
@@ -326,9 +326,9 @@ def test_pong_handler_can_put_the_deadline_off(talk: Talk) -> None:
     us, peer = talk.open()
 
     def put_off(_: bytes) -> None:
-        us.conn.read_deadline = talk.clock.now + 5
+        us.conn.read_deadline = talk.clock.seconds + 5
 
-    us.conn.read_deadline = talk.clock.now + 5
+    us.conn.read_deadline = talk.clock.seconds + 5
     us.conn.pong_handler = put_off
     call = us.start_recv()
     for _ in range(3):
@@ -342,7 +342,7 @@ def test_pong_handler_can_put_the_deadline_off(talk: Talk) -> None:
 
 def test_deadline_holds_for_a_reader(talk: Talk) -> None:
     us, peer = talk.open()
-    us.conn.read_deadline = talk.clock.now + 5
+    us.conn.read_deadline = talk.clock.seconds + 5
     begin = us.start_next_reader()
     peer.says("0 000 0010", b"a")
     reader = us.on(begin.result()[1])
@@ -357,7 +357,7 @@ def test_deadline_holds_for_a_reader(talk: Talk) -> None:
 
 def test_message_held_back_under_a_deadline_is_given_without_one(talk: Talk) -> None:
     us, peer = talk.open(Role.SERVER, Agreed(), read_limit=None)
-    us.conn.read_deadline = talk.clock.now + 5
+    us.conn.read_deadline = talk.clock.seconds + 5
     peer.says("1 100 0010", compressed(bytes(3_000_000)))
     us.conn.read_deadline = None
     assert us.recv() == bytes(3_000_000)

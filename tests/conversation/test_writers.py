@@ -124,7 +124,7 @@ def test_other_messages_wait_for_the_end_of_one_and_control_frames_do_not(talk: 
         us.start_write_prepared(PreparedMessage(Kind.TEXT, "prepared")),
     ]
     us.pong(b"heartbeat")
-    us.write_control(Kind.PING, b"ping", deadline=talk.clock.now + 1)
+    us.write_control(Kind.PING, b"ping", deadline=talk.clock.seconds + 1)
     assert all(call.waits for call in sends)
     writer.close()
     peer.hears("0 000 0010", b"abcd")
@@ -267,7 +267,7 @@ def test_write_that_times_out_before_the_first_fragment_sends_nothing(talk: Talk
     peer.stops_reading()
     clogging = us.start_write_control(Kind.PONG, b"", deadline=None)
     clogging.result()
-    us.conn.write_deadline = talk.clock.now + 2
+    us.conn.write_deadline = talk.clock.seconds + 2
     talk.clock.advance(2.1)
     with pytest.raises(TimeoutError, match="nothing was sent"):
         writer.write(b"too late")
@@ -311,7 +311,7 @@ def test_dropped_writer_of_which_nothing_left_only_gives_up_its_turn(talk: Talk)
 
 def test_nothing_is_written_after_the_write_deadline(talk: Talk) -> None:
     us, peer = talk.open()
-    us.conn.write_deadline = talk.clock.now + 5
+    us.conn.write_deadline = talk.clock.seconds + 5
     us.send("in time")
     talk.clock.advance(5.1)
     for verb, what in (("send", ("late",)), ("write_json", (1,)), ("next_writer", (Kind.TEXT,))):
@@ -329,7 +329,7 @@ def test_write_deadline_ends_the_wait_for_a_slow_peer(talk: Talk) -> None:
     us, peer = talk.open()
     peer.stops_reading()
     first = us.start_send(bytes(100_000))
-    us.conn.write_deadline = talk.clock.now + 5
+    us.conn.write_deadline = talk.clock.seconds + 5
     second = us.start_send("late", timeout=50)
     talk.clock.advance(4.9)
     assert second.waits

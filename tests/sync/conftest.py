@@ -18,10 +18,12 @@ from multidict import CIMultiDict
 
 from koko.core.codec import Decoder
 from koko.core.connection import Connection
+from koko.core.deflate import Agreed
 from koko.core.head import Request, Response
 from koko.core.options import ConnectionOptions
 from koko.core.wire import Role
 from koko.sync import Conn
+from koko.sync.clock import Clock
 from koko.sync.driver import Driver
 from koko.sync.transport import PlainStream, Stream
 from tests.core.ends import at_interval
@@ -55,6 +57,13 @@ class Peer:
     def reads_end(self) -> None:
         assert self.sock.recv(1) == b""
 
+    def reads_all(self) -> bytes:
+        """Read to the end; the last of it is returned."""
+        last = b""
+        while octets := self.sock.recv(1 << 16):
+            last = (last + octets)[-100:]
+        return last
+
     def reads_messages(self, count: int) -> list[Any]:
         """Read whole messages and control frames as a client does."""
         decoder, items = Decoder(Role.CLIENT), []
@@ -70,6 +79,22 @@ class Peer:
 
     def closes(self) -> None:
         self.sock.close()
+
+
+class EarlyClock(Clock):
+    """The system's clock, some seconds ahead."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def now(self) -> float:  # type: ignore[override]
+        return monotonic() + self.ahead
+
+
+def look_after(conn: Conn, ahead: float = 0.0) -> None:
+    """Do what the housekeeper does, at once or in some seconds."""
+    conn._driver.clock.ahead = ahead  # type: ignore[attr-defined]
+    conn._driver.look_after()
 
 
 Link = Callable[..., tuple[Conn, Peer]]
@@ -91,10 +116,11 @@ def link() -> Iterator[Link]:
         peer.closes()
 
 
-def conn_over(stream: Stream, role: Role, **options: Any) -> Conn:
+def conn_over(stream: Stream, role: Role, agreed: Agreed | None = None, **options: Any) -> Conn:
     """Make an open connection of a stream, as after a handshake."""
-    core = Connection(role, ConnectionOptions(**options), None, monotonic(), at_interval)
-    return Conn(Driver(core, stream), Request("GET", "/", CIMultiDict()), Response(101), None)
+    core = Connection(role, ConnectionOptions(**options), agreed, monotonic(), at_interval)
+    driver = Driver(core, stream, clock=EarlyClock())
+    return Conn(driver, Request("GET", "/", CIMultiDict()), Response(101), None)
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:

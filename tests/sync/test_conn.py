@@ -6,15 +6,17 @@ import socket
 import struct
 import threading
 from contextlib import suppress
+from threading import Event
 from time import monotonic
 
 import pytest
 
+from koko.core.deflate import Agreed
 from koko.core.wire import Control, Opcode
 from koko.errors import CloseError, ErrCloseSent, ProtocolError
 from koko.message import Kind, PreparedMessage
 from koko.sync.transport import READ
-from tests.sync.conftest import PATIENCE, Link, in_thread, until
+from tests.sync.conftest import PATIENCE, Link, in_thread, look_after, until
 from tests.wire import wire
 
 MUCH = 1 << 25  # bytes; more than the system takes for a peer that does not read
@@ -217,20 +219,55 @@ def test_pongs_behind_what_is_stuck_are_bounded(link: Link) -> None:
     conn, peer = link()
     conn.ping_handler = lambda payload: conn.send(bytes(MUCH))
     peer.sends(wire("1 000 1001  1 0000000", b""))
-    until(lambda: conn._driver.look_after(monotonic()) or conn._driver.stream.pending)
+    until(lambda: look_after(conn) or conn._driver.stream.pending)
     conn.ping_handler = None
     stuck = len(conn._driver.stream._rest)
     for _ in range(5):
         peer.sends(wire("1 000 1001  1 0000001", b"a") * 600)
-        conn._driver.look_after(monotonic())
+        look_after(conn)
     assert len(conn._driver.stream._rest) <= stuck
     assert len(conn._core.owed) <= 64
+
+
+@pytest.mark.parametrize("way", ["fast", "by a deadline", "compressed"])
+def test_who_sends_on_and_on_answers_pings_and_a_close(link: Link, way: str) -> None:
+    agreed = Agreed() if way == "compressed" else None
+    conn, peer = link(agreed=agreed)
+    if way == "by a deadline":
+        conn.write_deadline = monotonic() + PATIENCE
+
+    def send_on() -> None:
+        while True:
+            conn.send("x" * 500)
+
+    pinged = Event()
+    conn.ping_handler = lambda payload: pinged.set()
+    heard, sender = in_thread(peer.reads_all), in_thread(send_on)
+    peer.sends(wire("1 000 1001  1 0000000", b""))
+    until(lambda: look_after(conn) or pinged.is_set())
+    peer.sends(wire("1 000 1000  1 0000010", b"\x03\xe8"))
+    until(lambda: look_after(conn) or sender.done())
+    with pytest.raises(ErrCloseSent):
+        sender.result(PATIENCE)
+    assert OUR_CLOSE_1000 in heard.result(PATIENCE)[-8:]
+
+
+def test_what_a_handler_raises_meanwhile_is_not_the_senders_error(link: Link) -> None:
+    conn, peer = link()
+    conn.ping_handler = lambda payload: 1 / 0
+    peer.sends(wire("1 000 1001  1 0000000", b""))
+    assert conn._driver.stream.wait(READ, PATIENCE)
+    conn._driver.turns.overdue = True
+    with pytest.raises(ErrCloseSent, match="1011"):
+        conn.send("hi")
+    with pytest.raises(ZeroDivisionError):
+        conn.recv()
 
 
 def test_a_flood_is_left_to_the_next_round_of_the_keeper(link: Link) -> None:
     conn, peer = link()
     peer.sends(wire("1 000 1001  1 0000000", b"") * 60_000)
-    conn._driver.look_after(monotonic())
+    look_after(conn)
     assert conn._driver.stream.wait(READ, 0) == READ
 
 

@@ -7,15 +7,14 @@ import os
 import subprocess
 import sys
 import weakref
-from time import monotonic
 from typing import Any
 
 import pytest
 
 from koko.errors import CloseError
-from koko.sync.driver import Driver
+from koko.sync import Conn
 from koko.sync.housekeeper import Housekeeper
-from tests.sync.conftest import PATIENCE, Link, in_thread, until
+from tests.sync.conftest import PATIENCE, Link, in_thread, look_after, until
 from tests.wire import wire
 
 PING = wire("1 000 1001  1 0000001", b"?")
@@ -23,11 +22,11 @@ PONG = wire("1 000 1010  0 0000001", b"?")
 HI = wire("1 000 0001  1 0000010", b"hi")
 
 
-def looked_after(driver: Driver, done: Any, now: float | None = None) -> None:
+def looked_after(conn: Conn, done: Any) -> None:
     """Look after a connection until what the peer sent has come through."""
 
     def look() -> Any:
-        driver.look_after(monotonic() if now is None else now)
+        look_after(conn)
         return done()
 
     until(look)
@@ -42,7 +41,7 @@ def test_pings_are_answered_while_nobody_receives(link: Link) -> None:
 def test_a_close_is_noticed_while_nobody_receives(link: Link) -> None:
     conn, peer = link()
     peer.sends(wire("1 000 1000  1 0000010", b"\x03\xe8"))
-    looked_after(conn._driver, lambda: conn.ending)
+    looked_after(conn, lambda: conn.ending)
     peer.reads(wire("1 000 1000  0 0000010", b"\x03\xe8"))
     peer.reads_end()
     assert conn.socket.fileno() == -1
@@ -51,9 +50,9 @@ def test_a_close_is_noticed_while_nobody_receives(link: Link) -> None:
 def test_no_more_than_64_kib_are_read_for_nobody(link: Link) -> None:
     conn, peer = link()
     flood = in_thread(peer.sends, wire("1 000 0010  1 len", bytes(1000)) * 20_000)
-    looked_after(conn._driver, lambda: conn._core.full)
+    looked_after(conn, lambda: conn._core.full)
     for _ in range(10):
-        conn._driver.look_after(monotonic())
+        look_after(conn)
     assert conn._core.inbox.unread < 1 << 18
     received = [conn.recv() for _ in range(20_000)]
     assert received == [bytes(1000)] * 20_000
@@ -62,23 +61,21 @@ def test_no_more_than_64_kib_are_read_for_nobody(link: Link) -> None:
 
 def test_a_silent_peer_is_pinged_and_then_given_up(link: Link) -> None:
     conn, peer = link(ping_interval=20, ping_timeout=10)
-    start = monotonic()
     receiver = in_thread(conn.recv)
     until(lambda: conn._driver.turns.reader)
-    conn._driver.look_after(start + 20.1)
+    look_after(conn, 20.1)
     assert peer.sock.recv(2) == b"\x89\x04"  # a ping with four random bytes
-    conn._driver.look_after(start + 30.2)
+    look_after(conn, 30.2)
     with pytest.raises(CloseError, match="no answer to a ping within 10 s, last heard the opening"):
         receiver.result(PATIENCE)
 
 
 def test_a_writer_that_is_stuck_behind_a_dead_peer_is_freed(link: Link) -> None:
     conn, _ = link(ping_interval=20, ping_timeout=10)
-    start = monotonic()
     sender = in_thread(conn.send, bytes(1 << 25))
     until(lambda: conn._driver.turns.writer)
     for half_seconds in range(62):  # later it is freed by what it waits for
-        conn._driver.look_after(start + half_seconds / 2)
+        look_after(conn, half_seconds / 2)
     with pytest.raises(CloseError, match="no answer to a ping"):
         sender.result(PATIENCE)
     assert conn.socket.fileno() == -1
@@ -87,7 +84,7 @@ def test_a_writer_that_is_stuck_behind_a_dead_peer_is_freed(link: Link) -> None:
 def test_a_peer_that_never_answers_our_close_is_dropped(link: Link) -> None:
     conn, peer = link(close_timeout=10)
     conn._driver.start_close(1000, "")
-    conn._driver.look_after(monotonic() + 10.1)
+    look_after(conn, 10.1)
     peer.reads(wire("1 000 1000  0 0000010", b"\x03\xe8"))
     peer.reads_end()
     with pytest.raises(CloseError, match="no answer within 10 s"):
@@ -98,12 +95,12 @@ def test_a_connection_that_is_busy_is_left_alone(link: Link) -> None:
     conn, peer = link()
     peer.sends(PING)
     with conn._driver.turns.lock:
-        in_thread(conn._driver.look_after, monotonic()).result(PATIENCE)
+        in_thread(look_after, conn).result(PATIENCE)
 
 
 def test_a_connection_that_nobody_knows_any_more_is_not_kept_alive(link: Link) -> None:
     class Thing:
-        def look_after(self, now: float) -> None: ...
+        def look_after(self) -> None: ...
 
     housekeeper, thing = Housekeeper(period=0.001), Thing()
     housekeeper.keep(thing)
@@ -116,13 +113,13 @@ def test_a_connection_that_nobody_knows_any_more_is_not_kept_alive(link: Link) -
 
 def test_one_that_fails_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
     class Bad:
-        def look_after(self, now: float) -> None:
+        def look_after(self) -> None:
             raise LookupError("lost")
 
     class Good:
         times = 0
 
-        def look_after(self, now: float) -> None:
+        def look_after(self) -> None:
             self.times += 1
 
     housekeeper, bad, good = Housekeeper(period=0.001), Bad(), Good()
@@ -143,7 +140,7 @@ from koko.sync.housekeeper import housekeeper
 
 class Kept:
     def __init__(self): self.pipe = os.pipe()
-    def look_after(self, now): os.write(self.pipe[1], b"!")
+    def look_after(self): os.write(self.pipe[1], b"!")
     def disown(self): pass
 
 ours = Kept()

@@ -17,8 +17,8 @@ import pytest
 
 from koko import CloseError, ErrBadHandshake, HandshakeError
 from koko.dialing import Opened
-from koko.sync import Conn, Dialer, Server, Upgrader, dial, driver
-from koko.sync.housekeeper import Housekeeper
+from koko.sync import Conn, Dialer, Server, Upgrader, dial
+from koko.sync.housekeeper import housekeeper
 from koko.sync.signals import stop_signals
 from tests.sync.conftest import PATIENCE, Link, in_thread, until
 from tests.wire import wire
@@ -199,8 +199,7 @@ def test_start_that_fails_leaves_no_port_bound(monkeypatch: pytest.MonkeyPatch, 
 def test_dial_without_a_thread_for_the_housekeeper_leaves_no_socket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    keeper = Housekeeper()
-    monkeypatch.setattr(driver, "housekeeper", keeper)
+    monkeypatch.setattr(housekeeper, "_thread", None)  # as before the first connection
     monkeypatch.setattr(Dialer, "check", lambda *_: Opened(None, None))
     for fails in (True, False):
         ours, theirs = socket.socketpair()
@@ -213,7 +212,6 @@ def test_dial_without_a_thread_for_the_housekeeper_leaves_no_socket(
                 assert ours.fileno() == -1
             else:  # what failed once is tried again
                 dial("ws://example.org/", sock=ours).abort()
-    until(lambda: keeper._thread is None)
 
 
 def test_socket_of_net_dial_that_is_refused_is_closed() -> None:
@@ -308,6 +306,7 @@ url = f"ws://127.0.0.1:{server.address[1]}/"
 conn = dial(url, proxy=None)
 conn.send("before"); assert conn.recv(timeout=5) == "before"
 go, gone = os.pipe()
+ready, is_ready = os.pipe()
 child = os.fork()
 if not child:
     os.close(gone)
@@ -315,8 +314,11 @@ if not child:
     except CloseError as error: assert "belongs to the parent process" in str(error), error
     else: os._exit(1)
     conn.close(); server.close()
+    os.write(is_ready, b"!")
     os.read(go, 1)  # lives on until the parent is done
     os._exit(0)
+os.close(is_ready)
+os.read(ready, 1)
 conn.send("after"); assert conn.recv(timeout=5) == "after", "the child has harmed it"
 conn.close(); assert conn.ending.code == 1000
 address = server.address

@@ -56,6 +56,7 @@ cdef class FastPath:
     cdef public object reader
     cdef public object writer
     cdef public object under_way
+    cdef public bint overdue
     cdef public unsigned long corked_by
     cdef public Py_ssize_t gathered
     cdef public object read_deadline
@@ -122,7 +123,9 @@ cdef class FastPath:
     # How it works inside; the lock is held on entry and on exit
 
     cdef bint may_receive(self) noexcept:
-        return self.receiver is None and self.under_way is None and not self.gathered
+        if self.receiver is not None or self.under_way is not None:
+            return False
+        return not self.gathered and not self.overdue
 
     cdef object quick_message(self, unsigned long me):
         """Return the next message, None where that takes more than reading the socket."""
@@ -225,7 +228,7 @@ cdef class FastPath:
 
     cdef bint may_write(self, unsigned long me) except -1:
         """True when a message can be written at once, and nothing is before it."""
-        if self.writer is not None or self.under_way is not None:
+        if self.writer is not None or self.under_way is not None or self.overdue:
             return False
         if self._owed or self._life.state is not OPEN:
             return False

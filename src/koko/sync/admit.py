@@ -18,9 +18,10 @@ from koko.core.head import Request, RequestParser, Response, write_response
 from koko.errors import HandshakeError
 from koko.misuse import check_returned
 from koko.serving import HUNG_UP, answered, level_of, no_tls, sentence_of, too_slow
+from koko.sync.clock import deadline_in
 from koko.sync.conn import Conn
 from koko.sync.tls import TLSStream
-from koko.sync.transport import PlainStream, Stream, deadline_in, recv_by, write_by
+from koko.sync.transport import PlainStream, Stream, recv_by, write_by
 from koko.sync.upgrade import Upgrader, complain, open_conn, see_off, talk
 from koko.upgrading import Incoming, Refused
 

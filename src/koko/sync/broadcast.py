@@ -11,8 +11,8 @@ from time import monotonic
 from koko.broadcasting import TOO_SLOW, Delivery, Slow, count, prepare
 from koko.core.lifecycle import State
 from koko.message import Data, PreparedMessage
+from koko.sync.clock import deadline_in, time_left
 from koko.sync.conn import Conn
-from koko.sync.transport import deadline_in, time_left
 
 _LOOK = 0.5  # seconds after which those are looked at whose socket tells nothing any more
 _BREATH = 0.005  # seconds to leave to the thread whose turn it is where there is room

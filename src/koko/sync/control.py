@@ -6,7 +6,6 @@ They do not wait for a message that is being written: they may stand between its
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 
 from koko.core.connection import Connection
 from koko.message import Kind
@@ -36,9 +35,9 @@ class ControlVerbs:
         """
         core, driver = self._core, self._driver
         if deadline is None:
-            driver.writer.owe(core.write_control, kind, data, monotonic())
+            driver.writer.owe(core.write_control, kind, data, driver.clock.now())
             return
-        now = monotonic()
+        now = driver.clock.now()
         if deadline <= now:
             raise TimeoutError("the deadline had passed before the frame was written")
         driver.writer.write_between(deadline, core.write_control, kind, data, now)

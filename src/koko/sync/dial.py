@@ -14,11 +14,12 @@ from koko.core.target import Target
 from koko.core.wire import Role
 from koko.dialing import DialerOptions
 from koko.errors import HandshakeError
+from koko.sync.clock import deadline_in
 from koko.sync.conn import Conn
 from koko.sync.driver import Driver
 from koko.sync.network import open_stream, secure
 from koko.sync.proxy import through_proxy
-from koko.sync.transport import Stream, deadline_in, recv_by, write_by
+from koko.sync.transport import Stream, recv_by, write_by
 
 
 class Dialer(dialing.Dialer):

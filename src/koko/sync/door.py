@@ -10,8 +10,9 @@ from koko.core.address import written
 from koko.core.head import RequestParser
 from koko.errors import HandshakeError
 from koko.places import TELLING, no_place
+from koko.sync.clock import deadline_in
 from koko.sync.tls import TLSStream
-from koko.sync.transport import PlainStream, Stream, deadline_in, peer_name, recv_by, write_by
+from koko.sync.transport import PlainStream, Stream, peer_name, recv_by, write_by
 from koko.sync.upgrade import complain
 
 

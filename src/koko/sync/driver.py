@@ -12,8 +12,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import partial
-from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from koko.core.connection import Connection, Parting, Ping
 from koko.core.control import close_payload
@@ -22,21 +21,23 @@ from koko.core.lifecycle import State
 from koko.errors import Close
 from koko.message import Data
 from koko.send_queue import backlog_on
-from koko.sync.housekeeper import housekeeper
+from koko.sync.clock import CLOCK, Clock
+from koko.sync.housekeeper import Kept, complain, housekeeper
 from koko.sync.message_lock import MessageLock
 from koko.sync.monitor import END, PARSING, Monitor, News, Turns
 from koko.sync.reader import STAY, Reader
 from koko.sync.reflex import FastPath
-from koko.sync.transport import (
-    Stream,
-    broken_by,
-    deadline_in,
-    is_bare,
-    time_left,
-)
+from koko.sync.transport import Stream, broken_by, is_bare
 from koko.sync.writer import Writer
 
 _GLANCE = 4  # reads of the housekeeper's in one round: a peer that floods is not its only one
+
+
+class Keeper(Protocol):
+    """Who looks after a connection while no thread is inside."""
+
+    def keep(self, kept: Kept) -> None: ...
+    def forget(self, kept: Kept) -> None: ...
 
 
 class Driver:
@@ -47,25 +48,34 @@ class Driver:
         closed: the socket has been given back.
     """
 
-    def __init__(self, core: Connection, stream: Stream, early: bytes = b"") -> None:
+    def __init__(
+        self,
+        core: Connection,
+        stream: Stream,
+        early: bytes = b"",
+        clock: Clock = CLOCK,
+        keeper: Keeper = housekeeper,
+    ) -> None:
         self.core = core
         self.stream = stream
+        self.clock = clock
         self.closed = False
-        self.news = News()  # threads that wait for what the reader finds
+        self.news = News(clock)  # threads that wait for what the reader finds
         self.message_lock = MessageLock(core)
         # The parts are ours alone: that they call us makes no cycle for the collector.
         us: Any = weakref.proxy(self)
         self.turns = turns = FastPath(us) if FastPath and is_bare(stream) else Turns()
-        self.monitor = Monitor(turns, us.cut_off)
-        self.writer = Writer(core, stream, turns, self.monitor, self.message_lock, us)
-        self.reader = Reader(core, stream, turns, self.monitor, self.news, self.writer, us)
+        self.monitor = Monitor(turns, us.cut_off, us.catch_up)
+        self.writer = Writer(core, stream, turns, self.monitor, self.message_lock, us, clock)
+        self.reader = Reader(core, stream, turns, self.monitor, self.news, self.writer, us, clock)
         self._half_closed = False
         if not isinstance(turns, Turns):
             self.next_message = turns.next_message  # type: ignore[method-assign]
             self.write_message = turns.write_message  # type: ignore[method-assign]
         if early:  # what the peer said right behind its handshake
-            core.feed(early, monotonic())
-        housekeeper.keep(self)
+            core.feed(early, clock.now())
+        self._keeper = keeper
+        keeper.keep(self)
 
     # What a Conn calls
 
@@ -81,10 +91,10 @@ class Driver:
     def ping(self, payload: bytes | None, timeout: float | None) -> float:
         """Send a ping, wait for its pong and return the seconds between."""
         self.check_nested("ping")
-        deadline = deadline_in(timeout)
+        deadline = self.clock.deadline_in(timeout)
         sent: list[Ping] = []
         self.writer.write_between(
-            deadline, lambda: sent.append(self.core.start_ping(payload, monotonic()))
+            deadline, lambda: sent.append(self.core.start_ping(payload, self.clock.now()))
         )
 
         def answered() -> float | None:
@@ -101,7 +111,7 @@ class Driver:
     def wait_closed(self, timeout: float | None) -> None:
         """Wait until the socket has been given back."""
         self.check_nested("wait_closed")
-        deadline = deadline_in(timeout)
+        deadline = self.clock.deadline_in(timeout)
 
         def late() -> None:
             raise TimeoutError(f"the connection was not over within {timeout:g} s")
@@ -116,7 +126,7 @@ class Driver:
         """Wait for the peer's end of the closing handshake, at most so long, and let go."""
         if self.monitor.nested:
             return
-        deadline = monotonic() + timeout
+        deadline = self.clock.now() + timeout
         late = partial(self.abort, f"no answer within {timeout:g} s")
         self.reader.wait_for(self._find_over, lambda: deadline, late)
         self._give_time(lambda: self.closed)
@@ -127,13 +137,14 @@ class Driver:
 
     # What the housekeeper calls
 
-    def look_after(self, now: float) -> float | None:
+    def look_after(self) -> float | None:
         """Do what time makes due; read in the place of an application that does not.
 
         Returns when it wants to be looked after again, None for never.
         """
-        # Whoever has the lock is busy with it, and so it is in no need of care.
-        self.monitor.call(self._look_after, now, blocking=False)
+        # A thread that sends on and on has the lock whenever we come: then it does the work.
+        self.turns.overdue = True
+        self.monitor.call(int, blocking=False)
         return self.core.due_at
 
     def disown(self) -> None:
@@ -145,15 +156,15 @@ class Driver:
         turns.receiver = turns.reader = turns.writer = turns.under_way = None
         self.writer.mute = self.closed = True
         self.stream.close()
-        self.core.feed_eof(monotonic(), "since a fork it belongs to the parent process")
+        self.core.feed_eof(self.clock.now(), "since a fork it belongs to the parent process")
 
     # How a thread waits: without the lock
 
     def _give_time(self, done: Callable[[], bool]) -> None:
         """Wait a moment for what other threads are about to do."""
-        until = monotonic() + STAY
-        while not done() and monotonic() < until:
-            self.news.wait(self.monitor.call(self.news.ticket), time_left(until))
+        until = self.clock.now() + STAY
+        while not done() and self.clock.now() < until:
+            self.news.wait(self.monitor.call(self.news.ticket), self.clock.time_left(until))
 
     def settled_error(self) -> BaseException:
         """Return how it ended, once the reader has seen the end."""
@@ -174,7 +185,7 @@ class Driver:
         close_payload(Close(code, reason))  # misuse is told before anything is under way
         if self.core.may_send:
             before, self.turns.under_way = self.turns.under_way, END
-            self.core.start_close(code, reason, monotonic())
+            self.core.start_close(code, reason, self.clock.now())
             self.turns.under_way = before
         self.part()
 
@@ -186,7 +197,7 @@ class Driver:
 
     def _abort(self, why: str) -> None:
         before, self.turns.under_way = self.turns.under_way, END
-        self.core.feed_eof(monotonic(), why)
+        self.core.feed_eof(self.clock.now(), why)
         self.turns.under_way = before
         self.part()
 
@@ -196,9 +207,16 @@ class Driver:
             self.reader.parse(self.core.catch_up)
             self.reader.tell()
             return
-        self.core.feed_eof(monotonic(), f"an interrupt cut off {what}")
+        self.core.feed_eof(self.clock.now(), f"an interrupt cut off {what}")
         self.turns.under_way = None
         self.part()
+
+    def catch_up(self) -> None:
+        """Do what the housekeeper came for; nobody's verb fails by that."""
+        try:
+            self._look_after(self.clock.now())
+        except Exception:
+            complain(self)
 
     def _look_after(self, now: float) -> None:
         core = self.core
@@ -224,7 +242,7 @@ class Driver:
         self.stream.shutdown()  # a thread that reads finds what is left, then the end
         if self.turns.reader is None and not self.turns.under_way:
             self.reader.read_what_is_there(1 << 8)
-            self.core.feed_eof(monotonic(), self.reader.why)
+            self.core.feed_eof(self.clock.now(), self.reader.why)
 
     def part(self) -> None:
         """Do to the socket what the state of the connection asks for; wait for nothing."""
@@ -247,7 +265,7 @@ class Driver:
         if not self.writer.mute:
             if self.core.state is not State.CLOSED:
                 self.stream.end()
-                self.core.feed_eof(monotonic())
+                self.core.feed_eof(self.clock.now())
             self.writer.mute = True
             self.stream.shutdown()  # and whoever is inside comes out
             self.news.tell()
@@ -255,7 +273,7 @@ class Driver:
         if not self.closed and self.turns.reader is None and self.turns.writer is None:
             self.stream.close()
             self.closed = True
-            housekeeper.forget(self)
+            self._keeper.forget(self)
             self.news.tell()
             self.writer.turn.tell()
 

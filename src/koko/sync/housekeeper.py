@@ -26,7 +26,7 @@ _BREATH = 0.02  # seconds to leave to others, whatever is due
 class Kept(Protocol):
     """What is looked after."""
 
-    def look_after(self, now: float) -> float | None:
+    def look_after(self) -> float | None:
         """Do what is due, without waiting; return when there is more to do, None for never."""
 
     def disown(self) -> None:
@@ -89,9 +89,9 @@ class Housekeeper:
 
     def _look_after(self, kept: Kept, latest: float) -> float:
         try:
-            due_at = kept.look_after(time.monotonic())
+            due_at = kept.look_after()
         except BaseException:
-            _complain(kept)
+            complain(kept)
             return latest
         return latest if due_at is None else due_at
 
@@ -103,10 +103,11 @@ class Housekeeper:
             try:
                 kept.disown()
             except Exception:  # another thread may have been in the middle of it
-                _complain(kept)
+                complain(kept)
 
 
-def _complain(kept: Kept) -> None:
+def complain(kept: Kept) -> None:
+    """Log what went wrong in looking after a connection."""
     try:
         logging.getLogger("koko").exception("could not look after %r", kept)
     except BaseException:  # a log handler of the application's: the thread goes on all the same

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
+from koko.sync.clock import CLOCK, Clock
+
 LOOK = 0.5  # seconds after which a thread that waits for another looks by itself
 READING = "the reading of what the peer sent"  # what may be under way
 PARSING = "the inflating of what the peer sent"  # can be gone on with
@@ -39,6 +41,7 @@ class Turns:
         reader: who waits for the socket to have bytes, and alone may read it.
         writer: who waits for the socket to take more; the others wait for their turn.
         under_way: what has begun and must not be cut off, None when nothing has.
+        overdue: the housekeeper has come; who takes the lock next does what time makes due.
         corked_by: the thread whose messages are gathered.
         gathered: bytes of them that have not been written.
         read_deadline, write_deadline: those of the ``Conn``.
@@ -49,6 +52,7 @@ class Turns:
         "gathered",
         "inside",
         "lock",
+        "overdue",
         "read_deadline",
         "reader",
         "receiver",
@@ -65,6 +69,7 @@ class Turns:
         self.reader: Role | None = None
         self.writer: Role | None = None
         self.under_way: str | None = None
+        self.overdue = False
         self.corked_by = 0
         self.gathered = 0
         self.read_deadline: float | None = None
@@ -86,9 +91,12 @@ def hold(lock: threading.Lock | threading.RLock, work: Callable[..., Any], *args
 class Monitor:
     """The lock round the core: whatever looks at a connection is called through it."""
 
-    def __init__(self, turns: Turns, cut_off: Callable[[str], object]) -> None:
+    def __init__(
+        self, turns: Turns, cut_off: Callable[[str], object], catch_up: Callable[[], object]
+    ) -> None:
         self._turns = turns
         self._cut_off = cut_off
+        self._catch_up = catch_up
 
     def call(self, work: Callable[..., Any], *args: Any, blocking: bool = True) -> Any:
         """Call ``work`` with the lock held; None at once where ``blocking`` forbids to wait.
@@ -106,6 +114,9 @@ class Monitor:
             turns.inside = me
             if turns.under_way is not None:
                 self._cut_off(turns.under_way)
+            if turns.overdue:
+                turns.overdue = False
+                self._catch_up()
             return work(*args)
         finally:
             if turns.inside == me:
@@ -126,10 +137,11 @@ class News:
         tickets: one for each of them; always the same object.
     """
 
-    __slots__ = ("tickets",)
+    __slots__ = ("_clock", "tickets")
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = CLOCK) -> None:
         self.tickets: dict[threading.Lock, None] = {}
+        self._clock = clock
 
     def ticket(self) -> threading.Lock:
         """Return what to ``wait`` with for the next change."""
@@ -141,7 +153,7 @@ class News:
     def wait(self, ticket: threading.Lock, timeout: float | None) -> None:
         """Wait until something has changed, for at most ``timeout`` and ``LOOK`` seconds."""
         try:
-            ticket.acquire(timeout=LOOK if timeout is None else min(timeout, LOOK))
+            self._clock.wait(ticket, LOOK if timeout is None else min(timeout, LOOK))
         finally:
             self.tickets.pop(ticket, None)
 
@@ -149,4 +161,4 @@ class News:
         """Have all of them look again."""
         for ticket in tuple(self.tickets):
             self.tickets.pop(ticket, None)
-            ticket.release()
+            self._clock.wake(ticket)

@@ -16,8 +16,9 @@ from typing import Any
 from koko import dialing
 from koko.core.eyeballs import DELAY, Address, interleaved, no_connection
 from koko.misuse import check_returned
+from koko.sync.clock import time_left
 from koko.sync.tls import TLSStream
-from koko.sync.transport import PlainStream, Stream, time_left
+from koko.sync.transport import PlainStream, Stream
 
 _STARTED = (0, errno.EINPROGRESS, errno.EWOULDBLOCK)
 

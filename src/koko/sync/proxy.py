@@ -13,8 +13,9 @@ from koko.core.head import write_request
 from koko.core.target import Target
 from koko.core.tunnel import Proxy, TunnelParser
 from koko.dialing import Dialer, socks
+from koko.sync.clock import time_left
 from koko.sync.network import open_stream, resolve, secure
-from koko.sync.transport import PlainStream, Stream, recv_by, time_left, write_by
+from koko.sync.transport import PlainStream, Stream, recv_by, write_by
 
 
 def through_proxy(dialer: Dialer, proxy: Proxy, target: Target, deadline: float | None) -> Stream:

@@ -10,22 +10,19 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from threading import get_ident
-from time import monotonic
 from typing import Any
 
 from koko.core.connection import Connection
 from koko.core.incoming import CLOSED
 from koko.core.lifecycle import State
+from koko.sync.clock import Clock, earliest
 from koko.sync.monitor import PARSING, READING, Monitor, News, Role, Turns
 from koko.sync.transport import (
     READ,
     WRITE,
     Stream,
     broken_by,
-    deadline_in,
-    earliest,
     is_broken,
-    time_left,
 )
 from koko.sync.writer import Ends, Writer
 
@@ -50,6 +47,7 @@ class Reader:
         news: News,
         writer: Writer,
         ends: Ends,
+        clock: Clock,
     ) -> None:
         self.news = news
         self.why = "the peer's stream ended without a Close"
@@ -59,6 +57,7 @@ class Reader:
         self._monitor = monitor
         self._writer = writer
         self._ends = ends
+        self._clock = clock
 
     # How a thread waits: without the lock
 
@@ -68,10 +67,10 @@ class Reader:
         """Return what ``take`` finds as soon as it does, or raise how the connection ended."""
         self._ends.check_nested("recv")
         turns, mine = self._turns, [get_ident()]
-        deadline = deadline_in(timeout)
+        deadline = self._clock.deadline_in(timeout)
 
         def late() -> None:
-            if deadline is not None and monotonic() >= deadline:
+            if deadline is not None and self._clock.now() >= deadline:
                 raise TimeoutError(f"{what} came within {timeout:g} s")
             raise TimeoutError(f"{what} came before read_deadline")
 
@@ -98,21 +97,21 @@ class Reader:
             try:
                 found, wait = call(self._look_or_wait, look, mine)
                 if wait is _READ:
-                    ready = self._await_bytes(time_left(deadline))
+                    ready = self._await_bytes(self._clock.time_left(deadline))
                     found, came = call(self._read_for_all, ready, look)
                     # What is there is read though no time is left, but not all of a flood.
                     grace = STAY if came else 0.0
                 elif wait is _WRITE:
                     self._writer.write_gathered()
                 elif wait is not None:
-                    self.news.wait(wait, time_left(deadline))
+                    self.news.wait(wait, self._clock.time_left(deadline))
             finally:
                 if turns.reader is mine:
                     turns.reader = None
             if found is not None:
                 return found
             deadline = until()
-            if deadline is not None and monotonic() >= deadline + grace:
+            if deadline is not None and self._clock.now() >= deadline + grace:
                 late()
 
     def _await_bytes(self, timeout: float | None) -> int:
@@ -163,10 +162,10 @@ class Reader:
     def feed(self, octets: bytes | None) -> None:
         """Hand on what was read, b"" at the end, and write what is owed for it."""
         if octets:
-            self.parse(partial(self._core.feed, octets, monotonic()))
+            self.parse(partial(self._core.feed, octets, self._clock.now()))
         elif octets is not None:
             self._turns.under_way = READING
-            self._core.feed_eof(monotonic(), self.why)
+            self._core.feed_eof(self._clock.now(), self.why)
         self._turns.under_way = None
         if self._core.owed or self._stream.pending:
             self._writer.flush()
@@ -202,7 +201,7 @@ class Reader:
 
     def _look(self, take: Callable[[], Any]) -> Any:
         if self._core.inbox:  # it may have waited long
-            self._core.inbox.taken_at = monotonic()
+            self._core.inbox.taken_at = self._clock.now()
         try:
             return take()
         finally:  # also where it raised how the connection ended

@@ -14,9 +14,10 @@ import math
 import os
 import select
 import socket
-import time
 from contextlib import suppress
 from typing import Any, Protocol
+
+from koko.sync.clock import time_left
 
 READ = getattr(select, "POLLIN", 1)
 WRITE = getattr(select, "POLLOUT", 4)
@@ -184,23 +185,6 @@ def is_broken(error: OSError) -> bool:
 def is_bare(stream: Stream) -> bool:
     """True for a socket of the system's own that does what it is told."""
     return type(stream) is PlainStream and stream.is_bare
-
-
-def deadline_in(timeout: float | None) -> float | None:
-    """Return when ``timeout`` seconds will have passed."""
-    return None if timeout is None else time.monotonic() + timeout
-
-
-def earliest(one: float | None, other: float | None) -> float | None:
-    """Return the earlier of two deadlines, None where there is neither."""
-    if one is None or other is None:
-        return one if other is None else other
-    return min(one, other)
-
-
-def time_left(deadline: float | None) -> float | None:
-    """Return the seconds until ``deadline``, never less than 0."""
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def recv_by(stream: Stream, deadline: float | None) -> bytes:

@@ -17,10 +17,11 @@ from koko.core.head import Headers, Request, Response, write_response
 from koko.core.wire import Role
 from koko.errors import CloseError, HandshakeError
 from koko.misuse import WrongKindError, check_returned
+from koko.sync.clock import deadline_in
 from koko.sync.conn import Conn
 from koko.sync.driver import Driver
 from koko.sync.tls import LentStream
-from koko.sync.transport import PlainStream, Stream, deadline_in, write_by
+from koko.sync.transport import PlainStream, Stream, write_by
 from koko.upgrading import Accepted, Incoming, Refused
 
 

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from threading import get_ident
-from time import monotonic
 from typing import Protocol
 
 from koko.broadcasting import Patience
@@ -18,9 +17,10 @@ from koko.core.connection import Connection
 from koko.core.outbox import GATHER
 from koko.core.outgoing import Outgoing
 from koko.message import Kind
+from koko.sync.clock import Clock, earliest
 from koko.sync.message_lock import MessageLock
 from koko.sync.monitor import FRAME, Monitor, News, Role, Turns
-from koko.sync.transport import WRITE, Stream, deadline_in, earliest, is_broken, time_left
+from koko.sync.transport import WRITE, Stream, is_broken
 
 _STUCK = "the peer reads too slowly; nothing was sent"
 _BUSY = "another message is still being written; nothing was sent"
@@ -62,9 +62,10 @@ class Writer:
         monitor: Monitor,
         message_lock: MessageLock,
         ends: Ends,
+        clock: Clock,
     ) -> None:
         self.message_lock = message_lock
-        self.turn = News()
+        self.turn = News(clock)
         self.mute = False
         self.patience = Patience()
         self._core = core
@@ -72,6 +73,7 @@ class Writer:
         self._turns = turns
         self._monitor = monitor
         self._ends = ends
+        self._clock = clock
 
     # What a Conn calls
 
@@ -115,13 +117,13 @@ class Writer:
         """Return when a write that begins now must be done, None for never."""
         if self.too_late:
             raise Late("write_deadline had passed before anything was written")
-        return earliest(deadline_in(timeout), self._turns.write_deadline)
+        return earliest(self._clock.deadline_in(timeout), self._turns.write_deadline)
 
     @property
     def too_late(self) -> bool:
         """True when no message may begin any more."""
         deadline = self._turns.write_deadline
-        return deadline is not None and monotonic() >= deadline
+        return deadline is not None and self._clock.now() >= deadline
 
     def open_message(self, kind: Kind, timeout: float | None, owner: int) -> Outgoing:
         """Begin a message that is written in parts, when no other is being written."""
@@ -209,7 +211,7 @@ class Writer:
 
     def _leave_message(self, message: Outgoing) -> None:
         if self.message_lock.message is message:
-            message.cut(monotonic())
+            message.cut(self._clock.now())
             self.message_lock.leave()
             self.turn.tell()
 
@@ -245,16 +247,16 @@ class Writer:
 
     def _await_room(self, deadline: float | None) -> bool:
         try:
-            return bool(self._stream.wait(WRITE, time_left(deadline)))
+            return bool(self._stream.wait(WRITE, self._clock.time_left(deadline)))
         except OSError as error:
             if not is_broken(error):
                 raise
             return True  # the write that follows finds out
 
     def _wait(self, ticket: threading.Lock, deadline: float | None, why: str) -> None:
-        if deadline is not None and monotonic() >= deadline:
+        if deadline is not None and self._clock.now() >= deadline:
             raise Late(why)
-        self.turn.wait(ticket, time_left(deadline))
+        self.turn.wait(ticket, self._clock.time_left(deadline))
 
     # How a turn is taken: with the lock
 
@@ -312,7 +314,7 @@ class Writer:
         pending = self._stream.pending
         self.flush()
         if self._stream.pending < pending:
-            self._core.keepalive.taken_at = monotonic()
+            self._core.keepalive.taken_at = self._clock.now()
 
     def _pass_on(self) -> None:
         if self._core.ending is not None:
