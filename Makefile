@@ -44,11 +44,11 @@ demo: $(INSTALLED)
 
 # What Koko is by itself, beside peers' clients and a browser.
 test: $(EQUIPPED)
-	@$(BIN)/python tests/both_codecs.py 'not integration' $(ARGS)
+	@$(BIN)/python tests/run.py 'not integration' $(ARGS)
 
 # Koko inside the servers and frameworks of others.
 integrations: $(INTEGRATED)
-	@$(BIN)/python tests/both_codecs.py integration $(ARGS)
+	@$(BIN)/python tests/run.py integration tests/adapters $(ARGS)
 
 # Those that do not run here are taken from Debian's unstable suite: as root, with debootstrap.
 PYTHONS := 3.12 3.13 3.14 3.15

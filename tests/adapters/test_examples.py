@@ -16,7 +16,7 @@ import pytest
 from koko import ErrBadHandshake
 from koko.sync import dial
 from tests.adapters.conftest import GUNICORN, PATIENCE, ROOT, said
-from tests.browser import Browser
+from tests.examples.browser import Browser
 
 pytestmark = pytest.mark.integration("flask", "django", "gunicorn", "gevent")
 LISTENING = re.compile(r"(?:Running on|server at|Listening at:) http://127\.0\.0\.1:(\d+)")

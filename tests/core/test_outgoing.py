@@ -11,6 +11,7 @@ from koko.message import Kind, PreparedMessage
 from tests.core.ends import client, server
 
 SIZES = [0, 1, 2, 124, 125, 126, 127, 128, 129, 4095, 4096, 4097, 65534, 65535, 65536, 65537]
+NUMBERS = bytes(number * number % 251 for number in range(max(SIZES)))
 TAKEOVER = Agreed(client_no_context_takeover=False, server_no_context_takeover=False)
 
 
@@ -30,7 +31,7 @@ def cut(payload, size):
 def test_what_is_written_is_what_is_read(agreed, ours, parts, size):
     writer = ours(agreed, read_limit=None)
     reader = (server if ours is client else client)(agreed, read_limit=None)
-    payload = bytes(number * number % 251 for number in range(size))
+    payload = NUMBERS[:size]
     step = {"whole": size, "halves": size // 2, "bytes": 1}[parts] or 1
     assert reader.next_stream() is None
     message = writer.start_message(Kind.BINARY)

@@ -17,7 +17,7 @@ from koko.core.handshake import make_key
 from koko.core.wire import Opcode, Role
 from koko.sync import dial
 from tests.codecs import CODECS
-from tests.served import Served, served
+from tests.programs.served import Served, served
 
 MIB = 1 << 20
 

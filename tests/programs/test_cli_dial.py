@@ -14,8 +14,8 @@ from typing import Self
 import pytest
 
 from koko.sync import Conn
-from tests.command import KOKO, PATIENCE, answering, complaint, koko, url
-from tests.served import Served, served
+from tests.programs.command import KOKO, PATIENCE, answering, complaint, koko, url
+from tests.programs.served import Served, served
 
 FACES = pytest.mark.parametrize("face", ["aio", "sync"])
 
@@ -84,6 +84,7 @@ def test_refused_handshake_is_one_sentence_with_the_status(server: Served) -> No
     assert "403" in complaint(koko("dial", url(server), "--header", origin))
 
 
+@pytest.mark.once
 def test_line_that_is_not_utf8_is_not_sent(server: Served) -> None:
     done = koko("dial", url(server), stdin=b"good\nbad \xff\n")
     assert (done.returncode, done.stdout) == (1, b"good\n")
@@ -166,6 +167,7 @@ def terminal(request: pytest.FixtureRequest) -> Callable[[str], Terminal]:
     return open_terminal
 
 
+@pytest.mark.once
 def test_at_a_terminal_lines_are_echoed_and_ctrl_d_closes(
     terminal: Callable[[str], Terminal], server: Served
 ) -> None:
@@ -177,6 +179,7 @@ def test_at_a_terminal_lines_are_echoed_and_ctrl_d_closes(
         assert "1000 (normal)" in typist.shown
 
 
+@pytest.mark.once
 def test_at_a_terminal_the_end_of_the_connection_ends_the_program(
     terminal: Callable[[str], Terminal],
 ) -> None:
@@ -185,6 +188,7 @@ def test_at_a_terminal_the_end_of_the_connection_ends_the_program(
         assert typist.end() == 0
 
 
+@pytest.mark.once
 def test_at_a_terminal_messages_cannot_drive_it() -> None:
     def attack(conn: Conn) -> None:
         conn.send("\x1b]0;taken\x07\x9b2J")

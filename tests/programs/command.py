@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from koko.sync import Conn, Server
-from tests.served import Served
+from tests.programs.served import Served
 
 PATIENCE = 20  # seconds
 KOKO = (sys.executable, "-m", "koko")

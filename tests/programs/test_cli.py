@@ -20,8 +20,8 @@ import trustme
 from koko import CloseError, ErrBadHandshake, aio
 from koko.cli import main, with_aio, with_sync
 from koko.sync import dial
-from tests.command import KOKO, PATIENCE, answering, complaint, koko, url
-from tests.served import Served, served
+from tests.programs.command import KOKO, PATIENCE, answering, complaint, koko, url
+from tests.programs.served import Served, served
 
 FACES = pytest.mark.parametrize("face", ["aio", "sync"])
 Serve = Callable[..., Served]
@@ -58,6 +58,7 @@ def test_koko_without_a_command_shows_how_it_is_used() -> None:
 # koko serve
 
 
+@pytest.mark.once
 @FACES
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_closes_every_connection_with_1001_and_exits_0(face: str, number: int) -> None:
@@ -81,6 +82,7 @@ def test_echo_sends_text_and_binary_back(face: str, serve: Serve) -> None:
             assert conn.recv(timeout=PATIENCE) == message
 
 
+@pytest.mark.once
 @FACES
 def test_broadcast_reaches_every_connection_the_sender_too(face: str) -> None:
     with served("--face", face, verb="broadcast") as server, ExitStack() as open_ones:
@@ -129,6 +131,7 @@ def test_one_who_does_not_read_does_not_stop_a_broadcast_of_tasks(
     asyncio.run(talk())
 
 
+@pytest.mark.once
 @FACES
 def test_message_past_the_read_limit_is_closed_with_1009(face: str) -> None:
     with served("--face", face, "--read-limit", "10") as server:
@@ -183,6 +186,7 @@ def test_compression_is_agreed_on_when_asked_for(
         assert conn.recv(timeout=PATIENCE) == "a" * 5000
 
 
+@pytest.mark.once
 @FACES
 def test_certificate_makes_it_wss(face: str, tmp_path: Path) -> None:
     authority = trustme.CA()
@@ -213,6 +217,7 @@ def test_handshake_that_takes_too_long_is_dropped(face: str) -> None:
         assert silent.recv(1) == b""
 
 
+@pytest.mark.once
 @FACES
 def test_silent_peer_is_pinged_after_the_ping_interval(face: str) -> None:
     class PingedError(Exception):

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 PATIENCE = 20  # seconds
+
+
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture

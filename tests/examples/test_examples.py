@@ -19,7 +19,7 @@ import pytest
 
 from koko import CloseError, ErrBadHandshake, Kind
 from koko.sync import Conn, dial
-from tests.example import EXAMPLES, PATIENCE, example, serving
+from tests.examples.example import EXAMPLES, PATIENCE, example, serving
 
 
 def connect(address: str, path: str = "/", **options: object) -> Conn:
@@ -44,6 +44,7 @@ def test_readme_has_a_line_for_each_example() -> None:
 # Echo
 
 
+@pytest.mark.once
 def test_echo_client_hears_the_time_it_says_and_closes_with_1000_on_ctrl_c() -> None:
     with serving("echo_server.py") as address, example("echo_client.py", address) as client:
         assert client.stdout is not None
@@ -54,6 +55,7 @@ def test_echo_client_hears_the_time_it_says_and_closes_with_1000_on_ctrl_c() -> 
         assert said.splitlines()[-1] == "we closed with 1000 (normal); peer answered 1000"
 
 
+@pytest.mark.once
 def test_echo_client_ends_with_its_server_and_says_so() -> None:
     with ExitStack() as outer:
         with serving("echo_server.py") as address:
@@ -73,6 +75,7 @@ def chat() -> Iterator[str]:
         yield address
 
 
+@pytest.mark.once
 def test_chat_tells_everybody_what_one_says(chat: str) -> None:
     with connect(chat) as ada:
         ada.send("alone")
@@ -85,6 +88,7 @@ def test_chat_tells_everybody_what_one_says(chat: str) -> None:
         assert ada.recv(timeout=PATIENCE) == "alone again"
 
 
+@pytest.mark.once
 def test_chat_drops_who_does_not_read_and_holds_up_nobody(chat: str) -> None:
     with connect(chat, ping_interval=None) as slow, connect(chat) as quick:
         slow.send("here")
@@ -98,6 +102,7 @@ def test_chat_drops_who_does_not_read_and_holds_up_nobody(chat: str) -> None:
         assert ends(slow).code == 1006
 
 
+@pytest.mark.once
 def test_chat_is_text(chat: str) -> None:
     with connect(chat) as conn:
         conn.send(b"\xff")
@@ -107,6 +112,7 @@ def test_chat_is_text(chat: str) -> None:
 # Command
 
 
+@pytest.mark.once
 def test_command_prints_what_its_process_does_with_each_line() -> None:
     with serving("command.py", "sed", "-u", "s/a/b/") as address, connect(address) as conn:
         for line, printed in (("banana", "bbnana"), ("", ""), ("ähre", "ähre")):
@@ -114,6 +120,7 @@ def test_command_prints_what_its_process_does_with_each_line() -> None:
             assert conn.recv(timeout=PATIENCE) == printed
 
 
+@pytest.mark.once
 def test_command_that_ends_closes_with_1000_behind_its_last_words() -> None:
     with serving("command.py", "sh") as address, connect(address) as conn:
         conn.send("echo out; echo err >&2; printf 'no newline, no \\377 UTF-8'; exit 3")
@@ -199,6 +206,7 @@ def test_pages_of_others_may_run_nothing(origin: str, host: str | None) -> None:
 # Filewatch
 
 
+@pytest.mark.once
 def test_filewatch_pushes_only_what_is_not_shown_yet(tmp_path: Path) -> None:
     file = tmp_path / "watched"
     file.write_text("one")
@@ -223,6 +231,7 @@ def pushes(conn: Conn, contents: str) -> None:
     assert pushed == contents
 
 
+@pytest.mark.once
 def test_change_between_the_page_and_its_socket_is_pushed(tmp_path: Path) -> None:
     file = tmp_path / "watched"
     file.write_text("before")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import Browser, Window
-from tests.example import free_port, serving
+from tests.examples.browser import Browser, Window
+from tests.examples.example import free_port, serving
 
 pytestmark = pytest.mark.once
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -14,7 +16,10 @@ import pytest
 
 from koko import CloseError, ErrBadHandshake
 from koko.sync import Conn, dial
-from tests.browser import Browser, Window
+from tests.codecs import CODECS
+from tests.examples.browser import Browser, Window
+
+pytestmark = pytest.mark.once
 
 OPENER = build_opener(ProxyHandler({}))
 
@@ -22,8 +27,23 @@ OPENER = build_opener(ProxyHandler({}))
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
     """The address of a demo that runs."""
+    with demo() as address:
+        yield address
+
+
+@pytest.fixture(params=CODECS)
+def site_of_each_codec(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "native":
+        pytest.importorskip("koko.core._native", reason="the native codec was not built")
+    with demo(KOKO_CODEC=request.param) as address:
+        yield address
+
+
+@contextmanager
+def demo(**environment: str) -> Iterator[str]:
     command = [sys.executable, "-m", "koko", "demo", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    env = {**os.environ, **environment}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout is not None
         try:
             address = re.search(r"open (http://\S+)/ in two", process.stdout.readline())
@@ -61,8 +81,10 @@ def hears(conn: Conn, word: str) -> dict[str, object]:
 # In the browser
 
 
-def test_a_line_said_in_one_window_appears_in_the_other(browser: Browser, site: str) -> None:
-    windows = [browser.open(site) for _ in range(2)]
+def test_a_line_said_in_one_window_appears_in_the_other(
+    browser: Browser, site_of_each_codec: str
+) -> None:
+    windows = [browser.open(site_of_each_codec) for _ in range(2)]
     ada, grace = windows
     for window in windows:
         window.wait_for("document.querySelector('#chat .state').dataset.state === 'open'")
@@ -104,8 +126,10 @@ def test_what_is_said_is_text_and_never_markup(browser: Browser, site: str, chat
     assert window.run("document.title") == "Koko demo"
 
 
-def test_echo_box_shows_what_came_back_and_its_round_trip_time(browser: Browser, site: str) -> None:
-    window = browser.open(site)
+def test_echo_box_shows_what_came_back_and_its_round_trip_time(
+    browser: Browser, site_of_each_codec: str
+) -> None:
+    window = browser.open(site_of_each_codec)
     window.wait_for("document.querySelector('#echo .state').dataset.state === 'open'")
     window.type("#echo [name=text]", "there and back")
     window.wait_for("document.querySelector('#echo output').textContent === 'there and back'")
