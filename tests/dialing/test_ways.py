@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,13 +20,16 @@ import websockets.sync.server
 import koko.aio.network
 import koko.sync.network
 from koko import ErrBadHandshake, HandshakeError
-from koko.core.eyeballs import DELAY
+from koko.core.eyeballs import DELAY, ROOM
+from koko.core.target import parse
+from koko.dial_progress import Progress
 from koko.sync import Server
 from tests.dialing.conftest import (
     HERE,
     Face,
     accepted,
     client_context,
+    full_queue,
     read_request,
     says,
     script,
@@ -32,7 +37,7 @@ from tests.dialing.conftest import (
     serving,
     url,
 )
-from tests.sync.conftest import PATIENCE, in_thread
+from tests.sync.conftest import PATIENCE, in_thread, until
 
 
 class Dialed:
@@ -191,6 +196,27 @@ def test_a_unix_socket_that_is_not_there_is_an_os_error(face: Face, unix_path: P
         face.dial("ws://example.com/", unix=str(unix_path))
 
 
+def test_a_unix_socket_whose_queue_is_full_is_waited_for(
+    face: Face, unix_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def make_room() -> None:
+        until(lambda: "connecting to the Unix socket" in caplog.text)
+        time.sleep(ROOM)  # it asks once before there is room
+        with full.accept()[0], full.accept()[0] as sock:
+            sock.sendall(accepted(read_request(sock)))
+            sock.recv(1)
+
+    caplog.set_level(logging.DEBUG, "koko.dialing")
+    with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as first:
+        full.bind(str(unix_path))
+        full.listen(0)
+        full.settimeout(PATIENCE)
+        first.connect(str(unix_path))
+        done = in_thread(make_room)
+        face.dial("ws://example.com/", unix=unix_path).abort()
+        done.result(PATIENCE)
+
+
 # Names with many addresses (RFC 8305)
 
 
@@ -200,13 +226,13 @@ def at(*where: Any) -> Any:
 
 
 def race(face: Face, *addresses: Any, timeout: float = PATIENCE) -> socket.socket:
+    progress = Progress(parse("ws://there.example"), timeout, monotonic())
     if face.name == "sync":
-        deadline = monotonic() + timeout
-        return koko.sync.network.Race(list(addresses)).run("there.example", 80, deadline)
+        return koko.sync.network.Race(list(addresses), progress).run("there.example", 80)
 
     async def run() -> socket.socket:
         async with asyncio.timeout(timeout):
-            return await koko.aio.network.Race(list(addresses)).run("there.example", 80)
+            return await koko.aio.network.Race(list(addresses), progress).run("there.example", 80)
 
     found = face.wait(run())
     assert isinstance(found, socket.socket)
@@ -222,13 +248,8 @@ def listener() -> Iterator[socket.socket]:
 @pytest.fixture
 def black_hole() -> Iterator[Any]:
     """An address that answers no one: the queue of its listener is full."""
-    with ExitStack() as stack:
-        full = stack.enter_context(socket.create_server((HERE, 0), backlog=0))
-        for _ in range(4):
-            caller = stack.enter_context(socket.socket())
-            caller.setblocking(False)
-            caller.connect_ex(full.getsockname())
-        yield at(*full.getsockname())
+    with full_queue() as where:
+        yield at(*where)
 
 
 @pytest.fixture
