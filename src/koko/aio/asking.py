@@ -13,6 +13,10 @@ from koko.dial_progress import Progress
 from koko.dialing import check_session
 from koko.errors import HandshakeError
 
+LONG = (
+    86400.0  # where others would take None for a minute: the time of the whole dial is kept outside
+)
+
 
 async def ask_on(
     sock: socket.socket,
@@ -71,6 +75,7 @@ async def _secured(
             asking,
             context or ssl.create_default_context(),
             server_hostname=name,
+            ssl_handshake_timeout=LONG,
             ssl_shutdown_timeout=farewell,
         )
         assert inner is not None

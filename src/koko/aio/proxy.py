@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from koko.aio.asking import Asking, ask_on
+from koko.aio.asking import LONG, Asking, ask_on
 from koko.aio.network import open_socket, resolve
 from koko.core.target import Target
 from koko.core.tunnel import Proxy, TunnelParser
@@ -57,10 +57,7 @@ async def through_socks(
         progress.reach(proxy)
         hop: Any = _OurWay(dialer, progress)
         client = Socks(**options, rdns=True, forward=hop)
-        return await client.connect(host, target.port, timeout=_LONG)
-
-
-_LONG = 86400.0  # python-socks takes None for a minute; the time of the whole dial is kept outside
+        return await client.connect(host, target.port, timeout=LONG)
 
 
 class _OurWay:
