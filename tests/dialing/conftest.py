@@ -167,6 +167,7 @@ class Script:
         for answer in self._answers:
             sock, _ = self.listener.accept()
             sock.settimeout(PATIENCE)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._context:
                 sock = self._context.wrap_socket(sock, server_side=True)
             with sock:
@@ -230,13 +231,18 @@ def client_tls(authority: trustme.CA) -> ssl.SSLContext:
 
 
 def server_context(authority: trustme.CA, *names: str) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*names).configure_cert(context)
     return context
 
 
+def strict_context() -> ssl.SSLContext:
+    """Return a client's context that trusts nobody; the system's take 40 ms to load."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
 def client_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    context = strict_context()
     authority.configure_trust(context)
     return context
 

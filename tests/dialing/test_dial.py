@@ -31,7 +31,6 @@ from tests.dialing.conftest import (
 from tests.sync.conftest import PATIENCE, in_thread
 from tests.wire import wire
 
-ENDLESS = says("HTTP/1.1 401 Unauthorized\nContent-Length: 800\n\nno entry")
 MOVED = says("HTTP/1.1 302 Found\nLocation: /there\nContent-Length: 0\n\n")
 
 
@@ -192,12 +191,6 @@ def test_of_a_long_refusal_the_first_kib_is_shown(face: Face) -> None:
     assert caught.value.response.body == bytes(1024)
 
 
-def test_of_a_refusal_that_never_ends_what_came_in_time_is_shown(face: Face) -> None:
-    with script(ENDLESS) as server, pytest.raises(ErrBadHandshake) as caught:
-        face.dial(server.url, handshake_timeout=SOON * 6)
-    assert caught.value.response.body == b"no entry"
-
-
 def test_an_origin_that_is_not_welcome_is_a_403(face: Face) -> None:
     with serving() as server, pytest.raises(ErrBadHandshake) as caught:
         face.dial(url(server), origin="https://evil.example")
@@ -271,33 +264,6 @@ def test_an_acceptance_for_another_key_is_refused(face: Face) -> None:
 
 
 SOON = 0.05
-
-
-@pytest.mark.parametrize(
-    "dripping",
-    [says("HTTP/1.1 200 OK\nX: ") + b"x" * 9999, says("HTTP/1.1 403 No\n\n") + b"x" * 999],
-    ids=["head", "body"],
-)
-def test_a_server_that_sends_on_and_on_does_not_prolong_it(face: Face, dripping: bytes) -> None:
-    def drip() -> None:
-        with listener.accept()[0] as sock:
-            read_request(sock)
-            sock.settimeout(SOON / 5)
-            for at in range(len(dripping)):
-                sock.sendall(dripping[at : at + 1])
-                try:
-                    if not sock.recv(1):
-                        return
-                except TimeoutError:
-                    pass
-                except ConnectionResetError:
-                    return
-
-    with socket.create_server((HERE, 0)) as listener:
-        done = in_thread(drip)
-        with pytest.raises((TimeoutError, ErrBadHandshake)):
-            face.dial(f"ws://{HERE}:{listener.getsockname()[1]}", handshake_timeout=SOON * 4)
-        done.result(PATIENCE)
 
 
 @pytest.mark.parametrize("timeout", [-1, 0])

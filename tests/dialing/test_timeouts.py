@@ -13,15 +13,25 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import uvloop
 
+from koko import ErrBadHandshake
 from koko.core.head import Request
-from tests.dialing.conftest import FACES, HERE, Face, face_of, full_queue, says, script
+from tests.dialing.conftest import (
+    FACES,
+    HERE,
+    Face,
+    face_of,
+    full_queue,
+    read_request,
+    says,
+    script,
+)
 from tests.sync.conftest import PATIENCE, in_thread
 
 WITHIN = 0.4  # seconds; all cases of a face share them
@@ -44,7 +54,7 @@ class Places:
     """The servers of the cases, each of which gets stuck in its own way."""
 
     def __init__(self, stack: ExitStack, tls: ssl.SSLContext, face: str, folder: Path) -> None:
-        self._enter = stack.enter_context
+        self._enter, self._exit = stack.enter_context, stack.callback
         self.tls, self.face = tls, face
         self.unix = str(folder / "full")
 
@@ -59,13 +69,31 @@ class Places:
     def script(self, *answers: Any) -> str:
         return f"{HERE}:{self._enter(script(*answers)).port}"
 
+    def dripping(self, *lines: bytes) -> str:
+        """Send these lines and then an ``x`` after the other, for as long as anyone listens."""
+
+        def drip() -> None:
+            with listener.accept()[0] as sock, suppress(ConnectionError):
+                read_request(sock)
+                sock.sendall(b"\r\n".join(lines))
+                sock.settimeout(WITHIN / 20)
+                while sock.send(b"x"):
+                    with suppress(TimeoutError):
+                        if not sock.recv(1):
+                            return
+
+        listener = self._enter(socket.create_server((HERE, 0)))
+        done = in_thread(drip)
+        self._exit(done.result, PATIENCE)
+        return f"{HERE}:{listener.getsockname()[1]}"
+
     def full_unix(self) -> str:
         return str(self._enter(full_queue(socket.AF_UNIX, self.unix)))
 
 
 def late(answer: bytes) -> Callable[[Request], bytes]:
     def wait(request: Request) -> bytes:
-        time.sleep(WITHIN * 0.6)
+        time.sleep(WITHIN * 0.55)
         return answer
 
     return wait
@@ -125,6 +153,11 @@ def answer(places: Places) -> Case:
 def half_an_answer(places: Places) -> Case:
     lacking = "no answer to the request came, only the beginning of one"
     return Case(f"ws://{places.script(HALF)}/", {}, lacking)
+
+
+def dripping_head(places: Places) -> Case:
+    lacking = "no answer to the request came, only the beginning of one"
+    return Case(f"ws://{places.dripping(b'HTTP/1.1 200 OK', b'X: ')}/", {}, lacking)
 
 
 def name_of_a_proxy(places: Places) -> Case:
@@ -200,7 +233,7 @@ def connection_after_a_redirect(places: Places) -> Case:
     return Case(f"ws://{places.script(moved)}/", {}, lacking)
 
 
-CASES = (
+STAGES = (
     name,
     one_address,
     two_addresses,
@@ -209,6 +242,7 @@ CASES = (
     tls,
     answer,
     half_an_answer,
+    dripping_head,
     name_of_a_proxy,
     proxy,
     tls_with_a_proxy,
@@ -222,6 +256,21 @@ CASES = (
     answer_after_a_redirect,
     connection_after_a_redirect,
 )
+
+
+# Of a refusal there is more to say than that the rest of it did not come
+
+
+def endless_refusal(places: Places) -> Case:
+    refusal = says("HTTP/1.1 401 Unauthorized\nContent-Length: 800\n\nno entry")
+    return Case(f"ws://{places.script(refusal)}/", {}, "no entry")
+
+
+def dripping_refusal(places: Places) -> Case:
+    return Case(f"ws://{places.dripping(b'HTTP/1.1 403 No', b'', b'x')}/", {}, "xx")
+
+
+CASES = (*STAGES, endless_refusal, dripping_refusal)
 
 
 @contextmanager
@@ -296,7 +345,7 @@ def dial_all(face: Face, cases: list[Case]) -> list[tuple[Case, Any, float]]:
     return [each.result(PATIENCE) for each in running]
 
 
-@pytest.mark.parametrize("stage", [case.__name__ for case in CASES])
+@pytest.mark.parametrize("stage", [case.__name__ for case in STAGES])
 def test_a_timeout_names_the_stage_it_came_in(told: Told, stage: str) -> None:
     case, error, lasted = told[stage]
     shown = case.url.replace(SECRET, "").replace(QUERY, "")
@@ -304,6 +353,14 @@ def test_a_timeout_names_the_stage_it_came_in(told: Told, stage: str) -> None:
     assert type(error) is TimeoutError
     assert re.sub(r"(?<=:9 )\(.*?\)", "({})", str(error)) == sentence
     assert WITHIN * 0.9 < lasted < PATIENCE / 2  # the clock of uvloop stands still in a turn
+
+
+@pytest.mark.parametrize("refusal", ["endless_refusal", "dripping_refusal"])
+def test_of_a_refusal_that_never_ends_what_came_in_time_is_shown(told: Told, refusal: str) -> None:
+    case, error, lasted = told[refusal]
+    assert isinstance(error, ErrBadHandshake)
+    assert error.response.body.decode().startswith(case.lacking)
+    assert WITHIN * 0.9 < lasted < PATIENCE / 2
 
 
 def test_what_reconnect_logs_names_the_stage(face: Face, caplog: pytest.LogCaptureFixture) -> None:
@@ -319,4 +376,24 @@ def test_what_reconnect_logs_names_the_stage(face: Face, caplog: pytest.LogCaptu
         f"the handshake with {where} did not finish within 0.02 s: no answer to the request came"
     )
     assert told == [f"{where}: {stage}; no other try is worth it"]
+    assert "s3cret" not in caplog.text
+
+
+def test_each_step_through_a_proxy_is_told_to_the_log_and_no_secret_is(
+    face: Face, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "koko.dialing")
+    with script(TUNNEL) as proxy:
+        where, through = "ws://there.example/", f"http://{HERE}:{proxy.port}"
+        options = {"proxy": through.replace("//", f"//{SECRET}"), "handshake_timeout": 0.15}
+        with pytest.raises(TimeoutError):
+            face.dial(where.replace("//", f"//{SECRET}") + QUERY, **options)
+        face.turn()
+    told = [record.getMessage() for record in caplog.records if record.name == "koko.dialing"]
+    way, resolving, connecting, _, asking_proxy, asking = told
+    assert way == f"{where}: through {through}"
+    assert resolving == f"{where}: resolving '{HERE}'"
+    assert connecting == f"{where}: connecting to {HERE}:{proxy.port}"
+    assert asking_proxy == f"{where}: asking the proxy {through} for a way"
+    assert asking == f"{where}: sending the request"
     assert "s3cret" not in caplog.text

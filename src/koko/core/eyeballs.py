@@ -35,5 +35,5 @@ def no_connection(host: str, port: int, failures: Sequence[tuple[Address, OSErro
 
 
 def why(error: OSError) -> str:
-    # In the system's words: asyncio's repeat the address.
+    """Return what went wrong, in the system's words: asyncio's repeat the address."""
     return os.strerror(error.errno) if error.errno else str(error)
