@@ -67,7 +67,7 @@ class Progress:
         return f"TCP connections to {', '.join(others)} and {last} were not accepted"
 
     def net_dial(self) -> None:
-        self._wait("calling net_dial", "net_dial did not return a socket")
+        self._wait("calling net_dial", "net_dial did not return a socket in time")
 
     def connect_unix(self, path: str) -> None:
         where = f"the Unix socket {path!r}"

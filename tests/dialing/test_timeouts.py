@@ -138,7 +138,22 @@ def net_dial(places: Places) -> Case:
         await asyncio.sleep(PATIENCE)
 
     slow = in_threads if places.face == "sync" else in_tasks
-    return Case("ws://there.example/", {"net_dial": slow}, "net_dial did not return a socket")
+    return Case(
+        "ws://there.example/", {"net_dial": slow}, "net_dial did not return a socket in time"
+    )
+
+
+def late_net_dial(places: Places) -> Case:
+    host, port = places.silent().split(":")
+
+    def in_threads(_: str, __: int, timeout: float) -> Any:
+        time.sleep(timeout)
+        return socket.create_connection((host, int(port)))
+
+    in_tasks = net_dial(places)  # nobody can be late there: it is cancelled
+    return (
+        in_tasks._replace(options={"net_dial": in_threads}) if places.face == "sync" else in_tasks
+    )
 
 
 def tls(places: Places) -> Case:
@@ -239,6 +254,7 @@ STAGES = (
     two_addresses,
     unix,
     net_dial,
+    late_net_dial,
     tls,
     answer,
     half_an_answer,

@@ -38,7 +38,8 @@ def open_stream(dialer: dialing.Dialer, host: str, port: int, progress: Progress
         check_returned("net_dial=", dialer.net_dial, sock)
         try:
             dialing.check_socket(sock)
-        except TypeError:
+            _check_time(progress)
+        except (TypeError, TimeoutError):
             if hasattr(sock, "close"):  # nobody else knows it
                 sock.close()
             raise
