@@ -120,7 +120,7 @@ def test_what_asks_for_nothing_that_can_be_read_is_nothing(headers):
     [
         ConnectionRefusedError(111, "Connection refused"),
         ConnectionResetError(104, "Connection reset by peer"),
-        TimeoutError("no handshake with ws://x/ within 10 s"),
+        TimeoutError("the handshake with ws://x/ did not finish within 10 s: no answer came"),
         OSError(113, "No route to host"),
         socket.gaierror(-3, "Temporary failure in name resolution"),
         ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),

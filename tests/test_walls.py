@@ -21,6 +21,7 @@ ROWS = (
     ("core",),
     ("__init__",),  # the names that belong to neither face
     (
+        "dial_progress",
         "dialing",
         "upgrading",
         "hijacking",
@@ -44,6 +45,7 @@ FORBIDDEN = {
     "misuse": PURE,
     "native": PURE,
     "core": PURE,
+    "dial_progress": PURE,
     "dialing": PURE,
     "upgrading": PURE,
     "hijacking": PURE - {"socket", "ssl"},  # it moves sockets, and waits for nothing

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.constants
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -217,3 +219,14 @@ async def test_block_that_fails_closes_with_1011() -> None:
             async with dial(url(server), proxy=None):
                 raise ZeroDivisionError
         assert await heard == 1011
+
+
+async def test_no_limit_of_the_loops_own_ends_tls_before_handshake_timeout(
+    monkeypatch: pytest.MonkeyPatch, client_tls: ssl.SSLContext
+) -> None:
+    # A minute by default, and uvloop's cannot be changed.
+    monkeypatch.setattr(asyncio.constants, "SSL_HANDSHAKE_TIMEOUT", 0.01)
+    with socket.create_server((HERE, 0)) as silent:
+        address = f"wss://{HERE}:{silent.getsockname()[1]}/"
+        with pytest.raises(TimeoutError, match="TLS with"):
+            await dial(address, ssl=client_tls, handshake_timeout=0.05, proxy=None)

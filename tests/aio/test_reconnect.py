@@ -72,10 +72,11 @@ async def test_server_that_is_not_there_yet_is_dialed_until_it_is(
 async def test_refusal_for_now_is_tried_again_and_one_for_good_is_raised() -> None:
     answers = [503, 429, 502, 401]
 
-    def refuse(request: Request) -> bool:
-        raise HandshakeError(answers.pop(0), "not you, not now")
+    def refuse(request: Request, error: HandshakeError) -> Response:
+        return Response(answers.pop(0), b"not you, not now")  # and no Retry-After
 
-    async with Server(echo, HERE, upgrader=Upgrader(check_origin=refuse)) as server:
+    upgrader = Upgrader(check_origin=lambda request: False, error=refuse)
+    async with Server(echo, HERE, upgrader=upgrader) as server:
         with pytest.raises(ErrBadHandshake, match="401"):
             async for _ in reconnect(url(server), backoff=SOON, proxy=None):
                 pass

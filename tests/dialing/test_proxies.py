@@ -6,6 +6,8 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import pytest
@@ -21,6 +23,7 @@ from tests.dialing.conftest import (
     read_request,
     script,
     serving,
+    strict_context,
     url,
 )
 from tests.dialing.proxies import connect_proxy, socks_proxy
@@ -51,14 +54,17 @@ def proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
     tls = ("--key-file", str(folder / "key.pem"), "--cert-file", str(folder / "cert.pem"))
     for name in ("open", "closed", "secure"):
         (folder / name).mkdir()
-    with (
-        connect_proxy(folder / "open") as plain,
-        connect_proxy(folder / "closed", "--basic-auth", "me:s3cret") as closed,
-        connect_proxy(folder / "secure", "--basic-auth", "me:s3cret", *tls) as secure,
-        socks_proxy() as socks,
-        socks_proxy("me:s3cret") as closed_socks,
-    ):
-        yield Proxies(plain, closed, secure, socks, closed_socks, client_context(authority))
+    ways = (
+        connect_proxy(folder / "open"),
+        connect_proxy(folder / "closed", "--basic-auth", "me:s3cret"),
+        connect_proxy(folder / "secure", "--basic-auth", "me:s3cret", *tls),
+        socks_proxy(),
+        socks_proxy("me:s3cret"),
+    )
+    with ExitStack() as stack:
+        with ThreadPoolExecutor() as side_by_side:
+            ports = list(side_by_side.map(stack.enter_context, ways))
+        yield Proxies(*ports, client_context(authority))
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +174,7 @@ def test_a_proxy_whose_certificate_nobody_vouches_for_is_not_asked(
 ) -> None:
     proxy = f"https://me:s3cret@{HERE}:{proxies.secure}"
     with script() as server, pytest.raises(ssl.SSLCertVerificationError):
-        face.dial(server.url, proxy=proxy, proxy_ssl=ssl.create_default_context())
+        face.dial(server.url, proxy=proxy, proxy_ssl=strict_context())
     face.turn()
 
 
@@ -176,9 +182,9 @@ def test_a_server_whose_certificate_nobody_vouches_for_is_refused_behind_a_proxy
     face: Face, proxies: Proxies, secure: Server
 ) -> None:
     proxy = f"https://me:s3cret@{HERE}:{proxies.secure}"
-    strict = ssl.create_default_context()
+    options = {"proxy": proxy, "proxy_ssl": proxies.trust, "ssl": strict_context()}
     with pytest.raises(ssl.SSLCertVerificationError):
-        face.dial(url(secure, "wss"), proxy=proxy, proxy_ssl=proxies.trust, ssl=strict)
+        face.dial(url(secure, "wss"), **options)
     face.turn()
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,13 +20,16 @@ import websockets.sync.server
 import koko.aio.network
 import koko.sync.network
 from koko import ErrBadHandshake, HandshakeError
-from koko.core.eyeballs import DELAY
+from koko.core.eyeballs import DELAY, ROOM
+from koko.core.target import parse
+from koko.dial_progress import Progress
 from koko.sync import Server
 from tests.dialing.conftest import (
     HERE,
     Face,
     accepted,
     client_context,
+    full_queue,
     read_request,
     says,
     script,
@@ -32,7 +37,7 @@ from tests.dialing.conftest import (
     serving,
     url,
 )
-from tests.sync.conftest import PATIENCE, in_thread
+from tests.sync.conftest import PATIENCE, in_thread, until
 
 
 class Dialed:
@@ -171,24 +176,49 @@ def test_the_socket_underneath_and_its_addresses_can_be_seen(
         assert conn.remote_address == servers["ws"].address
 
 
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+@pytest.fixture(scope="module")
+def unix_servers(
+    tmp_path_factory: pytest.TempPathFactory, server_tls: ssl.SSLContext
+) -> Iterator[dict[str, Path]]:
+    folder = tmp_path_factory.mktemp("u")
+    with unix_echo(folder / "plain"), unix_echo(folder / "tls", server_tls):
+        yield {"ws": folder / "plain", "wss": folder / "tls"}
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
 def test_a_unix_socket_leads_to_a_server(
-    face: Face,
-    unix_path: Path,
-    server_tls: ssl.SSLContext,
-    client_tls: ssl.SSLContext,
-    secure: bool,
+    face: Face, unix_servers: dict[str, Path], client_tls: ssl.SSLContext, scheme: str
 ) -> None:
-    with unix_echo(unix_path, server_tls if secure else None):
-        address = f"{'wss' if secure else 'ws'}://example.com/x"
-        with face.dial(address, unix=unix_path, ssl=client_tls, proxy=True) as client:
-            assert client.conn.request.headers["Host"] == "example.com"
-            client.echoes()
+    way = {"unix": unix_servers[scheme], "ssl": client_tls, "proxy": True}
+    with face.dial(f"{scheme}://example.com/x", **way) as client:
+        assert client.conn.request.headers["Host"] == "example.com"
+        client.echoes()
 
 
 def test_a_unix_socket_that_is_not_there_is_an_os_error(face: Face, unix_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         face.dial("ws://example.com/", unix=str(unix_path))
+
+
+def test_a_unix_socket_whose_queue_is_full_is_waited_for(
+    face: Face, unix_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def make_room() -> None:
+        until(lambda: "connecting to the Unix socket" in caplog.text)
+        time.sleep(ROOM)  # it asks once before there is room
+        with full.accept()[0], full.accept()[0] as sock:
+            sock.sendall(accepted(read_request(sock)))
+            sock.recv(1)
+
+    caplog.set_level(logging.DEBUG, "koko.dialing")
+    with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as first:
+        full.bind(str(unix_path))
+        full.listen(0)
+        full.settimeout(PATIENCE)
+        first.connect(str(unix_path))
+        done = in_thread(make_room)
+        face.dial("ws://example.com/", unix=unix_path).abort()
+        done.result(PATIENCE)
 
 
 # Names with many addresses (RFC 8305)
@@ -200,13 +230,13 @@ def at(*where: Any) -> Any:
 
 
 def race(face: Face, *addresses: Any, timeout: float = PATIENCE) -> socket.socket:
+    progress = Progress(parse("ws://there.example"), timeout, monotonic())
     if face.name == "sync":
-        deadline = monotonic() + timeout
-        return koko.sync.network.Race(list(addresses)).run("there.example", 80, deadline)
+        return koko.sync.network.Race(list(addresses), progress).run("there.example", 80)
 
     async def run() -> socket.socket:
         async with asyncio.timeout(timeout):
-            return await koko.aio.network.Race(list(addresses)).run("there.example", 80)
+            return await koko.aio.network.Race(list(addresses), progress).run("there.example", 80)
 
     found = face.wait(run())
     assert isinstance(found, socket.socket)
@@ -222,13 +252,12 @@ def listener() -> Iterator[socket.socket]:
 @pytest.fixture
 def black_hole() -> Iterator[Any]:
     """An address that answers no one: the queue of its listener is full."""
-    with ExitStack() as stack:
-        full = stack.enter_context(socket.create_server((HERE, 0), backlog=0))
-        for _ in range(4):
-            caller = stack.enter_context(socket.socket())
-            caller.setblocking(False)
-            caller.connect_ex(full.getsockname())
-        yield at(*full.getsockname())
+    with full_queue() as where:
+        yield at(*where)
+
+
+def open_files() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
 
 
 @pytest.fixture
@@ -241,10 +270,11 @@ def dead() -> Any:
 def test_an_address_that_does_not_answer_delays_the_next_by_a_quarter_of_a_second(
     face: Face, listener: socket.socket, black_hole: Any
 ) -> None:
-    began = monotonic()
+    before, began = open_files(), monotonic()
     with race(face, black_hole, at(*listener.getsockname())) as sock:
         assert sock.getpeername() == listener.getsockname()
     assert DELAY <= monotonic() - began < 5
+    assert open_files() <= before, "who lost the race is closed"
 
 
 def test_an_address_that_refuses_delays_nothing(
@@ -256,14 +286,11 @@ def test_an_address_that_refuses_delays_nothing(
     assert monotonic() - began < 5 * DELAY
 
 
-def test_the_losers_of_a_race_are_closed(
-    face: Face, listener: socket.socket, black_hole: Any
-) -> None:
-    before = set(Path("/proc/self/fd").iterdir())
-    race(face, black_hole, at(*listener.getsockname())).close()
+def test_a_race_that_nobody_wins_in_time_leaves_nothing_open(face: Face, black_hole: Any) -> None:
+    before = open_files()
     with pytest.raises(TimeoutError):
-        race(face, black_hole, timeout=0.05)
-    assert set(Path("/proc/self/fd").iterdir()) <= before
+        race(face, black_hole, timeout=0.02)
+    assert open_files() <= before
 
 
 def test_addresses_that_all_refuse_are_named_with_their_reasons(face: Face, dead: Any) -> None:
@@ -309,14 +336,16 @@ def test_address_host_and_certificate_go_by_these_names(
     face: Face,
     servers: dict[str, Server],
     authority: trustme.CA,
+    client_tls: ssl.SSLContext,
     scheme: str,
     netloc: str,
     options: dict[str, Any],
     asked: tuple[str, int],
     host: str | None,
 ) -> None:
-    context = client_context(authority)
+    context = client_tls
     if options.get("insecure"):
+        context = client_context(authority)
         context.check_hostname = False
     options = {name: value for name, value in options.items() if name != "insecure"}
     dialed = Dialed(servers[scheme].address[1])
@@ -355,9 +384,11 @@ def test_a_server_that_nobody_vouches_for_is_refused(
         face.dial(url(servers["wss"], "wss"))
 
 
-def test_a_server_that_speaks_no_tls_is_an_error(face: Face, servers: dict[str, Server]) -> None:
+def test_a_server_that_speaks_no_tls_is_an_error(
+    face: Face, servers: dict[str, Server], client_tls: ssl.SSLContext
+) -> None:
     with pytest.raises(OSError, match="SSL|TLS"):
-        face.dial(url(servers["ws"], "wss"))
+        face.dial(url(servers["ws"], "wss"), ssl=client_tls)
 
 
 def test_a_context_that_offers_http_2_is_told_so(face: Face, authority: trustme.CA) -> None:

@@ -9,8 +9,13 @@ from typing import cast
 
 from koko.aio.transport import attach, attach_to_the_loops
 from koko.core.head import Request, Response, ResponseParser, write_request
+from koko.dial_progress import Progress
 from koko.dialing import check_session
 from koko.errors import HandshakeError
+
+LONG = (
+    86400.0  # where others would take None for a minute: the time of the whole dial is kept outside
+)
 
 
 async def ask_on(
@@ -19,6 +24,7 @@ async def ask_on(
     context: ssl.SSLContext | None,
     name: str | None,
     farewell: float,
+    progress: Progress,
 ) -> Asking:
     """Begin on a connected socket; TLS first, if the peer must prove to be ``name``.
 
@@ -28,7 +34,7 @@ async def ask_on(
         OSError: TLS failed.
     """
     asking = await attach_to_the_loops(sock, Asking(parser))
-    return await _secured(asking, context, name, farewell)
+    return await _secured(asking, context, name, farewell, progress)
 
 
 async def ask_through(
@@ -37,19 +43,24 @@ async def ask_through(
     context: ssl.SSLContext | None,
     name: str | None,
     farewell: float,
+    progress: Progress,
 ) -> Asking:
     """Begin at the far end of a tunnel, on which reading is paused; TLS first, as above."""
     asking = Asking(parser)
     asking.connection_made(tunnel)
     if name is None:
         tunnel.set_protocol(asking)
-    await _secured(asking, context, name, farewell)
+    await _secured(asking, context, name, farewell, progress)
     asking.transport.resume_reading()
     return asking
 
 
 async def _secured(
-    asking: Asking, context: ssl.SSLContext | None, name: str | None, farewell: float
+    asking: Asking,
+    context: ssl.SSLContext | None,
+    name: str | None,
+    farewell: float,
+    progress: Progress,
 ) -> Asking:
     """Put TLS on the transport, if the peer must prove to be ``name``; where it fails, drop it.
 
@@ -57,12 +68,14 @@ async def _secured(
     """
     if name is None:
         return asking
+    progress.secure(name)
     try:
         inner = await asyncio.get_running_loop().start_tls(
             asking.transport,
             asking,
             context or ssl.create_default_context(),
             server_hostname=name,
+            ssl_handshake_timeout=LONG,
             ssl_shutdown_timeout=farewell,
         )
         assert inner is not None
@@ -88,7 +101,7 @@ class Asking(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self, parser: ResponseParser) -> None:
-        self._parser = parser
+        self.parser = parser
         self._response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._early: list[bytes] = []
         self._lost = False
@@ -111,7 +124,7 @@ class Asking(asyncio.Protocol):
     def begun(self) -> Response | None:
         """Return what came of a response that is not whole, None before the end of its head."""
         try:
-            return self._parser.feed_eof()
+            return self.parser.feed_eof()
         except HandshakeError:
             return None
 
@@ -139,14 +152,14 @@ class Asking(asyncio.Protocol):
             self._early.append(data)
             return
         try:
-            response = self._parser.feed(data)
+            response = self.parser.feed(data)
         except HandshakeError as error:
             self._response.set_exception(error)
             return
         if response is not None:
             self.transport.pause_reading()
-            if self._parser.rest:
-                self._early.append(self._parser.rest)
+            if self.parser.rest:
+                self._early.append(self.parser.rest)
             self._response.set_result(response)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -154,6 +167,6 @@ class Asking(asyncio.Protocol):
         if self._response.done():
             return
         try:
-            self._response.set_result(self._parser.feed_eof())
+            self._response.set_result(self.parser.feed_eof())
         except HandshakeError as failure:
             self._response.set_exception(error or failure)

@@ -19,6 +19,7 @@ from koko.core.connection import Connection
 from koko.core.head import Headers, Request, Response, ResponseParser
 from koko.core.target import Target
 from koko.core.wire import Role
+from koko.dial_progress import Progress
 from koko.dialing import DialerOptions, Opened
 
 
@@ -40,7 +41,7 @@ class Dialer(dialing.Dialer):
         Raises:
             ErrBadHandshake: the server answered, but not with an acceptance; see ``response``.
             HandshakeError: its answer was not HTTP.
-            TimeoutError: the handshake took too long.
+            TimeoutError: the handshake took too long; it says what had not happened.
             OSError: no connection, or TLS failed.
             ValueError: the URL or a header cannot be used.
         """
@@ -56,25 +57,29 @@ class Dialing(Pending[Conn]):
         self._headers = headers
 
     async def _open(self) -> Conn:
-        timeout = self._dialer.handshake_timeout
-        outcome: Conn | Target = self._dialer.target(self._url)
+        outcome: Conn | Target = (target := self._dialer.target(self._url))
+        now = asyncio.get_running_loop().time()
+        progress = Progress(target, self._dialer.handshake_timeout, now)
         try:
-            async with asyncio.timeout(timeout) as limit:
+            async with asyncio.timeout_at(progress.deadline) as limit:
                 while isinstance(outcome, Target):
-                    target = outcome
-                    outcome = await self._try(target, limit)
+                    outcome = await self._try(outcome, limit, progress)
         except TimeoutError as error:
             if not limit.expired():
                 raise  # the system's own patience ended first
-            raise TimeoutError(f"no handshake with {target.shown} within {timeout:g} s") from error
+            raise progress.timed_out() from error
         return outcome
 
-    async def _try(self, target: Target, limit: asyncio.Timeout) -> Conn | Target:
+    async def _try(
+        self, target: Target, limit: asyncio.Timeout, progress: Progress
+    ) -> Conn | Target:
         """Shake hands with one target; return the connection, or where it sends us."""
+        progress.begin(target)
         dialer = self._dialer
         request, key = dialer.request(target, self._headers)
-        asking = await self._connect(target, limit.when())
+        asking = await self._connect(target, progress)
         try:
+            progress.ask(asking.parser)
             response = await _answer(asking, request, limit)
             outcome = dialer.conclude(target, key, response)
             if isinstance(outcome, Opened):
@@ -98,22 +103,21 @@ class Dialing(Pending[Conn]):
         keep(conn)
         return conn
 
-    async def _connect(self, target: Target, deadline: float | None) -> Asking:
+    async def _connect(self, target: Target, progress: Progress) -> Asking:
         dialer = self._dialer
         name = dialer.hostname(target) if target.secure else None
         proxy = dialer.proxy_for(target)
-        parser = ResponseParser(dialer.head_limit)
+        parser, farewell = ResponseParser(dialer.head_limit), dialer.close_timeout
         if proxy is None:
-            sock = await open_socket(dialer, target.host, target.port, deadline)
+            sock = await open_socket(dialer, target.host, target.port, progress)
         elif proxy.is_socks:
-            sock = await through_socks(dialer, proxy, target, deadline)
+            sock = await through_socks(dialer, proxy, target, progress)
         else:
-            tunnel = await open_tunnel(dialer, proxy, target, deadline)
-            farewell = dialer.close_timeout
-            return await ask_through(tunnel.transport, parser, dialer.ssl, name, farewell)
+            tunnel = (await open_tunnel(dialer, proxy, target, progress)).transport
+            return await ask_through(tunnel, parser, dialer.ssl, name, farewell, progress)
         if name is None:
             return await ask_plainly(sock, parser)
-        return await ask_on(sock, parser, dialer.ssl, name, dialer.close_timeout)
+        return await ask_on(sock, parser, dialer.ssl, name, farewell, progress)
 
 
 async def _answer(asking: Asking, request: Request, limit: asyncio.Timeout) -> Response:

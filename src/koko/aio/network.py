@@ -9,11 +9,12 @@ import socket
 from collections import deque
 
 from koko import dialing
-from koko.core.eyeballs import DELAY, Address, interleaved, no_connection
+from koko.core.eyeballs import DELAY, ROOM, Address, interleaved, no_connection
+from koko.dial_progress import Progress
 
 
 async def open_socket(
-    dialer: dialing.Dialer, host: str, port: int, deadline: float | None
+    dialer: dialing.Dialer, host: str, port: int, progress: Progress
 ) -> socket.socket:
     """Connect to the first that is on the way: a proxy or the server, as the dialer says.
 
@@ -21,21 +22,25 @@ async def open_socket(
         OSError: the name is unknown, or no address wants us.
     """
     if dialer.net_dial is not None:
-        sock = await _by_hand(dialer.net_dial, host, port, deadline)
+        progress.net_dial()
+        sock = await _by_hand(dialer.net_dial, host, port, progress.deadline)
     elif dialer.unix is not None:
-        sock = await _connect((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", os.fspath(dialer.unix)))
+        sock = await _connect_unix(os.fspath(dialer.unix), progress)
     else:
-        sock = await Race(await resolve(host, port)).run(host, port)
+        sock = await Race(await resolve(host, port, progress), progress).run(host, port)
     dialing.log.debug("connected to %s port %d: %s", host, port, sock)
     return sock
 
 
-async def resolve(host: str, port: int, family: int = socket.AF_UNSPEC) -> list[Address]:
+async def resolve(
+    host: str, port: int, progress: Progress, family: int = socket.AF_UNSPEC
+) -> list[Address]:
     """Return the addresses of ``host``, as ``getaddrinfo`` does.
 
     Raises:
         socket.gaierror: the name is unknown.
     """
+    progress.resolve(host)
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
@@ -60,6 +65,23 @@ async def _by_hand(
     return socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
 
 
+async def _connect_unix(path: str, progress: Progress) -> socket.socket:
+    # Not sock_connect: where the queue is full, the loops take the socket for connected.
+    progress.connect_unix(path)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.setblocking(False)
+        while True:
+            try:
+                sock.connect(path)
+                return sock
+            except BlockingIOError:
+                await asyncio.sleep(ROOM)
+    except BaseException:
+        sock.close()
+        raise
+
+
 async def _connect(address: Address) -> socket.socket:
     family, kind, protocol, _, where = address
     sock = socket.socket(family, kind, protocol)
@@ -75,7 +97,8 @@ async def _connect(address: Address) -> socket.socket:
 class Race:
     """Attempts to connect that run side by side; the first to succeed is the connection."""
 
-    def __init__(self, addresses: list[Address]) -> None:
+    def __init__(self, addresses: list[Address], progress: Progress) -> None:
+        self._progress = progress
         self._waiting = deque(interleaved(addresses))
         self._running: dict[asyncio.Task[socket.socket], Address] = {}
         self._failures: list[tuple[Address, OSError]] = []
@@ -91,6 +114,7 @@ class Race:
                 # Every turn starts one more: after the delay, or at once when one failed.
                 if self._waiting:
                     address = self._waiting.popleft()
+                    self._progress.connect(address)
                     self._running[asyncio.ensure_future(_connect(address))] = address
                 patience = DELAY if self._waiting else None
                 await asyncio.wait(
@@ -109,6 +133,7 @@ class Race:
                 return attempt.result()
             except OSError as error:
                 self._failures.append((address, error))
+                self._progress.connect_failed(address, error)
         return None
 
     async def _give_up(self) -> None:

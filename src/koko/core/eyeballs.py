@@ -12,6 +12,7 @@ from itertools import zip_longest
 from typing import Any
 
 DELAY = 0.25  # §5: seconds that an attempt may take before the next one starts beside it
+ROOM = 0.01  # seconds between two looks at a Unix socket whose queue was full: nobody tells
 
 Address = tuple[Any, ...]  # as getaddrinfo gives it: family, type, protocol, name, where
 
@@ -27,12 +28,12 @@ def interleaved(addresses: Iterable[Address]) -> list[Address]:
 
 def no_connection(host: str, port: int, failures: Sequence[tuple[Address, OSError]]) -> OSError:
     """Return the error for a name of which no address wanted us; its kind is that of the first."""
-    reasons = "; ".join(f"{address[4][0]}: {_why(error)}" for address, error in failures)
+    reasons = "; ".join(f"{address[4][0]}: {why(error)}" for address, error in failures)
     sentence = f"no connection to {host} port {port}: {reasons}"
     number = failures[0][1].errno if failures else None
     return OSError(sentence) if number is None else OSError(number, sentence)
 
 
-def _why(error: OSError) -> str:
-    # In the system's words: asyncio's repeat the address.
+def why(error: OSError) -> str:
+    """Return what went wrong, in the system's words: asyncio's repeat the address."""
     return os.strerror(error.errno) if error.errno else str(error)

@@ -360,6 +360,11 @@ class ResponseParser(_HeadParser):
             return self._response
         return self._take_body(data)
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything of an answer has come."""
+        return self._room < self._max_bytes
+
     def feed_eof(self) -> Response:
         """Return the response when the server said no more: a body may end like that.
 

@@ -12,9 +12,9 @@ from koko.core.connection import Connection
 from koko.core.head import Headers, Response, ResponseParser, write_request
 from koko.core.target import Target
 from koko.core.wire import Role
+from koko.dial_progress import Progress
 from koko.dialing import DialerOptions
 from koko.errors import HandshakeError
-from koko.sync.clock import deadline_in
 from koko.sync.conn import Conn
 from koko.sync.driver import Driver
 from koko.sync.network import open_stream, secure
@@ -40,51 +40,51 @@ class Dialer(dialing.Dialer):
         Raises:
             ErrBadHandshake: the server answered, but not with an acceptance; see ``response``.
             HandshakeError: its answer was not HTTP.
-            TimeoutError: the handshake took too long.
+            TimeoutError: the handshake took too long; it says what had not happened.
             OSError: no connection, or TLS failed.
             ValueError: the URL or a header cannot be used.
         """
         if sock is not None:
             return self.over(sock).dial(url, headers)
-        deadline = deadline_in(self.handshake_timeout)
-        outcome: Conn | Target = self.target(url)
+        outcome: Conn | Target = (target := self.target(url))
+        progress = Progress(target, self.handshake_timeout, monotonic())
         try:
             while isinstance(outcome, Target):
-                target = outcome
-                outcome = self._try(target, headers, deadline)
+                outcome = self._try(outcome, headers, progress)
         except TimeoutError as error:
-            if deadline is None or monotonic() < deadline:
+            if progress.deadline is None or monotonic() < progress.deadline:
                 raise  # the system's own patience ended first
-            timeout = self.handshake_timeout
-            raise TimeoutError(f"no handshake with {target.shown} within {timeout:g} s") from error
+            raise progress.timed_out() from error
         return outcome
 
-    def _try(
-        self, target: Target, headers: Headers | None, deadline: float | None
-    ) -> Conn | Target:
+    def _try(self, target: Target, headers: Headers | None, progress: Progress) -> Conn | Target:
         """Shake hands with one target; return the connection, or where it sends us."""
+        progress.begin(target)
         request, key = self.request(target, headers)
-        stream = self._connect(target, deadline)
+        stream = self._connect(target, progress)
         try:
-            write_by(stream, write_request(request), deadline)
-            response, early = _read_response(stream, self.head_limit, deadline)
+            parser = ResponseParser(self.head_limit)
+            progress.ask(parser)
+            write_by(stream, write_request(request), progress.deadline)
+            response = _read_response(stream, parser, progress.deadline)
             outcome = self.conclude(target, key, response)
             if not isinstance(outcome, Target):
                 core = Connection(Role.CLIENT, self, outcome.agreed, monotonic())
-                return Conn(Driver(core, stream, early), request, response, outcome.subprotocol)
+                driver = Driver(core, stream, parser.rest)
+                return Conn(driver, request, response, outcome.subprotocol)
         except BaseException:
             stream.close()
             raise
         stream.close()
         return outcome
 
-    def _connect(self, target: Target, deadline: float | None) -> Stream:
+    def _connect(self, target: Target, progress: Progress) -> Stream:
         proxy = self.proxy_for(target)
         stream: Stream
         if proxy is None:
-            stream = open_stream(self, target.host, target.port, deadline)
+            stream = open_stream(self, target.host, target.port, progress)
         else:
-            stream = through_proxy(self, proxy, target, deadline)
+            stream = through_proxy(self, proxy, target, progress)
         if not target.secure:
             return stream
         try:
@@ -92,25 +92,22 @@ class Dialer(dialing.Dialer):
         except BaseException:
             stream.close()
             raise
-        return secure(stream, self.ssl, name, deadline)
+        return secure(stream, self.ssl, name, progress)
 
 
-def _read_response(
-    stream: Stream, head_limit: int, deadline: float | None
-) -> tuple[Response, bytes]:
-    """Return the server's answer and what came behind it."""
-    parser = ResponseParser(head_limit)
+def _read_response(stream: Stream, parser: ResponseParser, deadline: float | None) -> Response:
+    """Return the server's answer; what came behind it stays in the parser."""
     while True:
         try:
             octets = recv_by(stream, deadline)
         except OSError:
             # Of a refusal we show what came of its body; without a head there is none.
             with suppress(HandshakeError):
-                return parser.feed_eof(), b""
+                return parser.feed_eof()
             raise
         response = parser.feed(octets) if octets else parser.feed_eof()
         if response is not None:
-            return response, parser.rest
+            return response
 
 
 def dial(url: str, *, sock: socket.socket | None = None, **options: Unpack[DialerOptions]) -> Conn:
