@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -28,6 +29,9 @@ from tests.conversation.talk_aio import MemoryTransport
 collect_ignore = ["test_nested.py"] if sys.version_info >= (3, 14) else []
 
 PATIENCE = 10.0  # seconds after which a test has failed; nothing waits so long
+
+# Addresses of this process alone: a port that is free here stays free.
+OWN, OWN_TOO = (f"127.{os.getpid() >> 8 & 255}.{os.getpid() & 255}.{last}" for last in (101, 102))
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 

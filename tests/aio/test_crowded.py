@@ -15,7 +15,7 @@ import pytest
 from koko import CloseError, ErrBadHandshake, Response
 from koko.aio import Conn, Server, Upgrader, dial
 from koko.places import TOLD
-from tests.aio.conftest import echo, handshake, raw, url
+from tests.aio.conftest import OWN, OWN_TOO, echo, handshake, raw, url
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
 
@@ -130,13 +130,13 @@ async def test_address_that_is_not_here_is_an_error_only_alone() -> None:
 
 
 async def test_port_in_use_leaves_nothing_open() -> None:
-    with socket.create_server(("127.0.0.2", 0)) as taken:
+    with socket.create_server((OWN_TOO, 0)) as taken:
         port = taken.getsockname()[1]
-        server = Server(echo, ["127.0.0.1", "127.0.0.2"], port)
+        server = Server(echo, [OWN, OWN_TOO], port)
         with pytest.raises(OSError, match="address already in use"):
             await server.start()
         await asyncio.sleep(0)
-        with socket.create_server(("127.0.0.1", port)):
+        with socket.create_server((OWN, port)):
             pass
 
 

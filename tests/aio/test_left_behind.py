@@ -16,7 +16,7 @@ import pytest
 
 from koko.aio import Dialer, Server, dial
 from koko.aio.listen import bind
-from tests.aio.conftest import echo, url
+from tests.aio.conftest import OWN, OWN_TOO, echo, url
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
 
@@ -143,13 +143,13 @@ async def _dial(to: str, tls: ssl.SSLContext | None) -> Any:
 
 async def test_a_start_that_fails_leaves_its_ports_free() -> None:
     async with nothing_left():
-        with socket.socket() as first, socket.create_server(("127.0.0.2", 0)) as taken:
+        with socket.socket() as first, socket.create_server((OWN_TOO, 0)) as taken:
             port = taken.getsockname()[1]
             first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             for _ in range(2):
-                with pytest.raises(OSError, match="could not listen on 127.0.0.2"):
-                    await Server(echo, ["127.0.0.1", "127.0.0.2"], port).start()
-            first.bind(("127.0.0.1", port))
+                with pytest.raises(OSError, match=f"could not listen on {OWN_TOO}"):
+                    await Server(echo, [OWN, OWN_TOO], port).start()
+            first.bind((OWN, port))
             first.listen()
 
 
@@ -165,14 +165,14 @@ async def test_a_start_that_cannot_listen_leaves_its_ports_free(
         # Both may be bound; it is listen() that one of the two is refused.
         with socket.socket() as bound:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(("127.0.0.2", 0))
+            bound.bind((OWN_TOO, 0))
             port = bound.getsockname()[1]
-            server = Server(echo, ["127.0.0.1", "127.0.0.2"], port)
+            server = Server(echo, [OWN, OWN_TOO], port)
             monkeypatch.setattr(sys.modules["koko.aio.serve"], "bind", bound_first)
             with pytest.raises(OSError, match="in use"):
                 await server.start()
             assert server.sockets == ()
-            socket.create_server(("127.0.0.1", port)).close()
+            socket.create_server((OWN, port)).close()
 
 
 async def test_a_client_that_is_closed_leaves_no_timer() -> None:
