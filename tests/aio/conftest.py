@@ -134,7 +134,7 @@ async def raw(server: Server) -> AsyncIterator[Raw]:
         yield Raw(reader, writer)
     finally:
         writer.close()
-        await asyncio.wait([asyncio.ensure_future(writer.wait_closed())])
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
 def handshake(*lines: str, target: str = "/") -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from koko import serving
 from koko.core.head import Request, Response
 from koko.errors import CloseError, ErrBadHandshake
 from koko.sync import Conn, Dialer, Server, Upgrader, dial, serve
@@ -346,7 +347,7 @@ def test_a_server_that_runs_out_of_files_goes_on_when_there_are_some_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     resource = pytest.importorskip("resource")
-    monkeypatch.setattr(sys.modules[Server.__module__], "_PAUSE", 0.01)
+    monkeypatch.setattr(serving, "RETRY", 0.01)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with running() as server, ExitStack() as stack:
         raw = stack.enter_context(connect(server))
@@ -357,7 +358,7 @@ def test_a_server_that_runs_out_of_files_goes_on_when_there_are_some_again(
         try:
             for client in clients:
                 client.connect(server.address)
-            until(lambda: "cannot accept" in caplog.text)
+            until(lambda: "cannot accept: too many open files; next try in 0.01 s" in caplog.text)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         with dial(url(server)) as conn:

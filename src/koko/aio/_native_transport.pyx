@@ -18,12 +18,13 @@ from koko.aio._native_poller cimport (
 from koko.aio._native_reflex cimport Reflex, made_here_only
 
 import asyncio
-import errno as eno
 import os
 import socket
 import warnings
 from asyncio.trsock import TransportSocket
 from contextvars import copy_context
+
+from koko import serving
 
 cdef extern from "<netinet/in.h>" nogil:
     enum:
@@ -59,15 +60,8 @@ cdef extern from "<unistd.h>" nogil:
 HIGH_WATER = 1 << 16  # bytes unsent from which a protocol is asked to pause, as asyncio's
 LOW_WATER = 1 << 14  # bytes unsent from which it may go on
 ACCEPTED = 64  # connections taken at once
-RETRY = 1.0  # seconds until another try to accept, after one that failed for want of something
 
 cdef int MOST = ACCEPTED
-
-# What accept() says of a connection that is gone before it was taken (accept(2)).
-cdef object GONE = frozenset({
-    eno.ECONNABORTED, eno.EINTR, eno.EPERM, eno.EPROTO, eno.ENETDOWN, eno.ENOPROTOOPT,
-    eno.EHOSTDOWN, eno.EHOSTUNREACH, eno.EOPNOTSUPP, eno.ENETUNREACH,
-})
 
 
 @cython.final
@@ -433,20 +427,25 @@ def attach(sock, protocol):
 
 @cython.final
 cdef class Listener(Watched):
-    """A listening socket, each of whose connections gets a protocol of its own."""
+    """A listening socket, each of whose connections gets a protocol of its own.
+
+    ``exhausted`` is called with the error when nobody can be accepted for a while.
+    """
 
     cdef readonly object sockets  # this one, for who asks as one asks asyncio.Server
     cdef object _factory
+    cdef object _exhausted
     cdef object _retry  # the timer of another try to accept
     cdef object _local  # the address of every connection; None where each has its own
 
-    def __cinit__(self, sock, factory):
+    def __cinit__(self, sock, factory, exhausted):
         self._loop = asyncio.get_running_loop()
         self._poller = poller_of(self._loop)
         sock.setblocking(False)
         self.sockets = (sock,)
         self._context = copy_context()
         self._factory = factory
+        self._exhausted = exhausted
         local = sock.getsockname()
         self._local = None if local[0] in ("0.0.0.0", "::") else local
         self._fd = os.dup(sock.fileno())  # that one may be closed by whoever has it
@@ -469,7 +468,7 @@ cdef class Listener(Watched):
                 self.admit(fd, address_in(<sockaddr *>&peer))
             elif errno == EAGAIN:
                 break
-            elif errno not in GONE:
+            elif errno not in serving.GONE:
                 self.pause(failure())
                 break
         return 0
@@ -492,10 +491,9 @@ cdef class Listener(Watched):
         return 0
 
     cdef int pause(self, error) except -1:
-        said = {"message": "no more connections can be accepted now", "exception": error}
-        self._loop.call_exception_handler(said)
         self.watch(0)
-        self._retry = self._loop.call_later(RETRY, self._resume)
+        self._retry = self._loop.call_later(serving.RETRY, self._resume)
+        self._exhausted(error)
         return 0
 
     def _resume(self):

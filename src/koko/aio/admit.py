@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from koko.aio.handling import see_off
 from koko.aio.logs import tell
@@ -39,11 +39,12 @@ class Opening(asyncio.Protocol):
     transport: asyncio.Transport
     request: Request
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, peer: Any = None) -> None:
         self.conn: Conn | None = None
         self._shown = "-"  # what is asked for, once that is known
         self._why = ""  # it was dropped
         self._server = server
+        self._peer = peer  # its address, where the transport may come too late to know it
         self._parser = RequestParser(server.upgrader.head_limit)
         self._early = b""
         self._timer_slot: set[Timed] | None = None
@@ -229,7 +230,7 @@ class Opening(asyncio.Protocol):
         self._tell(sentence_of(error), level_of(error))
 
     def _tell(self, sentence: str, level: int = logging.INFO) -> None:
-        peer = written(self.transport.get_extra_info("peername"))
+        peer = written(self.transport.get_extra_info("peername") or self._peer)
         tell(self._server.logger, level, "%s %s: %s", peer, self._shown, sentence)
 
     def _bound(self, timeout: float | None, since: float | None = None) -> None:

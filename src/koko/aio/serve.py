@@ -9,10 +9,12 @@ import socket
 import ssl as tls
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from koko import upgrading
+from koko.aio.accept import Listening, Reception, listen_on
 from koko.aio.admit import Http, Opening
 from koko.aio.conn import Conn
 from koko.aio.door import Door
@@ -24,7 +26,6 @@ from koko.aio.protocol import ConnProtocol
 from koko.aio.signals import stopped_by_signals
 from koko.aio.tasks import clock_of
 from koko.aio.timers import TimerWheel
-from koko.aio.transport import listen_on
 from koko.aio.upgrade import Upgrader
 from koko.core.connection import Connection
 from koko.core.control import close_payload
@@ -105,7 +106,8 @@ class Server:
         self._ssl = ssl
         self._where = (host, port, sock, reuse_port)
         self._timers: TimerWheel  # of the loop it was started in
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[Listening] = []
+        self._reception: Reception | None = None
         self._doors: set[Door] = set()
         self._openings: set[Opening] = set()
         self._no_openings = asyncio.Event()
@@ -139,15 +141,12 @@ class Server:
         self._timers = TimerWheel(asyncio.get_running_loop())
         keep(self)
         host, port, sock, reuse_port = self._where
-        tls: dict[str, Any] = {}
-        if self._ssl is not None:
-            tls["ssl_handshake_timeout"] = self.upgrader.handshake_timeout
-            tls["ssl_shutdown_timeout"] = self.upgrader.close_timeout
+        opening = partial(Opening, self)
+        self._reception = Reception(opening, self.upgrader, self._ssl, self.logger)
         sockets = [sock] if sock is not None else await bind(host, port, bool(reuse_port))
         try:
             for bound in sockets:
-                listener = await listen_on(bound, lambda: Opening(self), BACKLOG, self._ssl, **tls)
-                self._listeners.append(listener)
+                self._listeners.append(await listen_on(bound, BACKLOG, self._reception))
         except BaseException:
             self._unbind([] if sock is not None else sockets[len(self._listeners) :])
             raise
@@ -331,11 +330,12 @@ class Server:
     async def _close(
         self, code: int, reason: str, timeout: float, caller: asyncio.Task[Any] | None
     ) -> None:
-        self._accept_no_more()
+        given_up = self._accept_no_more()
         if self._handlers and not self._hurried:
             told = "closing: waiting up to %g s for %d connections"
             tell(self.logger, logging.INFO, told, timeout, len(self._handlers))
-        goings = {
+        goings: set[asyncio.Task[Any]] = {
+            *given_up,
             asyncio.create_task(self._no_openings.wait()),
             *(asyncio.create_task(conn.close(code, reason, timeout)) for conn in self.connections),
             *(task for task in self._handlers.values() if task and task is not caller),
@@ -351,13 +351,14 @@ class Server:
         # A handler that does not let itself be cancelled is left behind: nobody can end it.
         await asyncio.wait(goings, timeout=LEAVE)
 
-    def _accept_no_more(self) -> None:
+    def _accept_no_more(self) -> set[asyncio.Task[Any]]:
         for listener in self._listeners:
             listener.close()
         for door in tuple(self._doors):
             door.transport.abort()
         for opening in tuple(self._openings):
             opening.refuse_as_closing()
+        return self._reception.close() if self._reception else set()
 
     def _complain_of_late(self, conns: list[Conn]) -> None:
         if conns and not self._hurried:

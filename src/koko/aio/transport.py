@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, TypeVar
@@ -34,29 +33,38 @@ with suppress(ImportError):
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
+Made = Coroutine[Any, Any, tuple[asyncio.Transport, asyncio.Protocol]]
+Connect = Callable[[Callable[[], asyncio.Protocol], socket.socket], Made]
 
-async def listen_on(
-    sock: socket.socket,
-    protocol: Callable[[], asyncio.Protocol],
-    backlog: int,
-    context: ssl.SSLContext | None,
-    **tls: Any,
-) -> asyncio.Server:
-    """Accept connections on a bound socket; ``tls`` are options of ``loop.create_server``."""
-    loop = asyncio.get_running_loop()
-    hasten(sock)  # the sockets that are accepted inherit it
-    listener: asyncio.Server
-    sock.listen(backlog)  # here, since uvloop does not tell of a port that another listens on
-    if context is not None and aiofastnet is not None:
-        listener = await aiofastnet.create_server(
-            loop, protocol, sock=sock, ssl=context, backlog=backlog, **tls
-        )
-        return listener
-    if context is None and ours is not None:
-        with suppress(NotImplementedError):
-            listener = ours.Listener(sock, protocol)
-            return listener
-    return await loop.create_server(protocol, sock=sock, ssl=context, backlog=backlog, **tls)
+
+def connector(loop: asyncio.AbstractEventLoop, tls: dict[str, Any]) -> Connect:
+    """Return what makes a transport of an accepted socket; ``tls`` are options of the loop's."""
+    if tls and aiofastnet is not None:
+        quiet, fast = QuietLoop(loop), aiofastnet.connect_accepted_socket
+        return lambda protocol, sock: fast(quiet, protocol, sock, **tls)
+    return lambda protocol, sock: loop.connect_accepted_socket(protocol, sock, **tls)
+
+
+class QuietLoop:
+    """A loop as aiofastnet gets it: nobody is told twice of TLS that failed.
+
+    It raises that for whoever awaits the connection, and calls the loop's exception handler
+    as well, with a class in the place of the exception where the client hung up.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        # What is called for messages: found without __getattr__.
+        self.add_reader, self.remove_reader = loop.add_reader, loop.remove_reader
+        self.add_writer, self.remove_writer = loop.add_writer, loop.remove_writer
+        self.call_soon, self.call_later = loop.call_soon, loop.call_later
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if context["message"] != "SSL handshake failed":
+            self._loop.call_exception_handler(context)
 
 
 async def attach(sock: socket.socket, protocol: P) -> P:

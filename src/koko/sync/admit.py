@@ -17,7 +17,7 @@ from koko.core.handshake import is_websocket_upgrade, refusal
 from koko.core.head import Request, RequestParser, Response, write_response
 from koko.errors import HandshakeError
 from koko.misuse import check_returned
-from koko.serving import HUNG_UP, answered, level_of, no_tls, sentence_of, too_slow
+from koko.serving import GOING_AWAY, HUNG_UP, answered, level_of, no_tls, sentence_of, too_slow
 from koko.sync.clock import deadline_in
 from koko.sync.conn import Conn
 from koko.sync.tls import TLSStream
@@ -120,7 +120,8 @@ class Admission:
         except TimeoutError:
             raise
         except OSError as error:
-            raise ConnectionError(no_tls(error)) from None
+            told = ConnectionError(GOING_AWAY) if self.closing else error
+            raise ConnectionError(no_tls(told)) from None
         return session
 
     def _read_request(

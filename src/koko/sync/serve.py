@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import selectors
@@ -17,6 +16,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+from koko import serving
 from koko.core.address import written
 from koko.misuse import check_face, check_handler, refuse_async
 from koko.places import Place, check_limit
@@ -31,10 +31,8 @@ from koko.sync.transport import PlainStream
 from koko.sync.upgrade import Upgrader, complain
 from koko.upgrading import UpgraderOptions, check_server_options
 
-_PAUSE = 1.0  # seconds to wait for somebody to give back what the system has run out of
 _LEAVE = 1.0  # seconds that handlers get to come out after their sockets were dropped
 _NAMED = 5  # handlers that are named where some did not come out
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Server:
@@ -225,10 +223,12 @@ class Server:
         # Whatever fails here, a log handler of the application's say, the next one is accepted.
         try:
             sock, peer = listener.accept()
+        except BlockingIOError:
+            return  # another process was faster
         except OSError as error:
-            if error.errno in _EXHAUSTED:
+            if error.errno not in serving.GONE:
                 self._pause(error)
-            return  # else: the peer, or another process, was faster
+            return
         given = self._crowd.take_place(self.max_connections)
         try:
             if given is not Place.NOWHERE:
@@ -245,8 +245,8 @@ class Server:
         threading.Thread(target=self._serve, args=arguments, name=name, daemon=True).start()
 
     def _pause(self, error: Exception) -> None:
-        complain(self.logger, "cannot accept, next try in %g s: %s", _PAUSE, error)
-        self._stopping.wait(_PAUSE)
+        complain(self.logger, "%s", serving.cannot_accept(error))
+        self._stopping.wait(serving.RETRY)
 
     # One connection, in its thread
 

@@ -1,0 +1,231 @@
+"""Who is accepted and who is not: TLS that fails, a system that has run out, clients long gone."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any, ClassVar
+
+import pytest
+import trustme
+
+from koko import serving
+from koko.aio import Server, dial
+from koko.aio import transport as transports
+from tests.aio.conftest import FACTORIES, echo, url
+from tests.aio.test_left_behind import nothing_left
+from tests.callers import CALLERS, HELLO, TIMEOUT, Caller, strict
+
+resource = pytest.importorskip("resource")
+
+pytestmark = pytest.mark.usefixtures("loop_factory")
+
+HERE = "127.0.0.1"
+SPENT = [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
+
+
+@pytest.fixture(params=[True, False], ids=["aiofastnet", "TLS of the loop"])
+def fast_tls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers with aiofastnet and without."""
+    if not request.param:
+        monkeypatch.setattr(transports, "aiofastnet", None)
+    elif transports.aiofastnet is None:
+        pytest.skip("aiofastnet is not installed")
+
+
+@pytest.fixture
+def strict_tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", HERE).configure_cert(context)
+    return strict(context)
+
+
+def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """Return what every logger was told, at that level or above."""
+    return [
+        f"{record.name} {record.levelname} {record.getMessage()}"
+        for record in caplog.records
+        if record.levelno >= level
+    ]
+
+
+def at_tls(server: Server) -> Any:
+    """Return those that were accepted and have no protocol yet."""
+    assert server._reception is not None
+    return server._reception._connecting
+
+
+async def until(done: Callable[[], object]) -> None:
+    while not done():
+        await asyncio.sleep(0)
+
+
+# TLS that does not come about
+
+
+@pytest.mark.usefixtures("fast_tls")
+@pytest.mark.parametrize("at_once", [True, False], ids=["before it is accepted", "after"])
+@pytest.mark.parametrize("caller", CALLERS, ids=lambda caller: caller.name)
+async def test_tls_that_fails_is_one_line_at_info_with_the_address(
+    caller: Caller, at_once: bool, strict_tls: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with Server(echo, HERE, ssl=strict_tls, handshake_timeout=TIMEOUT) as server:
+        if at_once:
+            sock, peer = caller.calls(server.address)
+        else:
+            sock, peer = await asyncio.to_thread(caller.calls, server.address)
+        with sock:
+            await until(lambda: lines(caplog, logging.INFO))
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+    (line,) = lines(caplog, logging.INFO)
+    assert line == f"koko.server INFO {peer} -: {caller.told}"
+    assert caplog.records[0].exc_info is None
+
+
+@pytest.mark.usefixtures("fast_tls")
+@pytest.mark.parametrize("octets", [b"", HELLO], ids=["silent", "in its handshake"])
+async def test_a_server_that_closes_gives_up_those_at_tls(
+    octets: bytes, strict_tls: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with nothing_left():
+        caplog.clear()
+        async with Server(echo, HERE, ssl=strict_tls) as server:
+            sock, peer = Caller("", octets, "waits", "").calls(server.address)
+            await until(lambda: at_tls(server))
+            for _ in range(3):
+                await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        with sock:
+            sock.settimeout(5)
+            while sock.recv(4096):
+                pass  # what the server had sent already; then the end
+    told = f"koko.server INFO {peer} -: TLS failed: the server is going away"
+    assert lines(caplog, logging.INFO) == [told]
+
+
+@pytest.mark.usefixtures("fast_tls")
+@pytest.mark.parametrize("factory", FACTORIES)
+async def test_a_crowd_is_accepted_at_once_and_each_is_served(
+    factory: Any, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    asyncio.get_running_loop().set_task_factory(factory)
+    async with Server(echo, HERE, ssl=server_tls) as server, AsyncExitStack() as stack:
+        socks = [socket.create_connection(server.address) for _ in range(50)]
+        await until(lambda: at_tls(server))
+        assert len(at_tls(server)) == 50
+        for sock in socks:
+            sock.setblocking(False)
+            to = url(server, "wss")
+            conn = await stack.enter_async_context(dial(to, sock=sock, ssl=client_tls))
+            await conn.send("hi")
+            assert await conn.recv() == "hi"
+        assert not at_tls(server)
+
+
+@pytest.mark.usefixtures("fast_tls")
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+async def test_a_unix_socket_is_served_too(
+    secure: bool, tmp_path: Any, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    path = str(tmp_path / "socket")
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(path)
+    async with Server(echo, sock=sock, ssl=server_tls if secure else None):
+        to, tls = ("wss://localhost/", client_tls) if secure else ("ws://localhost/", None)
+        async with dial(to, unix=path, ssl=tls) as conn:
+            await conn.send("hi")
+            assert await conn.recv() == "hi"
+
+
+# A system that has run out of something
+
+
+@pytest.mark.parametrize("kind", ["plain", "plain of the loop", "tls"])
+async def test_a_server_that_runs_out_of_files_says_so_and_goes_on(
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+) -> None:
+    monkeypatch.setattr(serving, "RETRY", 0.02)
+    if kind == "plain of the loop":
+        monkeypatch.setattr(transports, "ours", None)
+    ours, theirs = (server_tls, client_tls) if kind == "tls" else (None, None)
+    loop = asyncio.get_running_loop()
+    async with Server(echo, HERE, ssl=ours) as server:
+        to = url(server, "wss" if kind == "tls" else "ws")
+        async with dial(to, ssl=theirs, proxy=None) as first:
+            late = socket.socket()
+            late.setblocking(False)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            with socket.socket() as free:
+                limit = free.fileno()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            try:
+                begun = loop.time()
+                await loop.sock_connect(late, server.address)
+                await until(lambda: len(lines(caplog, logging.ERROR)) >= 2)
+                assert loop.time() - begun > 0.01  # not in every turn of the loop
+                await first.send("others are served")
+                assert await first.recv() == "others are served"
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            async with dial(to, sock=late, ssl=theirs) as conn:
+                await conn.send("late")
+                assert await conn.recv() == "late"
+    said = "koko.server ERROR cannot accept: too many open files; next try in 0.02 s"
+    assert set(lines(caplog, logging.WARNING)) == {said}
+
+
+class Failing(socket.socket):
+    """A listening socket whose next calls of accept fail."""
+
+    errors: ClassVar[list[int]] = []
+
+    def accept(self) -> Any:
+        if self.errors:
+            number = self.errors.pop(0)
+            raise OSError(number, os.strerror(number))
+        return super().accept()
+
+
+@pytest.mark.parametrize("number", SPENT, ids=errno.errorcode.get)
+async def test_whatever_the_system_has_none_of_is_one_line_for_each_try(
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(serving, "RETRY", 0.01)
+    monkeypatch.setattr(transports, "ours", None)
+    monkeypatch.setattr(Failing, "errors", [number] * 2)
+    sock = Failing(socket.AF_INET)
+    sock.bind((HERE, 0))
+    async with Server(echo, sock=sock) as server, dial(url(server), proxy=None) as conn:
+        await conn.send("in the end")
+        assert await conn.recv() == "in the end"
+    reason = os.strerror(number)
+    said = f"cannot accept: {reason[0].lower()}{reason[1:]}; next try in 0.01 s"
+    assert lines(caplog, logging.WARNING) == [f"koko.server ERROR {said}"] * 2
+
+
+async def test_a_client_that_is_gone_before_it_is_accepted_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(transports, "ours", None)
+    monkeypatch.setattr(Failing, "errors", [errno.ECONNABORTED, errno.EPROTO, errno.EPERM])
+    sock = Failing(socket.AF_INET)
+    sock.bind((HERE, 0))
+    async with Server(echo, sock=sock) as server, dial(url(server), proxy=None) as conn:
+        await conn.send("at once")
+        assert await conn.recv() == "at once"
+        assert lines(caplog, logging.INFO) == []

@@ -1,0 +1,68 @@
+"""Clients of a TLS port with which TLS does not come about, and what a server says of each."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+from dataclasses import dataclass
+
+
+def client_hello(newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> bytes:
+    """Return the first bytes of a client that speaks no TLS newer than that."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.maximum_version = newest
+    outgoing = ssl.MemoryBIO()
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), outgoing).do_handshake()
+    except ssl.SSLWantReadError:
+        return outgoing.read()
+    raise AssertionError("a handshake with nobody")
+
+
+@dataclass
+class Caller:
+    name: str
+    octets: bytes
+    end: str  # how it ends: "closes", "resets" or "waits"
+    told: str
+
+    def calls(self, address: tuple[str, int]) -> tuple[socket.socket, str]:
+        """Do it; return the socket, and its address as a log has it."""
+        sock = socket.create_connection(address)
+        host, port = sock.getsockname()
+        sock.sendall(self.octets)
+        if self.end == "resets":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if self.end != "waits":
+            sock.close()
+        return sock, f"{host}:{port}"
+
+
+TIMEOUT = 0.1  # seconds of the servers that they call
+HELLO = client_hello()
+HUNG_UP = "TLS failed: the client hung up"
+
+CALLERS = [
+    Caller("health probe", b"", "closes", HUNG_UP),
+    Caller("half a hello", HELLO[:50], "closes", HUNG_UP),
+    Caller("a hello, no more", HELLO, "closes", HUNG_UP),
+    Caller("plain HTTP", b"GET / HTTP/1.1\r\n\r\n", "closes", "TLS failed: HTTP_REQUEST"),
+    Caller(
+        "old TLS",
+        client_hello(ssl.TLSVersion.TLSv1_2),
+        "closes",
+        "TLS failed: UNSUPPORTED_PROTOCOL",
+    ),
+    Caller("reset at once", b"", "resets", HUNG_UP),
+    Caller("reset in TLS", HELLO, "resets", HUNG_UP),
+    Caller("silent", b"", "waits", f"the request was not whole within {TIMEOUT} s"),
+    Caller("too slow", HELLO[:50], "waits", f"the request was not whole within {TIMEOUT} s"),
+]
+
+
+def strict(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Return a server's context that takes none of them."""
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context

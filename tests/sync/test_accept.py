@@ -1,0 +1,104 @@
+"""Who is accepted and who is not, on threads: the same clients, the same words."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import ssl
+from typing import Any, ClassVar
+
+import pytest
+import trustme
+
+from koko import serving
+from koko.sync import Conn, Server, dial
+from tests.callers import CALLERS, TIMEOUT, Caller, strict
+from tests.sync.conftest import PATIENCE, until
+
+HERE = "127.0.0.1"
+REQUEST = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+SPENT = [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
+
+
+def echo(conn: Conn) -> None:
+    for message in conn:
+        conn.send(message)
+
+
+def echoes(server: Server) -> None:
+    with dial(f"ws://{HERE}:{server.address[1]}/", proxy=None) as conn:
+        conn.send("hi")
+        assert conn.recv(PATIENCE) == "hi"
+
+
+@pytest.mark.parametrize("caller", CALLERS, ids=lambda caller: caller.name)
+def test_tls_that_fails_is_one_line_at_info_with_the_address(
+    caller: Caller, authority: trustme.CA, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", HERE).configure_cert(context)
+    with Server(echo, HERE, ssl=strict(context), handshake_timeout=TIMEOUT) as server:
+        sock, peer = caller.calls(server.address)
+        with sock:
+            until(lambda: caplog.records)
+    (record,) = caplog.records
+    assert (record.name, record.levelno, record.exc_info) == ("koko.server", logging.INFO, None)
+    assert record.getMessage() == f"{peer} -: {caller.told}"
+
+
+def test_a_server_that_closes_says_so_of_those_at_tls(
+    server_tls: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with Server(echo, HERE, ssl=server_tls) as server:
+        sock, peer = Caller("", b"", "waits", "").calls(server.address)
+        until(lambda: server._crowd.guests)
+    sock.close()
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"{peer} -: TLS failed: the server is going away"]
+
+
+class Failing(socket.socket):
+    """A listening socket whose next calls of accept fail."""
+
+    errors: ClassVar[list[int]] = []
+
+    def accept(self) -> Any:
+        if self.errors:
+            number = self.errors.pop(0)
+            raise OSError(number, os.strerror(number))
+        return super().accept()
+
+
+@pytest.mark.parametrize("number", SPENT, ids=errno.errorcode.get)
+def test_whatever_the_system_has_none_of_is_one_line_for_each_try(
+    number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serving, "RETRY", 0.01)
+    monkeypatch.setattr(Failing, "errors", [number] * 2)
+    sock = Failing(socket.AF_INET)
+    sock.bind((HERE, 0))
+    with Server(echo, sock=sock) as server:
+        echoes(server)
+    reason = os.strerror(number)
+    said = f"cannot accept: {reason[0].lower()}{reason[1:]}; next try in 0.01 s"
+    found = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+    assert found == [("koko.server", "ERROR", said)] * 2
+
+
+def test_a_client_that_is_gone_before_it_is_accepted_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(Failing, "errors", [errno.ECONNABORTED, errno.EPROTO, errno.EPERM])
+    sock = Failing(socket.AF_INET)
+    sock.bind((HERE, 0))
+    with Server(echo, sock=sock) as server:
+        with dial(f"ws://{HERE}:{server.address[1]}/", proxy=None):
+            assert caplog.records == []
