@@ -25,6 +25,7 @@ ROWS = (
         "dialing",
         "upgrading",
         "hijacking",
+        "hung_up",
         "broadcasting",
         "listening",
         "places",
@@ -49,6 +50,7 @@ FORBIDDEN = {
     "dialing": PURE,
     "upgrading": PURE,
     "hijacking": PURE - {"socket", "ssl"},  # it moves sockets, and waits for nothing
+    "hung_up": PURE - {"select"},  # it asks the system, and waits for nothing
     "send_queue": PURE - {"socket"},  # it asks the system, and waits for nothing
     "broadcasting": PURE,
     "listening": PURE - {"socket"},  # it binds, and waits for nothing

@@ -16,9 +16,10 @@ import pytest
 import trustme
 
 from koko import serving
-from koko.aio import Server, dial
+from koko.aio import Conn, Server, Upgrader, dial
 from koko.aio import transport as transports
-from tests.aio.conftest import FACTORIES, echo, url
+from koko.core.head import Request, Response
+from tests.aio.conftest import FACTORIES, echo, handshake, raw, url
 from tests.aio.test_left_behind import nothing_left
 from tests.callers import CALLERS, HELLO, TIMEOUT, Caller, strict
 
@@ -229,3 +230,88 @@ async def test_a_client_that_is_gone_before_it_is_accepted_is_no_error(
         await conn.send("at once")
         assert await conn.recv() == "at once"
         assert lines(caplog, logging.INFO) == []
+
+
+# Clients that gave up while the server slept
+
+
+def gives_up(address: tuple[str, int], octets: bytes) -> str:
+    """Ask, and hang up before anybody can have answered; return the address."""
+    with socket.create_connection(address) as sock:
+        host, port = sock.getsockname()
+        sock.sendall(octets)
+    return f"{host}:{port}"
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native transport", "the loop's"])
+@pytest.mark.parametrize("behind", [b"", b"\x81\x80abcd"], ids=["", "a frame behind"])
+@pytest.mark.parametrize("how", ["handler", "http"])
+async def test_no_handler_runs_for_a_client_that_hung_up_while_the_server_slept(
+    how: str,
+    behind: bytes,
+    native: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if not native:
+        monkeypatch.setattr(transports, "ours", None)
+    caplog.set_level(logging.INFO)
+    served: list[object] = []
+
+    async def handler(conn: Conn) -> None:
+        served.append(conn)
+
+    async def http(request: Request) -> None:
+        async with Upgrader().upgrade(request) as conn:
+            served.append(conn)
+
+    ways: dict[str, Any] = {"http": http} if how == "http" else {}
+    async with Server(None if ways else handler, HERE, **ways) as server:
+        request = handshake().encode() + behind
+        peers = {gives_up(server.address, request) for _ in range(20)}  # the loop does not run
+        await until(lambda: len(caplog.records) >= len(peers))
+        assert served == []
+    told = {
+        f"koko.server INFO {peer} /: the client hung up before it was answered" for peer in peers
+    }
+    assert sorted(lines(caplog, logging.INFO)) == sorted(told)
+
+
+@pytest.mark.usefixtures("fast_tls")
+async def test_none_runs_for_one_that_came_over_tls_either(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    served: list[object] = []
+
+    async def handler(conn: Conn) -> None:
+        served.append(conn)
+
+    async with Server(handler, HERE, ssl=server_tls) as server:
+        sock = await asyncio.to_thread(
+            lambda: client_tls.wrap_socket(
+                socket.create_connection(server.address), server_hostname="localhost"
+            )
+        )
+        await until(lambda: server._openings)
+        sock.sendall(handshake().encode())
+        sock.close()
+        await until(lambda: caplog.records)
+    assert served == []
+    (line,) = lines(caplog, logging.INFO)
+    assert line.endswith(" /: the client hung up before it was answered")
+
+
+async def test_a_frame_right_behind_the_handshake_is_heard() -> None:
+    async with Server(echo, HERE) as server, raw(server) as client:
+        client.says(handshake().encode() + b"\x81\x82\0\0\0\0hi")
+        assert (await client.hears_head()).startswith("HTTP/1.1 101 ")
+        await client.hears(b"\x81\x02hi")
+
+
+async def test_plain_http_of_a_client_that_ended_its_half_is_answered() -> None:
+    async with Server(echo, HERE, http=lambda _: Response(200, "up")) as server:
+        async with raw(server) as client:
+            client.says("GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.writer.write_eof()
+            assert (await client.hears_all()).startswith(b"HTTP/1.1 200 ")

@@ -13,7 +13,8 @@ import pytest
 import trustme
 
 from koko import serving
-from koko.sync import Conn, Server, dial
+from koko.core.head import Request
+from koko.sync import Conn, Server, Upgrader, dial
 from tests.callers import CALLERS, TIMEOUT, Caller, strict
 from tests.sync.conftest import PATIENCE, until
 
@@ -102,3 +103,31 @@ def test_a_client_that_is_gone_before_it_is_accepted_is_no_error(
     with Server(echo, sock=sock) as server:
         with dial(f"ws://{HERE}:{server.address[1]}/", proxy=None):
             assert caplog.records == []
+
+
+@pytest.mark.parametrize("behind", [b"", b"\x81\x80abcd"], ids=["", "a frame behind"])
+@pytest.mark.parametrize("how", ["handler", "http"])
+def test_no_handler_runs_for_a_client_that_hung_up_while_the_server_slept(
+    how: str, behind: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    served: list[object] = []
+
+    def http(request: Request) -> None:
+        served.append(Upgrader().upgrade(request))
+
+    listener = socket.create_server((HERE, 0))
+    peers = set()
+    for _ in range(20):  # nobody accepts yet
+        with socket.create_connection(listener.getsockname()) as sock:
+            peers.add("{}:{}".format(*sock.getsockname()))
+            sock.sendall(REQUEST + behind)
+    ways: dict[str, Any] = {"http": http} if how == "http" else {}
+    with Server(None if ways else served.append, sock=listener, **ways):
+        until(lambda: len(caplog.records) >= len(peers))
+    assert served == []
+    told = "the client hung up before it was answered"
+    assert {record.getMessage() for record in caplog.records} == {
+        f"{peer} /: {told}" for peer in peers
+    }
+    assert {record.levelno for record in caplog.records} == {logging.INFO}

@@ -21,6 +21,7 @@ from koko.core.address import written
 from koko.core.handshake import is_websocket_upgrade, refusal
 from koko.core.head import Request, RequestParser, Response, write_response
 from koko.errors import HandshakeError
+from koko.hung_up import has_hung_up
 from koko.serving import HUNG_UP, HUNG_UP_ANSWERING, answered, level_of, sentence_of, too_slow
 from koko.upgrading import Accepted, Incoming, Refused, Upgrader
 
@@ -118,7 +119,7 @@ class Opening(asyncio.Protocol):
     def _open(self, upgrader: Upgrader, accepted: Accepted, head: bytes) -> Conn:
         if self._answered:
             raise RuntimeError("this request has been upgraded or answered already")
-        if self.transport.is_closing():
+        if self._is_gone():
             raise ConnectionResetError("the client is gone")
         if self._server._is_closing:
             raise _going_away()
@@ -131,6 +132,14 @@ class Opening(asyncio.Protocol):
         if self._early:
             protocol.data_received(self._early)
         return self.conn
+
+    def _is_gone(self) -> bool:
+        """Tell whether the client hung up, perhaps while we slept; then nobody need be asked."""
+        sock = self.transport.get_extra_info("socket")
+        if not self.transport.is_closing() and sock is not None and has_hung_up(sock.fileno()):
+            self._why = HUNG_UP_ANSWERING
+            self.transport.abort()
+        return self.transport.is_closing()
 
     def _decide(self) -> None:
         server = self._server
@@ -157,7 +166,8 @@ class Opening(asyncio.Protocol):
         except BaseException as error:
             self._refuse_for(error)
         else:
-            server._serve(self._open(server.upgrader, decision, head))
+            if not self._is_gone():
+                server._serve(self._open(server.upgrader, decision, head))
 
     async def _ask(self, http: Http) -> None:
         asked = self.request
@@ -200,6 +210,8 @@ class Opening(asyncio.Protocol):
             return self._refuse(self.request, error)
         if was_cancelled(error):
             raise error
+        if isinstance(error, OSError) and self.transport.is_closing():
+            return  # there is nobody to answer, and ``connection_lost`` says so
         self._fail(error)
         if isinstance(error, FATAL):
             raise error

@@ -16,8 +16,18 @@ from time import monotonic
 from koko.core.handshake import is_websocket_upgrade, refusal
 from koko.core.head import Request, RequestParser, Response, write_response
 from koko.errors import HandshakeError
+from koko.hung_up import has_hung_up
 from koko.misuse import check_returned
-from koko.serving import GOING_AWAY, HUNG_UP, answered, level_of, no_tls, sentence_of, too_slow
+from koko.serving import (
+    GOING_AWAY,
+    HUNG_UP,
+    HUNG_UP_ANSWERING,
+    answered,
+    level_of,
+    no_tls,
+    sentence_of,
+    too_slow,
+)
 from koko.sync.clock import deadline_in
 from koko.sync.conn import Conn
 from koko.sync.tls import TLSStream
@@ -54,10 +64,17 @@ class Guest:
     def answer(self, response: Response) -> Response:
         return response
 
-    def take(self) -> tuple[Stream, bytes]:
+    def give_up(self) -> Stream:
+        """Return the stream; from now on nobody can upgrade the request."""
         stream, self._stream = self._stream, None
         if stream is None:
             raise RuntimeError("this request has been upgraded or answered already")
+        return stream
+
+    def take(self) -> tuple[Stream, bytes]:
+        stream = self.give_up()
+        if has_hung_up(stream.socket.fileno()):  # perhaps while we slept
+            raise ConnectionResetError(HUNG_UP_ANSWERING)
         return stream, self._early
 
     def opened(self, conn: Conn) -> None:
@@ -164,7 +181,7 @@ class Admission:
                 complain(self._logger, "%s %s: %s", *told, level=logging.INFO)
         if response is None or guest.is_gone:
             return
-        guest.take()
+        guest.give_up()
         octets = write_response(response)
         if guest.request.method == "HEAD":
             octets = octets[: len(octets) - len(response.body)]  # RFC 9110 §9.3.2
