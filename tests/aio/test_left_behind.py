@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import socket
 import ssl
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 import pytest
 
+from koko import ErrBadHandshake
 from koko.aio import Dialer, Server, dial
 from koko.aio.listen import bind
-from tests.aio.conftest import OWN, OWN_TOO, echo, url
+from tests.aio.conftest import OWN, OWN_TOO, LoopFactory, echo, run, url
+
+resource = pytest.importorskip("resource")
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
 
@@ -183,3 +189,99 @@ async def test_a_client_that_is_closed_leaves_no_timer() -> None:
                 await conn.recv()
             while server.connections:
                 await asyncio.sleep(0)
+
+
+# What the system does to us once
+
+
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+@asynccontextmanager
+async def no_descriptors() -> AsyncIterator[None]:
+    """Have the system refuse every new descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as free:
+        limit = free.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_resolver_without_a_thread_is_an_error_and_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    if type(loop).__module__.startswith("uvloop"):
+        return  # its resolver's threads are not Python's
+    async with nothing_left():
+        server = Server(echo, "localhost")
+        with ThreadPoolExecutor() as fresh, monkeypatch.context() as patch:
+            loop.set_default_executor(fresh)
+            patch.setattr(threading.Thread, "start", no_thread)
+            said = r"cannot look up 'localhost' now: can't start new thread"
+            with pytest.raises(OSError, match=said):
+                await server.start()
+            with pytest.raises(OSError, match=said):
+                await dial("ws://localhost:1/", proxy=None)
+        loop.set_default_executor(ThreadPoolExecutor())
+        async with server, dial(f"ws://localhost:{server.address[1]}/", proxy=None) as conn:
+            await conn.send("again")
+            assert await conn.recv() == "again"
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("given", [False, True], ids=["by name", "by socket"])
+def test_a_start_without_a_descriptor_is_an_error_and_works_the_next_time(
+    loop_factory: LoopFactory, given: bool, secure: bool, server_tls: ssl.SSLContext
+) -> None:
+    async def start() -> None:  # what a loop of its own has not opened yet is what there is none of
+        sock = socket.create_server(("127.0.0.1", 0)) if given else None
+        tls = server_tls if secure else None
+        server = Server(echo, None if given else "127.0.0.1", sock=sock, ssl=tls)
+        before = descriptors()
+        async with no_descriptors():
+            with pytest.raises(OSError, match=r"[Tt]oo many open files"):
+                await server.start()
+        assert server.sockets == ()
+        assert sock is None or sock.fileno() >= 0  # it is still the caller's
+        assert descriptors() <= before
+        async with server:
+            assert server.sockets
+
+    run(loop_factory, start())
+
+
+def test_a_dial_without_a_descriptor_is_an_error_and_works_the_next_time(
+    loop_factory: LoopFactory,
+) -> None:
+    async def refused(sock: socket.socket | None, port: int) -> BaseException:
+        with pytest.raises((OSError, ErrBadHandshake)) as raised:
+            await dial(f"ws://127.0.0.1:{port}/", sock=sock, proxy=None, handshake_timeout=0.05)
+        return raised.value
+
+    async def dials() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            async with no_descriptors():
+                error = await refused(None, port)
+            assert isinstance(error, OSError)
+            assert error.errno == errno.EMFILE
+            assert isinstance(await refused(None, port), TimeoutError)  # it came as far as HTTP
+
+    async def dials_on_a_socket() -> None:
+        for none_left in (True, False):
+            ours, theirs = socket.socketpair()
+            theirs.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            async with no_descriptors() if none_left else nullcontext():
+                error = await refused(ours, 80)
+            # Only a poller of our own needs another descriptor for a socket that is there.
+            assert isinstance(error, ErrBadHandshake) or (none_left and "open files" in str(error))
+            assert ours.fileno() == -1
+            theirs.close()
+
+    run(loop_factory, dials())
+    run(loop_factory, dials_on_a_socket())

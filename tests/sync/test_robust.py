@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import selectors
 import signal
 import socket
 import subprocess
@@ -180,7 +181,7 @@ def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading.Thread, "start", raising(RuntimeError("can't start new thread")))
 
 
-@pytest.mark.parametrize("what", ["thread", "socketpair"])
+@pytest.mark.parametrize("what", ["thread", "socketpair", "selector"])
 def test_start_that_fails_leaves_no_port_bound(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as found:
         address = found.getsockname()
@@ -189,7 +190,11 @@ def test_start_that_fails_leaves_no_port_bound(monkeypatch: pytest.MonkeyPatch, 
         if what == "thread":
             no_thread(patch)
         else:
-            patch.setattr(socket, "socketpair", raising(OSError(24, "too many open files")))
+            where, name = {
+                "socketpair": (socket, "socketpair"),
+                "selector": (selectors, "DefaultSelector"),
+            }[what]
+            patch.setattr(where, name, raising(OSError(24, "too many open files")))
         with pytest.raises((RuntimeError, OSError)):
             server.start()
     with server:  # the port is free, and it starts

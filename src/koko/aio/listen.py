@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 
 from koko import listening
+from koko.aio.network import ask_resolver
 
 
 async def bind(
@@ -16,8 +16,7 @@ async def bind(
     Raises:
         OSError: a name is unknown, a port is taken, or none of the addresses is here.
     """
-    loop = asyncio.get_running_loop()
     found = []
     for name in listening.names(host):
-        found += await loop.getaddrinfo(name, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found += await ask_resolver(name, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return listening.bind(found, port, reuse_port)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import os
 import socket
 from collections import deque
+from typing import Any
 
 from koko import dialing
 from koko.core.eyeballs import DELAY, ROOM, Address, interleaved, no_connection
@@ -39,14 +41,27 @@ async def resolve(
 
     Raises:
         socket.gaierror: the name is unknown.
+        OSError: there is no thread to ask in.
     """
     progress.resolve(host)
-    loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        return await ask_resolver(host, port, family=family, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise socket.gaierror(error.errno, f"{error.strerror}: {host!r}") from None
-    return list(found)
+
+
+async def ask_resolver(host: str | None, port: int, **hints: Any) -> list[Address]:
+    """Return what ``loop.getaddrinfo`` does.
+
+    Raises:
+        OSError: the name is unknown, or there is no thread to ask in.
+    """
+    try:
+        return list(await asyncio.get_running_loop().getaddrinfo(host, port, **hints))
+    except RuntimeError as error:
+        if "new thread" not in str(error):
+            raise
+        raise OSError(errno.EAGAIN, f"cannot look up {host!r} now: {error}") from error
 
 
 async def _by_hand(

@@ -71,9 +71,14 @@ async def attach(sock: socket.socket, protocol: P) -> P:
     """Give a connected socket to a protocol, which is told of its transport."""
     if ours is not None:
         hasten(sock)
-        with suppress(NotImplementedError):
+        try:
             ours.attach(sock, protocol)
             return protocol
+        except NotImplementedError:
+            pass  # the loop watches no descriptors
+        except BaseException:
+            sock.close()  # the system had no epoll for us, say
+            raise
     return await attach_to_the_loops(sock, protocol)
 
 

@@ -10,7 +10,7 @@ import ssl as tls
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from time import monotonic
 from types import TracebackType
@@ -118,19 +118,19 @@ class Server:
             raise RuntimeError("this server was started before; make another Server to serve again")
         host, port, sock, reuse_port = self._where
         listeners = [sock] if sock else listen(host, port, reuse_port)
-        woken = waker = None
+        needed = ExitStack()  # closed where one of them is not to be had
         try:
-            woken, waker = socket.socketpair()
+            woken, waker = map(needed.enter_context, socket.socketpair())
+            selector = needed.enter_context(selectors.DefaultSelector())
             open_up(listeners)
             self._listeners = listeners
             name = f"koko-accept-{written(self.address)}"
-            acceptor = threading.Thread(target=self._accept, args=(woken,), name=name, daemon=True)
+            arguments = (woken, selector)
+            acceptor = threading.Thread(target=self._accept, args=arguments, name=name, daemon=True)
             acceptor.start()
         except BaseException:
             self._listeners = []
-            for pair in (woken, waker):
-                if pair is not None:
-                    pair.close()
+            needed.close()
             if sock is None:  # else it is still the caller's
                 close_all(listeners)
             raise
@@ -208,8 +208,8 @@ class Server:
 
     # Accepting
 
-    def _accept(self, woken: socket.socket) -> None:
-        with woken, selectors.DefaultSelector() as selector:
+    def _accept(self, woken: socket.socket, selector: selectors.BaseSelector) -> None:
+        with woken, selector:
             selector.register(woken, selectors.EVENT_READ)
             for listener in self._listeners:
                 selector.register(listener, selectors.EVENT_READ)
