@@ -19,6 +19,7 @@ from koko import serving
 from koko.aio import Conn, Server, Upgrader, dial
 from koko.aio import transport as transports
 from koko.core.head import Request, Response
+from koko.places import TOLD, no_place
 from tests.aio.conftest import FACTORIES, echo, handshake, raw, url
 from tests.aio.test_left_behind import nothing_left
 from tests.callers import CALLERS, HELLO, TIMEOUT, Caller, strict
@@ -315,3 +316,21 @@ async def test_plain_http_of_a_client_that_ended_its_half_is_answered() -> None:
             client.says("GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
             client.writer.write_eof()
             assert (await client.hears_all()).startswith(b"HTTP/1.1 200 ")
+
+
+# A server that is full
+
+
+async def test_everybody_who_is_turned_away_is_one_line_with_the_address(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with Server(echo, HERE, max_connections=1) as server:
+        async with dial(url(server), proxy=None):
+            peers = [gives_up(server.address, b"") for _ in range(TOLD + 4)]
+            await until(lambda: len(caplog.records) >= len(peers))
+            told = str(no_place(1)[0])
+            assert set(lines(caplog, logging.INFO)) == {
+                f"koko.server INFO {peer} -: {told}" for peer in peers
+            }
+            assert len(caplog.records) == len(peers)

@@ -14,6 +14,7 @@ import trustme
 
 from koko import serving
 from koko.core.head import Request
+from koko.places import TOLD, no_place
 from koko.sync import Conn, Server, Upgrader, dial
 from tests.callers import CALLERS, TIMEOUT, Caller, strict
 from tests.sync.conftest import PATIENCE, until
@@ -131,3 +132,20 @@ def test_no_handler_runs_for_a_client_that_hung_up_while_the_server_slept(
         f"{peer} /: {told}" for peer in peers
     }
     assert {record.levelno for record in caplog.records} == {logging.INFO}
+
+
+def test_everybody_who_is_turned_away_is_one_line_with_the_address(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    with Server(echo, HERE, max_connections=1) as server:
+        with dial(f"ws://{HERE}:{server.address[1]}/", proxy=None):
+            callers = [Caller("", b"", "waits", "").calls(server.address) for _ in range(TOLD + 4)]
+            until(lambda: len(caplog.records) == 4)  # those that were hung up on
+            for sock, _ in callers:
+                sock.close()
+            until(lambda: len(caplog.records) == len(callers))
+            told = str(no_place(1)[0])
+            assert {record.getMessage() for record in caplog.records} == {
+                f"{peer} -: {told}" for _, peer in callers
+            }

@@ -17,11 +17,10 @@ from typing import Any, Protocol
 
 from koko import serving, upgrading
 from koko.aio import transport
+from koko.aio.asking import LONG
 from koko.aio.forking import disown, keep
 from koko.aio.logs import tell
 from koko.core.address import written
-
-NEVER = 1e9  # seconds: the loops have a limit of their own for TLS where none is given
 
 Factory = Callable[..., asyncio.Protocol]  # gets the peer's address, unless the transport has it
 Task = asyncio.Task[tuple[asyncio.Transport, asyncio.Protocol]]
@@ -50,7 +49,7 @@ class Reception:
         self.tls: dict[str, Any] = {}
         if context is not None:
             self.tls["ssl"] = context
-            self.tls["ssl_handshake_timeout"] = upgrader.handshake_timeout or NEVER
+            self.tls["ssl_handshake_timeout"] = upgrader.handshake_timeout or LONG
             self.tls["ssl_shutdown_timeout"] = upgrader.close_timeout
         self._timeout = upgrader.handshake_timeout
         self._logger = logger

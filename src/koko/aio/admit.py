@@ -22,6 +22,7 @@ from koko.core.handshake import is_websocket_upgrade, refusal
 from koko.core.head import Request, RequestParser, Response, write_response
 from koko.errors import HandshakeError
 from koko.hung_up import has_hung_up
+from koko.places import no_place
 from koko.serving import HUNG_UP, HUNG_UP_ANSWERING, answered, level_of, sentence_of, too_slow
 from koko.upgrading import Accepted, Incoming, Refused, Upgrader
 
@@ -58,7 +59,9 @@ class Opening(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
-        if self._server._turns_away(self.transport):
+        if self._server._turns_away(self.transport, self.peer):
+            limit = self._server.max_connections
+            self._why = str(no_place(limit)[0])  # for who is hung up on; a door says it by itself
             return
         self._server._welcome(self)
         self._bound(self._server.upgrader.handshake_timeout, self._accepted_at)
@@ -100,6 +103,11 @@ class Opening(asyncio.Protocol):
         if not (self._answered or self._asked):
             self._refuse(None, _going_away())
             close(self.transport)  # nobody waits here for a client that may never have spoken
+
+    @property
+    def peer(self) -> str:
+        """Its address, for the log."""
+        return written(self.transport.get_extra_info("peername") or self._peer)
 
     # The door of its request
 
@@ -242,8 +250,7 @@ class Opening(asyncio.Protocol):
         self._tell(sentence_of(error), level_of(error))
 
     def _tell(self, sentence: str, level: int = logging.INFO) -> None:
-        peer = written(self.transport.get_extra_info("peername") or self._peer)
-        tell(self._server.logger, level, "%s %s: %s", peer, self._shown, sentence)
+        tell(self._server.logger, level, "%s %s: %s", self.peer, self._shown, sentence)
 
     def _bound(self, timeout: float | None, since: float | None = None) -> None:
         if timeout is not None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from koko.aio.logs import tell
 from koko.aio.protocol import end_half
-from koko.core.address import written
 from koko.core.head import RequestParser
 from koko.errors import HandshakeError
 from koko.places import TELLING, no_place
@@ -20,8 +19,9 @@ if TYPE_CHECKING:
 class Door(asyncio.Protocol):
     """One TCP connection that will never be served."""
 
-    def __init__(self, server: Server, transport: asyncio.Transport) -> None:
+    def __init__(self, server: Server, transport: asyncio.Transport, peer: str) -> None:
         self._server = server
+        self._peer = peer
         self.transport = transport
         self._parser = RequestParser(server.upgrader.head_limit)
         self._answered = False
@@ -38,12 +38,16 @@ class Door(asyncio.Protocol):
         if target is None:
             return
         self._answered = True
-        error, answer = no_place(self._server.max_connections)
-        peer = written(self.transport.get_extra_info("peername"))
-        tell(self._server.logger, logging.INFO, "%s %s: %s", peer, target, error)
-        self.transport.write(answer)
+        self.transport.write(self._refuse(target))
         end_half(self.transport)  # not the whole: what is unread would reset the stream
 
+    def _refuse(self, target: str) -> bytes:
+        error, answer = no_place(self._server.max_connections)
+        tell(self._server.logger, logging.INFO, "%s %s: %s", self._peer, target, error)
+        return answer
+
     def connection_lost(self, error: Exception | None) -> None:
+        if not self._answered:
+            self._refuse("-")
         self._timer.cancel()
         self._server._doors.discard(self)

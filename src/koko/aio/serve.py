@@ -243,14 +243,14 @@ class Server:
 
     # How it works inside
 
-    def _turns_away(self, transport: asyncio.Transport) -> bool:
+    def _turns_away(self, transport: asyncio.Transport, peer: str) -> bool:
         """Tell whether there is no place for somebody; he is told so, or hung up on."""
         seated = len(self._openings) + len(self._handlers)
         given = place(self.max_connections, seated, len(self._doors))
         if given is Place.NOWHERE:
             transport.abort()
         elif given is Place.DOOR:
-            door = Door(self, transport)
+            door = Door(self, transport, peer)
             self._doors.add(door)
             transport.set_protocol(door)
         return given is not Place.SEAT

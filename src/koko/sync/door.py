@@ -6,28 +6,31 @@ import logging
 import ssl as tls
 from contextlib import suppress
 
-from koko.core.address import written
 from koko.core.head import RequestParser
 from koko.errors import HandshakeError
 from koko.places import TELLING, no_place
 from koko.sync.clock import deadline_in
 from koko.sync.tls import TLSStream
-from koko.sync.transport import PlainStream, Stream, peer_name, recv_by, write_by
+from koko.sync.transport import PlainStream, Stream, recv_by, write_by
 from koko.sync.upgrade import complain
 
 
 def turn_away(
     plain: PlainStream,
+    peer: str,
     ssl: tls.SSLContext | None,
     limit: int | None,
     head_limit: int,
     logger: logging.Logger,
 ) -> None:
-    """Answer a client with 503 and hang up, all of it within ``TELLING`` seconds."""
+    """Answer a client with 503 and hang up, all of it within ``TELLING`` seconds.
+
+    ``peer`` is its address, for the log.
+    """
     stream: Stream = plain
     deadline = deadline_in(TELLING)
     error, answer = no_place(limit)
-    peer, target = written(peer_name(plain.socket)), "-"
+    target = "-"
     try:
         if ssl is not None:
             stream = session = TLSStream(plain, ssl, server_side=True)

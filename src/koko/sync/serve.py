@@ -19,7 +19,7 @@ from typing import Any, Self, Unpack
 from koko import serving
 from koko.core.address import written
 from koko.misuse import check_face, check_handler, refuse_async
-from koko.places import Place, check_limit
+from koko.places import Place, check_limit, no_place
 from koko.sync.admit import Admission, Handler, Http
 from koko.sync.conn import Conn
 from koko.sync.crowd import Crowd, Guest
@@ -233,6 +233,8 @@ class Server:
         try:
             if given is not Place.NOWHERE:
                 return self._start(PlainStream(sock), written(peer), given)
+            told, _ = no_place(self.max_connections)
+            complain(self.logger, "%s -: %s", written(peer), told, level=logging.INFO)
         except OSError:
             pass  # it has hung up already
         except RuntimeError as error:  # the system has no thread for it
@@ -256,7 +258,7 @@ class Server:
         try:
             if given is Place.DOOR:
                 head_limit = self.upgrader.head_limit
-                turn_away(stream, self._ssl, self.max_connections, head_limit, self.logger)
+                turn_away(stream, peer, self._ssl, self.max_connections, head_limit, self.logger)
             else:
                 self._admission.admit(stream, peer, partial(self._welcome, thread))
         except BaseException as error:  # of an application's: it was told, and we go on
