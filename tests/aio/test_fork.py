@@ -100,6 +100,18 @@ STORIES = {
     await again.close()
     over(*child)
 """,
+    "who has shaken no hands yet hears the end while the child has copies": """
+    reader, writer = await asyncio.open_connection(host, port)
+    while not (server._openings or server._reception._connecting):
+        await asyncio.sleep(0)
+    child = lives_on(lambda: 0)
+    await conn.close()
+    await server.close()
+    said = await asyncio.wait_for(reader.read(), 3)
+    assert said == b"" if SECURE else said.startswith(b"HTTP/1.1 503 "), said
+    writer.close()
+    over(*child)
+""",
     "whatever the child does with them, the parent's go on": """
     def meddle():
         for each in (conn, *server.connections):
