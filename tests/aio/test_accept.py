@@ -18,6 +18,7 @@ import trustme
 from koko import serving
 from koko.aio import Conn, Server, Upgrader, dial
 from koko.aio import transport as transports
+from koko.aio.admit import Opening
 from koko.core.head import Request, Response
 from koko.places import TOLD, no_place
 from tests.aio.conftest import FACTORIES, echo, handshake, raw, url
@@ -111,6 +112,32 @@ async def test_a_server_that_closes_gives_up_those_at_tls(
                 pass  # what the server had sent already; then the end
     told = f"koko.server INFO {peer} -: TLS failed: the server is going away"
     assert lines(caplog, logging.INFO) == [told]
+
+
+@pytest.mark.usefixtures("fast_tls")
+async def test_one_that_has_agreed_on_tls_as_the_server_closes_is_answered(
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    welcome = Opening.connection_made
+
+    def closes(opening: Opening, transport: asyncio.BaseTransport) -> None:
+        welcome(opening, transport)
+        opening._server._begin_closing()
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(Opening, "connection_made", closes)
+    async with Server(echo, HERE, ssl=server_tls) as server:
+        reader, writer = await asyncio.open_connection(
+            *server.address, ssl=client_tls, server_hostname="localhost"
+        )
+        assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+    (line,) = lines(caplog, logging.INFO)
+    assert line.endswith("503: the server is going away, try again later")
 
 
 @pytest.mark.usefixtures("fast_tls")

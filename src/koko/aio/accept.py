@@ -22,7 +22,9 @@ from koko.aio.forking import disown, keep
 from koko.aio.logs import tell
 from koko.core.address import written
 
-Factory = Callable[..., asyncio.Protocol]  # gets the peer's address, unless the transport has it
+# Gets the peer's address, unless the transport knows it. What it makes has its ``transport`` as an
+# attribute from ``connection_made`` on.
+Factory = Callable[..., asyncio.Protocol]
 Task = asyncio.Task[tuple[asyncio.Transport, asyncio.Protocol]]
 
 
@@ -33,6 +35,25 @@ class Listening(Protocol):
     def sockets(self) -> tuple[socket.socket, ...]: ...
 
     def close(self) -> None: ...
+
+
+class Newcomer:
+    """An accepted socket on its way to its protocol."""
+
+    def __init__(self, protocol: Factory, sock: socket.socket, peer: Any) -> None:
+        self.sock = sock
+        self.peer = peer
+        self.protocol: asyncio.Protocol | None = None  # not asked for, and so no transport either
+        self._factory = protocol
+
+    def make(self) -> asyncio.Protocol:
+        self.protocol = self._factory(self.peer)
+        return self.protocol
+
+    @property
+    def has_arrived(self) -> bool:
+        """True when its protocol has it, which tells of its end."""
+        return hasattr(self.protocol, "transport")
 
 
 class Reception:
@@ -55,13 +76,14 @@ class Reception:
         self._logger = logger
         self._loop = asyncio.get_running_loop()
         self._connect = transport.connector(self._loop, self.tls)
-        self._connecting: dict[Task, tuple[socket.socket, Any]] = {}
+        self._connecting: dict[Task, Newcomer] = {}
         keep(self)
 
     def admit(self, sock: socket.socket, peer: Any) -> None:
         """Give an accepted socket a protocol, once TLS has come about."""
-        task = self._loop.create_task(self._connect(lambda: self.protocol(peer), sock))
-        self._connecting[task] = sock, peer
+        newcomer = Newcomer(self.protocol, sock, peer)
+        task = self._loop.create_task(self._connect(newcomer.make, sock))
+        self._connecting[task] = newcomer
         task.add_done_callback(self._conclude)
 
     def exhausted(self, error: OSError) -> None:
@@ -69,21 +91,23 @@ class Reception:
         tell(self._logger, logging.ERROR, "%s", serving.cannot_accept(error))
 
     def close(self) -> set[Task]:
-        """Give up those that are still at TLS; return what ends when they have ended."""
-        ending = set(self._connecting)
-        for task in ending:
-            task.cancel()
-        return ending
+        """Give up those that are still at TLS; return what ends when all have arrived or ended."""
+        for task, newcomer in self._connecting.items():
+            if self.tls and not newcomer.has_arrived:
+                task.cancel()
+        return set(self._connecting)
 
     def _conclude(self, task: Task) -> None:
-        sock, peer = self._connecting.pop(task)
-        if task.cancelled():
-            error: BaseException | None = ConnectionError(serving.GOING_AWAY)
-        else:
+        newcomer = self._connecting.pop(task)
+        error: BaseException | None = ConnectionError(serving.GOING_AWAY)
+        if not task.cancelled():
             error = task.exception()
-        if error is not None:
-            sock.close()  # it may have come to no transport
-            self._tell(peer, error)
+        if newcomer.has_arrived:
+            return
+        # Cancelled, a transport closes itself, once what it has to write is written.
+        if newcomer.protocol is None or not task.cancelled():
+            newcomer.sock.close()
+        self._tell(newcomer.peer, error or ConnectionResetError())
 
     def _tell(self, peer: Any, error: BaseException) -> None:
         who = written(peer)
@@ -98,8 +122,8 @@ class Reception:
         tell(self._logger, logging.INFO, "%s -: %s", who, sentence)
 
     def _disown(self) -> None:
-        for sock, _ in self._connecting.values():
-            disown(sock.fileno())
+        for newcomer in self._connecting.values():
+            disown(newcomer.sock.fileno())
 
 
 class Listener:
