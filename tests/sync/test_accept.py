@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import ssl
+import threading
 from typing import Any, ClassVar
 
 import pytest
@@ -14,10 +15,11 @@ import trustme
 
 from koko import serving
 from koko.core.head import Request
+from koko.hung_up import has_hung_up
 from koko.places import TOLD, no_place
 from koko.sync import Conn, Server, Upgrader, dial
 from tests.callers import CALLERS, TIMEOUT, Caller, strict
-from tests.sync.conftest import PATIENCE, until
+from tests.sync.conftest import PATIENCE, in_thread, until
 
 HERE = "127.0.0.1"
 REQUEST = (
@@ -149,3 +151,34 @@ def test_everybody_who_is_turned_away_is_one_line_with_the_address(
             assert {record.getMessage() for record in caplog.records} == {
                 f"{peer} -: {told}" for _, peer in callers
             }
+
+
+def test_a_request_that_is_upgraded_while_the_server_closes_is_told_so_as_a_connection() -> None:
+    asked, closing = threading.Event(), threading.Event()
+
+    def http(request: Request) -> None:
+        asked.set()
+        assert closing.wait(PATIENCE)
+        with Upgrader().upgrade(request) as conn:
+            list(conn)
+
+    with Server(None, HERE, http=http) as server:
+        with socket.create_connection(server.address) as client:
+            client.sendall(REQUEST)
+            client.settimeout(PATIENCE)
+            assert asked.wait(PATIENCE)
+            done = in_thread(server.close)
+            until(lambda: server._admission.closing)
+            until(
+                lambda: has_hung_up(
+                    next(iter(server._crowd.guests.values())).stream.socket.fileno()
+                )
+            )
+            closing.set()
+            heard = b""
+            while piece := client.recv(4096):
+                heard += piece
+            client.close()
+            done.result(PATIENCE)
+    assert heard.startswith(b"HTTP/1.1 101 ")
+    assert heard.endswith(b"\x88\x02\x03\xe9")  # 1001

@@ -52,6 +52,7 @@ class Guest:
         early: bytes,
         secure: bool,
         opened: Callable[[Conn], object],
+        has_left: Callable[[], bool],
     ) -> None:
         self.request = request
         self.peer = peer
@@ -60,6 +61,7 @@ class Guest:
         self._stream: Stream | None = stream
         self._early = early
         self._opened = opened
+        self._has_left = has_left
 
     def answer(self, response: Response) -> Response:
         return response
@@ -73,7 +75,7 @@ class Guest:
 
     def take(self) -> tuple[Stream, bytes]:
         stream = self.give_up()
-        if has_hung_up(stream.socket.fileno()):  # perhaps while we slept
+        if self._has_left():  # perhaps while we slept
             raise ConnectionResetError(HUNG_UP_ANSWERING)
         return stream, self._early
 
@@ -162,7 +164,12 @@ class Admission:
             self._log(peer, None, error)
             _say_and_leave(stream, write_response(refusal(error)), deadline)
             return None
-        return Guest(request, stream, peer, parser.rest, self._ssl is not None, opened)
+        has_left = partial(self._has_left, stream)
+        return Guest(request, stream, peer, parser.rest, self._ssl is not None, opened, has_left)
+
+    def _has_left(self, stream: Stream) -> bool:
+        # A server that closes ends the client's half itself, which looks the same.
+        return has_hung_up(stream.socket.fileno()) and not self.closing
 
     def _serve(self, guest: Guest, stream: Stream, deadline: float | None) -> None:
         try:
