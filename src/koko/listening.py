@@ -39,6 +39,24 @@ def bind(found: Iterable[Any], port: int, reuse_port: bool = False) -> list[sock
     return _bind_all(wanted, port, reuse_port)
 
 
+def address_of(names: list[Any]) -> tuple[str, int]:
+    """Return host and port of the first of these, of a Unix socket its path and 0.
+
+    A name that is in no file system begins with a zero byte, as Python writes it.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    if not names:
+        raise RuntimeError("the server has no address yet: it has not been started")
+    match names[0]:
+        case (str(host), int(port), *_):
+            return host, port
+        case bytes(name):
+            return os.fsdecode(name), 0
+    return str(names[0]), 0
+
+
 def _bind_all(addresses: list[Any], port: int, reuse_port: bool) -> list[socket.socket]:
     bound: list[socket.socket] = []
     failure: OSError | None = None

@@ -1,15 +1,35 @@
-"""What a server tells its operator of the clients that came: one line for each, on both faces.
+"""What a server tells its operator: of itself, and one line for each client, on both faces.
 
 Levels and sentences only; who logs them, and when, the faces decide. A line never holds
-the query of a URL.
+the query of a URL. ``docs/operating.md`` says what to do about each.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Sequence
+from typing import Any
 
+from koko.core.address import written
+from koko.core.connection import Connection
 from koko.errors import HandshakeError
+from koko.misuse import WrongKindError
+
+# Of the server; the first and the last at INFO.
+LISTENING = "listening on %s"
+CLOSING = "closing: waiting up to %g s for %d connections"
+HURRIED = "closing now: stopped a second time"  # WARNING
+LATE = "closing: %d handlers did not end in time: %s"  # WARNING
+CLOSED = "closed within %.1f s; no longer listening on %s"
+
+# Of one client: its address, what it asked for, and a sentence. INFO where nothing is said.
+CLIENT = "%s %s: %s"
+UNKNOWN = "-"  # in the place of what it asked for
+NO_ANSWER = "could not answer %s"  # ERROR, with what the application raised
+HANDLER_FAILED = "handler of %s at %s failed"  # ERROR, with what it raised
+
+_NAMED = 5  # addresses that a line has room for
 
 HUNG_UP = "the client hung up before its request was whole"
 HUNG_UP_ANSWERING = "the client hung up before it was answered"
@@ -74,3 +94,27 @@ def sentence_of(error: BaseException) -> str:
     if isinstance(error, HandshakeError) and error.advice:
         return f"{error}; {error.advice}"
     return str(error)
+
+
+def ended(core: Connection, now: float, others: int | None) -> str:
+    """Return the sentence for the end of a connection: how, and what it had been.
+
+    ``others`` is how many are open still, None where nobody counts them.
+    """
+    lasted = now - core.opened_at
+    said = f"{core.ending}; after {lasted:.1f} s, {core.bytes_in} bytes in, {core.bytes_out} out"
+    return said if others is None else f"{said}; {others} open"
+
+
+def handler_failed(
+    conn: Any, error: BaseException
+) -> tuple[str, tuple[object, ...], BaseException | None]:
+    """Return what to log of a handler: a sentence, its values, and what to show a traceback of."""
+    if isinstance(error, WrongKindError):  # its sentence says it all
+        return "%s", (error,), None
+    return HANDLER_FAILED, (conn, conn.request.shown), error
+
+
+def addresses(of: Sequence[object]) -> str:
+    """Return addresses in one line, as far as it has room for them."""
+    return ", ".join([*map(written, of[:_NAMED]), *["..."] * (len(of) > _NAMED)])

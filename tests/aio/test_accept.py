@@ -24,6 +24,7 @@ from koko.places import TOLD, no_place
 from tests.aio.conftest import FACTORIES, echo, handshake, raw, url
 from tests.aio.test_left_behind import nothing_left
 from tests.callers import CALLERS, HELLO, TIMEOUT, Caller, strict
+from tests.logged import of_clients
 
 resource = pytest.importorskip("resource")
 
@@ -47,15 +48,6 @@ def strict_tls(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost", HERE).configure_cert(context)
     return strict(context)
-
-
-def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
-    """Return what every logger was told, at that level or above."""
-    return [
-        f"{record.name} {record.levelname} {record.getMessage()}"
-        for record in caplog.records
-        if record.levelno >= level
-    ]
 
 
 def at_tls(server: Server) -> Any:
@@ -85,9 +77,9 @@ async def test_tls_that_fails_is_one_line_at_info_with_the_address(
         else:
             sock, peer = await asyncio.to_thread(caller.calls, server.address)
         with sock:
-            await until(lambda: lines(caplog, logging.INFO))
+            await until(lambda: of_clients(caplog, logging.INFO))
         assert asyncio.all_tasks() == {asyncio.current_task()}
-    (line,) = lines(caplog, logging.INFO)
+    (line,) = of_clients(caplog, logging.INFO)
     assert line == f"koko.server INFO {peer} -: {caller.told}"
     assert caplog.records[0].exc_info is None
 
@@ -111,7 +103,7 @@ async def test_a_server_that_closes_gives_up_those_at_tls(
             while sock.recv(4096):
                 pass  # what the server had sent already; then the end
     told = f"koko.server INFO {peer} -: TLS failed: the server is going away"
-    assert lines(caplog, logging.INFO) == [told]
+    assert of_clients(caplog, logging.INFO) == [told]
 
 
 @pytest.mark.usefixtures("fast_tls")
@@ -136,7 +128,7 @@ async def test_one_that_has_agreed_on_tls_as_the_server_closes_is_answered(
         assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
         writer.close()
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
-    (line,) = lines(caplog, logging.INFO)
+    (line,) = of_clients(caplog, logging.INFO)
     assert line.endswith("503: the server is going away, try again later")
 
 
@@ -202,7 +194,7 @@ async def test_a_server_that_runs_out_of_files_says_so_and_goes_on(
             try:
                 begun = loop.time()
                 await loop.sock_connect(late, server.address)
-                await until(lambda: len(lines(caplog, logging.ERROR)) >= 2)
+                await until(lambda: len(of_clients(caplog, logging.ERROR)) >= 2)
                 assert loop.time() - begun > 0.01  # not in every turn of the loop
                 await first.send("others are served")
                 assert await first.recv() == "others are served"
@@ -212,7 +204,7 @@ async def test_a_server_that_runs_out_of_files_says_so_and_goes_on(
                 await conn.send("late")
                 assert await conn.recv() == "late"
     said = "koko.server ERROR cannot accept: too many open files; next try in 0.02 s"
-    assert set(lines(caplog, logging.WARNING)) == {said}
+    assert set(of_clients(caplog, logging.WARNING)) == {said}
 
 
 class Failing(socket.socket):
@@ -243,7 +235,7 @@ async def test_whatever_the_system_has_none_of_is_one_line_for_each_try(
         assert await conn.recv() == "in the end"
     reason = os.strerror(number)
     said = f"cannot accept: {reason[0].lower()}{reason[1:]}; next try in 0.01 s"
-    assert lines(caplog, logging.WARNING) == [f"koko.server ERROR {said}"] * 2
+    assert of_clients(caplog, logging.WARNING) == [f"koko.server ERROR {said}"] * 2
 
 
 async def test_a_client_that_is_gone_before_it_is_accepted_is_no_error(
@@ -257,7 +249,7 @@ async def test_a_client_that_is_gone_before_it_is_accepted_is_no_error(
     async with Server(echo, sock=sock) as server, dial(url(server), proxy=None) as conn:
         await conn.send("at once")
         assert await conn.recv() == "at once"
-        assert lines(caplog, logging.INFO) == []
+        assert of_clients(caplog, logging.INFO) == []
 
 
 # Clients that gave up while the server slept
@@ -297,12 +289,12 @@ async def test_no_handler_runs_for_a_client_that_hung_up_while_the_server_slept(
     async with Server(None if ways else handler, HERE, **ways) as server:
         request = handshake().encode() + behind
         peers = {gives_up(server.address, request) for _ in range(20)}  # the loop does not run
-        await until(lambda: len(caplog.records) >= len(peers))
+        await until(lambda: len(of_clients(caplog)) >= len(peers))
         assert served == []
     told = {
         f"koko.server INFO {peer} /: the client hung up before it was answered" for peer in peers
     }
-    assert sorted(lines(caplog, logging.INFO)) == sorted(told)
+    assert sorted(of_clients(caplog, logging.INFO)) == sorted(told)
 
 
 @pytest.mark.usefixtures("fast_tls")
@@ -324,9 +316,9 @@ async def test_none_runs_for_one_that_came_over_tls_either(
         await until(lambda: server._openings)
         sock.sendall(handshake().encode())
         sock.close()
-        await until(lambda: caplog.records)
+        await until(lambda: of_clients(caplog))
     assert served == []
-    (line,) = lines(caplog, logging.INFO)
+    (line,) = of_clients(caplog, logging.INFO)
     assert line.endswith(" /: the client hung up before it was answered")
 
 
@@ -355,9 +347,9 @@ async def test_everybody_who_is_turned_away_is_one_line_with_the_address(
     async with Server(echo, HERE, max_connections=1) as server:
         async with dial(url(server), proxy=None):
             peers = [gives_up(server.address, b"") for _ in range(TOLD + 4)]
-            await until(lambda: len(caplog.records) >= len(peers))
+            await until(lambda: len(of_clients(caplog)) >= len(peers))
             told = str(no_place(1)[0])
-            assert set(lines(caplog, logging.INFO)) == {
+            assert set(of_clients(caplog, logging.INFO)) == {
                 f"koko.server INFO {peer} -: {told}" for peer in peers
             }
-            assert len(caplog.records) == len(peers)
+            assert len(of_clients(caplog)) == len(peers)

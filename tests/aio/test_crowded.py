@@ -16,6 +16,7 @@ from koko import CloseError, ErrBadHandshake, Response
 from koko.aio import Conn, Server, Upgrader, dial
 from koko.places import TOLD
 from tests.aio.conftest import OWN, OWN_TOO, echo, handshake, raw, url
+from tests.logged import of_clients
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
 
@@ -168,10 +169,6 @@ async def test_tls_and_the_request_share_the_handshake_timeout(
 # One line for each end
 
 
-def ends(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "koko.server"]
-
-
 async def test_end_is_one_line_with_the_peer_as_host_and_port(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -180,9 +177,11 @@ async def test_end_is_one_line_with_the_peer_as_host_and_port(
         async with dial(url(server, path="/where?x=1"), proxy=None) as client:
             host, port = client.local_address
         await until_empty(server)
-    assert ends(caplog) == [
-        f"{host}:{port} /where: peer closed with 1000 (normal); we answered 1000"
-    ]
+    (line,) = of_clients(caplog)
+    told, what_it_was = line.split("; after ")
+    ending = "peer closed with 1000 (normal); we answered 1000"
+    assert told == f"koko.server INFO {host}:{port} /where: {ending}"
+    assert re.fullmatch(r"\d+\.\d s, 8 bytes in, 4 out; 0 open", what_it_was)
     assert caplog.records[-1].levelno == logging.INFO
 
 
@@ -206,7 +205,7 @@ async def test_peer_that_vanishes_or_misbehaves_is_one_line_at_info_and_no_trace
             client.writer.write_eof()
             await client.hears_all()
         await until_empty(server)
-    (line,) = ends(caplog)
+    (line,) = of_clients(caplog)
     assert said in line
     assert {record.levelno for record in caplog.records} == {logging.INFO}
     assert "Traceback" not in caplog.text
@@ -221,7 +220,7 @@ async def test_handler_that_is_cancelled_is_one_line_too(caplog: pytest.LogCaptu
         client.says(handshake())
         await client.hears_head()
         await server.close(timeout=0.02)
-    line = ends(caplog)[-1]
+    line = of_clients(caplog)[-1]
     assert "connection lost; we had sent 1001 (going away); " in line
 
 

@@ -19,6 +19,7 @@ from koko.hung_up import has_hung_up
 from koko.places import TOLD, no_place
 from koko.sync import Conn, Server, Upgrader, dial
 from tests.callers import CALLERS, TIMEOUT, Caller, strict
+from tests.logged import of_clients
 from tests.sync.conftest import PATIENCE, in_thread, until
 
 HERE = "127.0.0.1"
@@ -50,10 +51,9 @@ def test_tls_that_fails_is_one_line_at_info_with_the_address(
     with Server(echo, HERE, ssl=strict(context), handshake_timeout=TIMEOUT) as server:
         sock, peer = caller.calls(server.address)
         with sock:
-            until(lambda: caplog.records)
-    (record,) = caplog.records
-    assert (record.name, record.levelno, record.exc_info) == ("koko.server", logging.INFO, None)
-    assert record.getMessage() == f"{peer} -: {caller.told}"
+            until(lambda: of_clients(caplog))
+    assert of_clients(caplog) == [f"koko.server INFO {peer} -: {caller.told}"]
+    assert {record.exc_info for record in caplog.records} == {None}
 
 
 def test_a_server_that_closes_says_so_of_those_at_tls(
@@ -64,8 +64,9 @@ def test_a_server_that_closes_says_so_of_those_at_tls(
         sock, peer = Caller("", b"", "waits", "").calls(server.address)
         until(lambda: server._crowd.guests)
     sock.close()
-    told = [record.getMessage() for record in caplog.records]
-    assert told == [f"{peer} -: TLS failed: the server is going away"]
+    assert of_clients(caplog) == [
+        f"koko.server INFO {peer} -: TLS failed: the server is going away"
+    ]
 
 
 class Failing(socket.socket):
@@ -105,7 +106,7 @@ def test_a_client_that_is_gone_before_it_is_accepted_is_no_error(
     sock.bind((HERE, 0))
     with Server(echo, sock=sock) as server:
         with dial(f"ws://{HERE}:{server.address[1]}/", proxy=None):
-            assert caplog.records == []
+            assert of_clients(caplog) == []
 
 
 @pytest.mark.parametrize("behind", [b"", b"\x81\x80abcd"], ids=["", "a frame behind"])
@@ -127,12 +128,10 @@ def test_no_handler_runs_for_a_client_that_hung_up_while_the_server_slept(
             sock.sendall(REQUEST + behind)
     ways: dict[str, Any] = {"http": http} if how == "http" else {}
     with Server(None if ways else served.append, sock=listener, **ways):
-        until(lambda: len(caplog.records) >= len(peers))
+        until(lambda: len(of_clients(caplog)) >= len(peers))
     assert served == []
     told = "the client hung up before it was answered"
-    assert {record.getMessage() for record in caplog.records} == {
-        f"{peer} /: {told}" for peer in peers
-    }
+    assert set(of_clients(caplog)) == {f"koko.server INFO {peer} /: {told}" for peer in peers}
     assert {record.levelno for record in caplog.records} == {logging.INFO}
 
 
@@ -143,13 +142,13 @@ def test_everybody_who_is_turned_away_is_one_line_with_the_address(
     with Server(echo, HERE, max_connections=1) as server:
         with dial(f"ws://{HERE}:{server.address[1]}/", proxy=None):
             callers = [Caller("", b"", "waits", "").calls(server.address) for _ in range(TOLD + 4)]
-            until(lambda: len(caplog.records) == 4)  # those that were hung up on
+            until(lambda: len(of_clients(caplog)) == 4)  # those that were hung up on
             for sock, _ in callers:
                 sock.close()
-            until(lambda: len(caplog.records) == len(callers))
+            until(lambda: len(of_clients(caplog)) == len(callers))
             told = str(no_place(1)[0])
-            assert {record.getMessage() for record in caplog.records} == {
-                f"{peer} -: {told}" for _, peer in callers
+            assert set(of_clients(caplog)) == {
+                f"koko.server INFO {peer} -: {told}" for _, peer in callers
             }
 
 

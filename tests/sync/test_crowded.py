@@ -13,6 +13,7 @@ import pytest
 from koko import CloseError, ErrBadHandshake, Response
 from koko.places import TOLD, Place
 from koko.sync import Conn, Server, Upgrader, dial
+from tests.logged import of_clients
 from tests.sync.conftest import PATIENCE, in_thread, until
 from tests.sync.test_serve import UPGRADE, connect, echo, read_all, url
 
@@ -109,10 +110,6 @@ def test_a_limit_that_cannot_be_is_refused() -> None:
 # One line for each end
 
 
-def ends(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "koko.server"]
-
-
 def test_an_end_is_one_line_with_the_peer_as_host_and_port(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -121,9 +118,11 @@ def test_an_end_is_one_line_with_the_peer_as_host_and_port(
         with dial(url(server, "/where?x=1"), proxy=None) as client:
             host, port = client.local_address
         until(lambda: empty(server))
-    assert ends(caplog) == [
-        f"{host}:{port} /where: peer closed with 1000 (normal); we answered 1000"
-    ]
+    (line,) = of_clients(caplog)
+    told, what_it_was = line.split("; after ")
+    ending = "peer closed with 1000 (normal); we answered 1000"
+    assert told == f"koko.server INFO {host}:{port} /where: {ending}"
+    assert re.fullmatch(r"\d+\.\d s, 8 bytes in, 4 out; 0 open", what_it_was)
     assert caplog.records[-1].levelno == logging.INFO
 
 
@@ -147,7 +146,7 @@ def test_a_peer_that_vanishes_or_misbehaves_is_one_line_at_info_and_no_traceback
             client.shutdown(socket.SHUT_WR)
             read_all(client)
         until(lambda: empty(server))
-    (line,) = ends(caplog)
+    (line,) = of_clients(caplog)
     assert said in line
     assert {record.levelno for record in caplog.records} == {logging.INFO}
     assert "Traceback" not in caplog.text
@@ -160,7 +159,7 @@ def test_the_peer_of_an_ipv6_connection_stands_in_brackets(
     with Server(echo, ipv6) as server:
         dial(f"ws://[::1]:{server.address[1]}/", proxy=None).close()
         until(lambda: empty(server))
-    assert re.match(r"\[::1\]:\d+ /: ", ends(caplog)[0])
+    assert re.search(r" \[::1\]:\d+ /: ", of_clients(caplog)[0])
 
 
 def test_a_representation_names_the_peer_as_host_and_port() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import selectors
 import signal
 import socket
@@ -121,12 +122,14 @@ def test_log_handler_that_fails_does_not_end_a_server() -> None:
         for message in conn:
             conn.send(message)
 
-    with Server(echo, "127.0.0.1", max_connections=1, logger=logger) as server:
+    server = Server(echo, "127.0.0.1", max_connections=1, logger=logger)
+    with pytest.raises(Stop), server:  # whoever closes it is told, when that is done
         for _ in range(2):
             with dial(url(server), proxy=None) as conn:
                 conn.send("hello")
                 assert conn.recv(timeout=PATIENCE) == "hello"
             until(lambda: not any(server._crowd.places.values()))
+    assert server._closed.is_set()
 
 
 @pytest.mark.parametrize("deed", ["close", "detach", "shutdown"])
@@ -263,7 +266,7 @@ def test_signals_are_given_back_as_they_were() -> None:
 SERVE = """
 import logging, sys, threading, time
 from koko.sync import serve
-logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO, stream=sys.stdout)
+logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
 def stuck(conn):
     conn.recv()
     time.sleep(60)
@@ -275,25 +278,31 @@ print("done", flush=True)
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_second_signal_means_now_and_the_log_says_whom_it_waits_for(second: signal.Signals) -> None:
     command = [sys.executable, "-c", SERVE]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         assert process.stdout is not None
-        port = int(process.stdout.readline())
-        conn = dial(f"ws://127.0.0.1:{port}", proxy=None)
-        conn.send("hang")
-        time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        lines = [process.stdout.readline()]
-        assert lines == ["INFO closing: waiting up to 30 s for 1 connections\n"]
-        process.send_signal(second)
-        lines = process.stdout.read().splitlines()
-        assert lines[0] == "WARNING closing now: stopped a second time"
-        host, own_port = conn.local_address
-        assert lines[1:] == [
-            f"WARNING closing: 1 handlers did not end in time: {host}:{own_port}",
-            "done",
-        ]
-        assert process.wait(PATIENCE) == 0
-        conn.abort()
+        try:
+            said = sorted(process.stdout.readline() for _ in range(2))  # one from each thread
+            port = int(said[0])
+            assert said[1] == f"INFO listening on 127.0.0.1:{port}\n"
+            conn = dial(f"ws://127.0.0.1:{port}", proxy=None)
+            conn.send("hang")
+            time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            lines = [process.stdout.readline()]
+            assert lines == ["INFO closing: waiting up to 30 s for 1 connections\n"]
+            process.send_signal(second)
+            lines = process.stdout.read().splitlines()
+            assert lines[0] == "WARNING closing now: stopped a second time"
+            host, own_port = conn.local_address
+            assert lines[1] == f"WARNING closing: 1 handlers did not end in time: {host}:{own_port}"
+            assert re.fullmatch(r"INFO closed within \d.\d s; no longer listening on .*", lines[2])
+            assert lines[3:] == ["done"]
+            assert process.wait(PATIENCE) == 0
+            conn.abort()
+        finally:
+            process.kill()  # the block waits for its end
 
 
 # Children

@@ -59,7 +59,8 @@ cdef class Reflex:
     cdef public bint flush_due
     cdef public object lock  # who holds it may write; made when somebody has to wait
     cdef Inbox _inbox
-    cdef Encoder _encoder  # None where messages are compressed
+    cdef Encoder _encoder
+    cdef bint _compresses
     cdef Line _line  # the transport, if it is one
     cdef object _outbox
     cdef Py_ssize_t _threshold  # bytes from which messages are compressed

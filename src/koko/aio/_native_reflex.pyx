@@ -170,7 +170,8 @@ cdef class Reflex:
         self._inbox = core.inbox
         self._outbox = core.outbox
         self._threshold = core.outbox.threshold
-        self._encoder = core.outbox.encoder if core.outbox.deflater is None else None
+        self._encoder = core.outbox.encoder
+        self._compresses = core.outbox.deflater is not None
         self._life = core.life
         self._owed = core.owed
         if self._line is None:
@@ -266,7 +267,7 @@ cdef class Reflex:
 
     cpdef write(self, int kind, message):
         """Send a message; whoever calls it has the turn."""
-        if self._encoder is None or self._life.state is not OPEN:
+        if self._compresses or self._life.state is not OPEN:
             self.core.send(kind, message)
             self.sent()
             return
@@ -546,6 +547,7 @@ def offer(conns, prepared):
         if form is not known:
             known, frame = form, forms.get(form)
         if frame is not None:
+            reflex._encoder.bytes_out += PyBytes_GET_SIZE(frame)
             reflex.owe(frame)
         else:  # the first of its form, or one with a form of its own
             reflex.core.send_prepared(prepared)

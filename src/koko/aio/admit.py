@@ -11,7 +11,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from koko.aio.handling import see_off
 from koko.aio.logs import tell
 from koko.aio.protocol import end_half
 from koko.aio.tasks import FATAL, was_cancelled
@@ -23,7 +22,16 @@ from koko.core.head import Request, RequestParser, Response, write_response
 from koko.errors import HandshakeError
 from koko.hung_up import has_hung_up
 from koko.places import no_place
-from koko.serving import HUNG_UP, HUNG_UP_ANSWERING, answered, level_of, sentence_of, too_slow
+from koko.serving import (
+    CLIENT,
+    HUNG_UP,
+    HUNG_UP_ANSWERING,
+    NO_ANSWER,
+    answered,
+    level_of,
+    sentence_of,
+    too_slow,
+)
 from koko.upgrading import Accepted, Incoming, Refused, Upgrader
 
 if TYPE_CHECKING:
@@ -188,7 +196,7 @@ class Opening(asyncio.Protocol):
             error = raised
         try:
             if self.conn is not None:
-                await see_off(self.conn, error, self._server.logger)
+                await self._server._see_off(self.conn, error)
             elif error is not None:
                 self._refuse_for(error)
             else:
@@ -226,7 +234,7 @@ class Opening(asyncio.Protocol):
 
     def _fail(self, error: BaseException) -> None:
         logger, target = self._server.logger, self.request.shown
-        tell(logger, logging.ERROR, "could not answer %s", target, error=error)
+        tell(logger, logging.ERROR, NO_ANSWER, target, error=error)
         self._refuse(self.request, HandshakeError(500, "the server failed to answer"))
 
     def _refuse(self, request: Request | None, error: HandshakeError) -> None:
@@ -250,7 +258,7 @@ class Opening(asyncio.Protocol):
         self._tell(sentence_of(error), level_of(error))
 
     def _tell(self, sentence: str, level: int = logging.INFO) -> None:
-        tell(self._server.logger, level, "%s %s: %s", self.peer, self._shown, sentence)
+        tell(self._server.logger, level, CLIENT, self.peer, self._shown, sentence)
 
     def _bound(self, timeout: float | None, since: float | None = None) -> None:
         if timeout is not None:

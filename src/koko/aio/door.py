@@ -11,6 +11,7 @@ from koko.aio.protocol import end_half
 from koko.core.head import RequestParser
 from koko.errors import HandshakeError
 from koko.places import TELLING, no_place
+from koko.serving import CLIENT, UNKNOWN
 
 if TYPE_CHECKING:
     from koko.aio.serve import Server
@@ -34,7 +35,7 @@ class Door(asyncio.Protocol):
             request = self._parser.feed(data)
             target = request.shown if request else None
         except HandshakeError:
-            target = "-"  # whatever it wanted, there is no place for it
+            target = UNKNOWN  # whatever it wanted, there is no place for it
         if target is None:
             return
         self._answered = True
@@ -43,11 +44,11 @@ class Door(asyncio.Protocol):
 
     def _refuse(self, target: str) -> bytes:
         error, answer = no_place(self._server.max_connections)
-        tell(self._server.logger, logging.INFO, "%s %s: %s", self._peer, target, error)
+        tell(self._server.logger, logging.INFO, CLIENT, self._peer, target, error)
         return answer
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self._answered:
-            self._refuse("-")
+            self._refuse(UNKNOWN)
         self._timer.cancel()
         self._server._doors.discard(self)

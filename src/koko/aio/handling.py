@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 
 from koko.aio.conn import Conn
@@ -12,13 +13,16 @@ from koko.aio.tasks import FATAL, was_cancelled
 from koko.core.address import written
 from koko.errors import CloseError
 from koko.message import Kind, format_close_message
-from koko.misuse import WrongKindError
+from koko.serving import CLIENT, ended, handler_failed
 
 
-async def see_off(conn: Conn, error: BaseException | None, logger: logging.Logger) -> None:
-    """End the connection of a handler that came out, perhaps with an error.
+async def see_off(
+    conn: Conn, error: BaseException | None, logger: logging.Logger, others: Callable[[], int]
+) -> None:
+    """End the connection of a handler that came out, perhaps with an error, and log that.
 
-    What is not the handler's is raised on: its cancellation, and what ends the loop.
+    ``others`` tells how many are open still. What is not the handler's is raised on: its
+    cancellation, and what ends the loop.
     """
     try:
         if error is not None and was_cancelled(error):
@@ -31,15 +35,12 @@ async def see_off(conn: Conn, error: BaseException | None, logger: logging.Logge
         conn.abort()
         raise
     finally:
-        _log_end(conn, logger)
+        _log_end(conn, logger, others())
 
 
 async def _fail(conn: Conn, error: BaseException, logger: logging.Logger) -> None:
-    if isinstance(error, WrongKindError):  # its sentence says it all
-        tell(logger, logging.ERROR, "%s", error)
-    else:
-        told, shown = "handler of %s at %s failed", conn.request.shown
-        tell(logger, logging.ERROR, told, conn, shown, error=error)
+    sentence, values, shown = handler_failed(conn, error)
+    tell(logger, logging.ERROR, sentence, *values, error=shown)
     if not isinstance(error, FATAL):
         return await conn.close(1011)
     with suppress(CloseError):  # the loop does not wait for the answer
@@ -54,13 +55,14 @@ def _is_parting(error: BaseException) -> bool:
     return isinstance(error, CloseError)
 
 
-def _log_end(conn: Conn, logger: logging.Logger) -> None:
+def _log_end(conn: Conn, logger: logging.Logger, others: int) -> None:
     ending = conn.ending
     if ending is None:
         return  # the loop is about to end
     if logger.isEnabledFor(logging.INFO):
-        peer = written(conn.remote_address)
-        tell(logger, logging.INFO, "%s %s: %s", peer, conn.request.shown, ending)
+        peer, target = written(conn.remote_address), conn.request.shown
+        sentence = ended(conn._core, conn._protocol.now(), others)
+        tell(logger, logging.INFO, CLIENT, peer, target, sentence)
     # The frames it went through hold conn, which holds it: a circle that keeps a
     # connection in memory until the garbage collector comes by.
     ending.__traceback__ = None

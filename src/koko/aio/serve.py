@@ -21,7 +21,7 @@ from koko.aio.door import Door
 from koko.aio.forking import disown, disown_transport, keep
 from koko.aio.handling import see_off
 from koko.aio.listen import bind
-from koko.aio.logs import addresses, tell
+from koko.aio.logs import tell
 from koko.aio.protocol import ConnProtocol
 from koko.aio.signals import stopped_by_signals
 from koko.aio.tasks import clock_of
@@ -32,6 +32,7 @@ from koko.core.control import close_payload
 from koko.core.head import Request
 from koko.core.wire import Role
 from koko.errors import Close
+from koko.listening import address_of
 from koko.misuse import (
     check_face,
     check_handler,
@@ -39,6 +40,7 @@ from koko.misuse import (
     refuse_async,
 )
 from koko.places import Place, check_limit, place
+from koko.serving import CLOSED, CLOSING, HURRIED, LATE, LISTENING, addresses
 from koko.upgrading import Accepted, UpgraderOptions, check_server_options
 
 BACKLOG = 1024  # connections that wait to be accepted, if the system allows as many
@@ -107,6 +109,7 @@ class Server:
         self._where = (host, port, sock, reuse_port)
         self._timers: TimerWheel  # of the loop it was started in
         self._listeners: list[Listening] = []
+        self._listened: list[Any] = []  # the addresses, kept after its end
         self._reception: Reception | None = None
         self._doors: set[Door] = set()
         self._openings: set[Opening] = set()
@@ -136,6 +139,7 @@ class Server:
         except BaseException:
             self._started = False
             raise
+        tell(self.logger, logging.INFO, LISTENING, addresses(self._listened))
 
     async def _listen(self) -> None:
         self._timers = TimerWheel(asyncio.get_running_loop())
@@ -147,6 +151,7 @@ class Server:
         try:
             for bound in sockets:
                 self._listeners.append(await listen_on(bound, BACKLOG, self._reception))
+            self._listened = [bound.getsockname() for bound in sockets]
         except BaseException:
             self._unbind([] if sock is not None else sockets[len(self._listeners) :])
             raise
@@ -233,9 +238,14 @@ class Server:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the first socket it listens on."""
-        host, port, *_ = self.sockets[0].getsockname()
-        return host, port
+        """Host and port of the first socket it listens on; of a Unix socket its path and 0.
+
+        After the server's end still where it listened.
+
+        Raises:
+            RuntimeError: it has not been started.
+        """
+        return address_of(self._listened)
 
     @property
     def _is_closing(self) -> bool:
@@ -311,9 +321,12 @@ class Server:
         except BaseException as raised:
             error = raised
         try:
-            await see_off(conn, error, self.logger)
+            await self._see_off(conn, error)
         finally:
             error = None  # it holds this frame
+
+    async def _see_off(self, conn: Conn, error: BaseException | None) -> None:
+        await see_off(conn, error, self.logger, lambda: len(self._handlers) - 1)
 
     # Closing
 
@@ -322,7 +335,7 @@ class Server:
         if self._closing is None:
             self._begin_closing()
         elif not self._hurried:
-            tell(self.logger, logging.WARNING, "closing now: stopped a second time")
+            tell(self.logger, logging.WARNING, HURRIED)
             self._hurried = True
             if self._patience is not None and not self._patience.expired():
                 self._patience.reschedule(asyncio.get_running_loop().time())
@@ -330,10 +343,10 @@ class Server:
     async def _close(
         self, code: int, reason: str, timeout: float, caller: asyncio.Task[Any] | None
     ) -> None:
+        began = asyncio.get_running_loop().time()
         given_up = self._accept_no_more()
         if self._handlers and not self._hurried:
-            told = "closing: waiting up to %g s for %d connections"
-            tell(self.logger, logging.INFO, told, timeout, len(self._handlers))
+            tell(self.logger, logging.INFO, CLOSING, timeout, len(self._handlers))
         goings: set[asyncio.Task[Any]] = {
             *given_up,
             asyncio.create_task(self._no_openings.wait()),
@@ -350,6 +363,8 @@ class Server:
             task.cancel()
         # A handler that does not let itself be cancelled is left behind: nobody can end it.
         await asyncio.wait(goings, timeout=LEAVE)
+        lasted = asyncio.get_running_loop().time() - began
+        tell(self.logger, logging.INFO, CLOSED, lasted, addresses(self._listened))
 
     def _accept_no_more(self) -> set[asyncio.Task[Any]]:
         for listener in self._listeners:
@@ -362,8 +377,8 @@ class Server:
 
     def _complain_of_late(self, conns: list[Conn]) -> None:
         if conns and not self._hurried:
-            told, names = "closing: %d handlers did not end in time: %s", addresses(conns)
-            tell(self.logger, logging.WARNING, told, len(conns), names)
+            names = addresses([conn.remote_address for conn in conns])
+            tell(self.logger, logging.WARNING, LATE, len(conns), names)
 
     def _drop_all(self) -> None:
         for opening in tuple(self._openings):

@@ -381,9 +381,14 @@ class Decoder:
 
 
 class Encoder:
-    """What we send, from payloads to frames; masked with fresh keys when we are the client."""
+    """What we send, from payloads to frames; masked with fresh keys when we are the client.
+
+    Attributes:
+        bytes_out: of all frames so far; whoever sends a frame made elsewhere adds its own.
+    """
 
     def __init__(self, role: Role) -> None:
+        self.bytes_out = 0
         self._masks = role.masks
         self._keys = b""
 
@@ -399,11 +404,14 @@ class Encoder:
             payload = payload.encode()
         elif not isinstance(payload, bytes):
             payload = bytes(memoryview(payload))
-        head = self.head(opcode, len(payload), fin, rsv1)
-        if not self._masks:
-            return head + payload
-        key = self._next_key()
-        return head + key + mask(payload, key)
+        frame = self.head(opcode, len(payload), fin, rsv1)
+        if self._masks:
+            key = self._next_key()
+            frame += key + mask(payload, key)
+        else:
+            frame += payload
+        self.bytes_out += len(frame)
+        return frame
 
     def head(self, opcode: int, length: int, fin: bool = True, rsv1: bool = False) -> bytes:
         """Return the head of a frame up to its masking key (§5.2)."""

@@ -20,6 +20,7 @@ class Inbox:
         decoder: what makes messages of the peer's bytes.
         plain: True while a message is all that a reader can find; where it is False, the
             connection has something else to tell it.
+        bytes_in: all that were fed.
         unread: bytes fed since a reader last found nothing.
         reader: WAITING, WORKING on the last message it took, or ANSWERED: it has sent since.
         taken_at: when the last message was taken; the face knows better where it had waited.
@@ -28,6 +29,7 @@ class Inbox:
 
     __slots__ = (
         "_messages",
+        "bytes_in",
         "decoder",
         "heard_at",
         "heard_what",
@@ -40,6 +42,7 @@ class Inbox:
     def __init__(self, decoder: Decoder, now: float) -> None:
         self.decoder = decoder
         self.plain = True
+        self.bytes_in = 0
         self.unread = 0
         self.reader = WAITING
         self.taken_at = now
@@ -61,6 +64,7 @@ class Inbox:
         None means nothing but messages, or parts of one. A violation is the decoder's to tell.
         """
         self.heard_at = now
+        self.bytes_in += len(data)
         self.unread += len(data)
         return self.parse(data)
 

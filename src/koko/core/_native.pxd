@@ -69,6 +69,7 @@ cdef class Decoder:
 
 @cython.final
 cdef class Encoder:
+    cdef public int64_t bytes_out
     cdef bytes _keys
     cdef Py_ssize_t _drawn  # how many of their bytes were used
     cdef bint _masks

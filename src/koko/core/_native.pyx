@@ -534,7 +534,11 @@ cdef object decoded(const uint8_t *octets, Py_ssize_t size):
 
 
 cdef class Encoder:
-    """What we send, from payloads to frames; masked with fresh keys when we are the client."""
+    """What we send, from payloads to frames; masked with fresh keys when we are the client.
+
+    Attributes:
+        bytes_out: of all frames so far; whoever sends a frame made elsewhere adds its own.
+    """
 
     def __cinit__(self, role):
         self._masks = role.masks
@@ -572,6 +576,7 @@ cdef class Encoder:
         cdef Py_ssize_t start = head_size(size) + (4 if self._masks else 0)
         cdef bytes frame = PyBytes_FromStringAndSize(NULL, start + size)
         cdef uint8_t *to = bytes_at(frame)
+        self.bytes_out += start + size
         self._write_head(to, first, size)
         if self._masks:
             self._next_key(to + start - 4)

@@ -2,7 +2,7 @@
 """What other native modules may call in C of the native inbox."""
 
 cimport cython
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 
 from koko.core._native cimport Decoder
 
@@ -17,6 +17,7 @@ cdef enum:  # what a reader is at, as in ``lifecycle``
 cdef class Inbox:
     cdef readonly Decoder decoder
     cdef public bint plain
+    cdef readonly int64_t bytes_in
     cdef public Py_ssize_t unread
     cdef public int reader
     cdef public double taken_at

@@ -20,6 +20,7 @@ cdef class Inbox:
         decoder: what makes messages of the peer's bytes.
         plain: True while a message is all that a reader can find; where it is False, the
             connection has something else to tell it.
+        bytes_in: all that were fed.
         unread: bytes fed since a reader last found nothing.
         reader: WAITING, WORKING on the last message it took, or ANSWERED: it has sent since.
         taken_at: when the last message was taken; the face knows better where it had waited.
@@ -50,6 +51,7 @@ cdef class Inbox:
 
     cdef list feed_octets(self, const uint8_t *octets, Py_ssize_t size, double now):
         self.heard_at = now
+        self.bytes_in += size
         self.unread += size
         return self._sort(octets, size)
 

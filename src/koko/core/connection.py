@@ -45,6 +45,7 @@ class Connection(Reading):
     Attributes:
         inbox: whole messages that nobody has read yet.
         owed: frames that must be written to the peer, in this order.
+        opened_at: when that was.
         ending: how the connection ended, None while it has not.
         sent, received: the Close frames exchanged so far.
         on_ping, on_pong: stand in for the default; called while bytes are fed.
@@ -62,6 +63,7 @@ class Connection(Reading):
     ) -> None:
         super().__init__()
         self.role = role
+        self.opened_at = now
         self.close_timeout = options.close_timeout
         self._fragment_size = options.write_buffer_size
         self.outbox = Outbox(role, agreed)
@@ -88,6 +90,16 @@ class Connection(Reading):
             inflater=agreed.inflater(role) if agreed else None,
         )
         self.inbox = Inbox(self._decoder, now)
+
+    @property
+    def bytes_in(self) -> int:
+        """How many bytes of frames came."""
+        return self.inbox.bytes_in
+
+    @property
+    def bytes_out(self) -> int:
+        """How many bytes of frames were owed, whether or not they have left."""
+        return self.outbox.encoder.bytes_out
 
     # What the world tells us
 

@@ -105,6 +105,8 @@ class Outbox:
             if not self._masks:
                 made = self.encode(kind, made, True, rsv1)
             forms[form] = made
+        elif not self._masks:
+            self.encoder.bytes_out += len(made)
         # §5.3: each frame has a fresh key, so clients share the payload and servers the frame.
         self.owed.append(self.encode(kind, made, True, rsv1) if self._masks else made)
 

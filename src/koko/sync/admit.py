@@ -19,9 +19,12 @@ from koko.errors import HandshakeError
 from koko.hung_up import has_hung_up
 from koko.misuse import check_returned
 from koko.serving import (
+    CLIENT,
     GOING_AWAY,
     HUNG_UP,
     HUNG_UP_ANSWERING,
+    NO_ANSWER,
+    UNKNOWN,
     answered,
     level_of,
     no_tls,
@@ -99,8 +102,10 @@ class Admission:
         ssl: tls.SSLContext | None,
         http: Http | None,
         logger: logging.Logger,
+        others: Callable[[], int],
     ) -> None:
         self.closing = False
+        self._others = others
         self._handler = handler
         self._upgrader = upgrader
         self._ssl = ssl
@@ -180,12 +185,12 @@ class Admission:
         except BaseException as error:  # of the application's, ``sys.exit()`` as well
             if guest.is_gone:
                 raise
-            complain(self._logger, "could not answer %s", guest.request.shown, exc_info=error)
+            complain(self._logger, NO_ANSWER, guest.request.shown, exc_info=error)
             response = refusal(HandshakeError(500, "the server failed to answer"))
         else:
             if response is not None and not guest.is_gone:
                 told = (guest.peer, guest.request.shown, answered(response.status))
-                complain(self._logger, "%s %s: %s", *told, level=logging.INFO)
+                complain(self._logger, CLIENT, *told, level=logging.INFO)
         if response is None or guest.is_gone:
             return
         guest.give_up()
@@ -209,7 +214,7 @@ class Admission:
             raise decision.error
         assert self._handler is not None
         conn = open_conn(self._upgrader, guest, decision, deadline)
-        talk(conn, partial(self._handler, conn), self._logger)
+        talk(conn, partial(self._handler, conn), self._logger, self._others)
         return None
 
     def _ask(self, http: Http, guest: Guest) -> Response | None:
@@ -224,13 +229,13 @@ class Admission:
                 raise
             error = raised
         if guest.conn is not None:
-            see_off(guest.conn, error, self._logger)
+            see_off(guest.conn, error, self._logger, self._others)
         return response
 
     def _log(self, peer: str, guest: Guest | None, error: Exception) -> None:
-        target = guest.request.shown if guest else "-"
+        target = guest.request.shown if guest else UNKNOWN
         level, sentence = level_of(error), sentence_of(error)
-        complain(self._logger, "%s %s: %s", peer, target, sentence, level=level)
+        complain(self._logger, CLIENT, peer, target, sentence, level=level)
 
 
 def _say_and_leave(stream: Stream, answer: bytes, deadline: float | None) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from koko.core.head import RequestParser
 from koko.errors import HandshakeError
 from koko.places import TELLING, no_place
+from koko.serving import CLIENT, UNKNOWN
 from koko.sync.clock import deadline_in
 from koko.sync.tls import TLSStream
 from koko.sync.transport import PlainStream, Stream, recv_by, write_by
@@ -30,7 +31,7 @@ def turn_away(
     stream: Stream = plain
     deadline = deadline_in(TELLING)
     error, answer = no_place(limit)
-    target = "-"
+    target = UNKNOWN
     try:
         if ssl is not None:
             stream = session = TLSStream(plain, ssl, server_side=True)
@@ -44,7 +45,7 @@ def turn_away(
         pass  # it hung up, or had its time
     finally:
         stream.close()
-        complain(logger, "%s %s: %s", peer, target, error, level=logging.INFO)
+        complain(logger, CLIENT, peer, target, error, level=logging.INFO)
 
 
 def _target(stream: Stream, head_limit: int, deadline: float | None) -> str:
@@ -53,4 +54,4 @@ def _target(stream: Stream, head_limit: int, deadline: float | None) -> str:
         while octets := recv_by(stream, deadline):
             if (request := parser.feed(octets)) is not None:
                 return request.shown
-    return "-"
+    return UNKNOWN

@@ -18,6 +18,7 @@ from typing import Any, Self, Unpack
 
 from koko import serving
 from koko.core.address import written
+from koko.listening import address_of
 from koko.misuse import check_face, check_handler, refuse_async
 from koko.places import Place, check_limit, no_place
 from koko.sync.admit import Admission, Handler, Http
@@ -32,7 +33,6 @@ from koko.sync.upgrade import Upgrader, complain
 from koko.upgrading import UpgraderOptions, check_server_options
 
 _LEAVE = 1.0  # seconds that handlers get to come out after their sockets were dropped
-_NAMED = 5  # handlers that are named where some did not come out
 
 
 class Server:
@@ -91,10 +91,11 @@ class Server:
         self.upgrader = upgrader or Upgrader(**options)
         self.logger = logger or logging.getLogger("koko.server")
         self.max_connections = check_limit(max_connections)
-        self._admission = Admission(handler, self.upgrader, ssl, http, self.logger)
+        self._admission = Admission(handler, self.upgrader, ssl, http, self.logger, self._others)
         self._ssl = ssl
         self._where = (host, port, sock, bool(reuse_port))
         self._listeners: list[socket.socket] = []
+        self._listened: list[Any] = []  # the addresses, kept after its end
         self._crowd = Crowd()
         self._lock = threading.Lock()
         self._closer: Role | None = None  # who closes it
@@ -124,12 +125,13 @@ class Server:
             selector = needed.enter_context(selectors.DefaultSelector())
             open_up(listeners)
             self._listeners = listeners
-            name = f"koko-accept-{written(self.address)}"
+            self._listened = [listener.getsockname() for listener in listeners]
+            name = f"koko-accept-{written(self._listened[0])}"
             arguments = (woken, selector)
             acceptor = threading.Thread(target=self._accept, args=arguments, name=name, daemon=True)
             acceptor.start()
         except BaseException:
-            self._listeners = []
+            self._listeners, self._listened = [], []
             needed.close()
             if sock is None:  # else it is still the caller's
                 close_all(listeners)
@@ -202,13 +204,20 @@ class Server:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the first socket it listens on."""
-        name = self._listeners[0].getsockname()
-        return (name[0], name[1]) if isinstance(name, tuple) else (name, 0)
+        """Host and port of the first socket it listens on; of a Unix socket its path and 0.
+
+        After the server's end still where it listened.
+
+        Raises:
+            RuntimeError: it has not been started.
+        """
+        return address_of(self._listened)
 
     # Accepting
 
     def _accept(self, woken: socket.socket, selector: selectors.BaseSelector) -> None:
+        told = serving.addresses(self._listened)
+        complain(self.logger, serving.LISTENING, told, level=logging.INFO)
         with woken, selector:
             selector.register(woken, selectors.EVENT_READ)
             for listener in self._listeners:
@@ -233,8 +242,9 @@ class Server:
         try:
             if given is not Place.NOWHERE:
                 return self._start(PlainStream(sock), written(peer), given)
-            told, _ = no_place(self.max_connections)
-            complain(self.logger, "%s -: %s", written(peer), told, level=logging.INFO)
+            sentence, _ = no_place(self.max_connections)
+            told = (written(peer), serving.UNKNOWN, sentence)
+            complain(self.logger, serving.CLIENT, *told, level=logging.INFO)
         except OSError:
             pass  # it has hung up already
         except RuntimeError as error:  # the system has no thread for it
@@ -271,6 +281,10 @@ class Server:
         if self._stopping.is_set():  # too late for ``close`` to see it
             conn.close(*self._goodbye)
 
+    def _others(self) -> int:
+        """Return how many connections are open beside the one that is ending."""
+        return len(self._crowd.conns) - 1
+
     # Closing
 
     def _become_closer(self, mine: Role, goodbye: tuple[int, str], timeout: float) -> bool:
@@ -284,12 +298,12 @@ class Server:
         return True
 
     def _close(self, timeout: float) -> None:
+        began = monotonic()
         self._stop_accepting()
         self._admission.closing = True
         conns, others = dict(self._crowd.conns), self._crowd.others
         if conns:
-            sentence = "closing: waiting up to %g s for %d connections"
-            complain(self.logger, sentence, timeout, len(conns), level=logging.INFO)
+            complain(self.logger, serving.CLOSING, timeout, len(conns), level=logging.INFO)
         for thread, guest in others.items():
             if thread not in conns:
                 guest.stream.hush()  # a request that is not whole yet gets its 503
@@ -299,8 +313,11 @@ class Server:
             self._crowd.wait()
         finally:  # a bad code, or Ctrl-C: who waits for the end is not left waiting
             self._drop_guests()
-            self._closed.set()
-            self._on_closed()
+            try:
+                self._say_closed(monotonic() - began)
+            finally:
+                self._closed.set()
+                self._on_closed()
 
     def _stop_accepting(self) -> None:
         if self._waker is not None and self._acceptor is not None:
@@ -317,9 +334,12 @@ class Server:
         self._crowd.deadline = monotonic() + _LEAVE
         self._crowd.wait()
         if late := [guest.peer for guest in self._crowd.others.values()]:
-            names = ", ".join(late[:_NAMED]) + (", ..." if len(late) > _NAMED else "")
-            sentence = "closing: %d handlers did not end in time: %s"
-            complain(self.logger, sentence, len(late), names, level=logging.WARNING)
+            names = serving.addresses(late)
+            complain(self.logger, serving.LATE, len(late), names, level=logging.WARNING)
+
+    def _say_closed(self, lasted: float) -> None:
+        if names := serving.addresses(self._listened):
+            complain(self.logger, serving.CLOSED, lasted, names, level=logging.INFO)
 
     def _disown(self) -> None:
         self._lock = threading.Lock()
@@ -378,7 +398,7 @@ def _close_by_signal(server: Server, signals: Signals) -> None:
     except RuntimeError:  # the system has no thread for it
         return
     if signals.wait():
-        complain(server.logger, "closing now: stopped a second time", level=logging.WARNING)
+        complain(server.logger, serving.HURRIED, level=logging.WARNING)
         server._hurry()
 
 

@@ -16,7 +16,8 @@ from koko.core.handshake import refusal
 from koko.core.head import Headers, Request, Response, write_response
 from koko.core.wire import Role
 from koko.errors import CloseError, HandshakeError
-from koko.misuse import WrongKindError, check_returned
+from koko.misuse import check_returned
+from koko.serving import CLIENT, ended, handler_failed
 from koko.sync.clock import deadline_in
 from koko.sync.conn import Conn
 from koko.sync.driver import Driver
@@ -118,40 +119,49 @@ def open_conn(
 # The rest of a connection's life, when nobody but us looks after it
 
 
-def talk(conn: Conn, handler: Callable[[], object], logger: logging.Logger) -> None:
+def talk(
+    conn: Conn,
+    handler: Callable[[], object],
+    logger: logging.Logger,
+    others: Callable[[], int | None] = lambda: None,
+) -> None:
     """Run a handler, close its connection with the code it deserves, log how it ended."""
     error = None
     try:
         check_returned("handler", handler, handler())
     except BaseException as raised:
         error = raised
-    see_off(conn, error, logger)
+    see_off(conn, error, logger, others)
 
 
-def see_off(conn: Conn, error: BaseException | None, logger: logging.Logger) -> None:
-    """Close the connection of a handler that came out, perhaps with an error.
+def see_off(
+    conn: Conn,
+    error: BaseException | None,
+    logger: logging.Logger,
+    others: Callable[[], int | None],
+) -> None:
+    """Close the connection of a handler that came out, perhaps with an error, and log that.
 
-    What is no ``Exception`` - ``sys.exit()``, a test's failure - is raised again, for whoever
-    runs this thread; the connection is over all the same.
+    ``others`` tells how many are open still, None where nobody knows. What is no ``Exception``
+    - ``sys.exit()``, a test's failure - is raised again, for whoever runs this thread; the
+    connection is over all the same.
     """
     code = 1000
     try:
         if error is not None and not isinstance(error, CloseError):
             code = 1011
-            if isinstance(error, WrongKindError):  # its sentence says it all
-                complain(logger, "%s", error)
-            else:
-                shown = conn.request.shown
-                complain(logger, "handler of %s at %s failed", conn, shown, exc_info=error)
+            sentence, values, shown = handler_failed(conn, error)
+            complain(logger, sentence, *values, exc_info=shown)
         if error is not None and not isinstance(error, Exception):
             conn._driver.start_close(code, "")
             raise error
         conn.close(code)
     finally:
         conn.abort()
-        peer = written(conn.remote_address)
-        target = conn.request.shown
-        complain(logger, "%s %s: %s", peer, target, conn.ending, level=logging.INFO)
+        if logger.isEnabledFor(logging.INFO):
+            peer, target = written(conn.remote_address), conn.request.shown
+            sentence = ended(conn._core, conn._driver.clock.now(), others())
+            complain(logger, CLIENT, peer, target, sentence, level=logging.INFO)
 
 
 def complain(logger: logging.Logger, sentence: str, *values: object, **how: Any) -> None:
