@@ -233,8 +233,9 @@ class Server:
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
-        """The sockets it listens on."""
-        return tuple(sock for listener in self._listeners for sock in listener.sockets)
+        """The sockets it listens on; none before its start and after its end."""
+        found = (sock for listener in self._listeners for sock in listener.sockets)
+        return tuple(sock for sock in found if sock.fileno() >= 0)
 
     @property
     def address(self) -> tuple[str, int]:

@@ -199,8 +199,8 @@ class Server:
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
-        """The sockets it listens on."""
-        return tuple(self._listeners)
+        """The sockets it listens on; none before its start and after its end."""
+        return tuple(sock for sock in self._listeners if sock.fileno() >= 0)
 
     @property
     def address(self) -> tuple[str, int]:
