@@ -198,7 +198,7 @@ def _command(server: Server, port: int) -> list[str]:
         options = [f"-{name}={path}" for name, path in zip(("cert", "key"), tls, strict=False)]
         deflate = ["-deflate"] if server.deflate else []
         return [str(program("gorilla")), *options, *deflate, server.work, str(port)]
-    options = ["--read-limit", str(server.read_limit)]
+    options = ["--read-limit", str(server.read_limit), "--loop", server.loop]
     options += ["--deflate"] if server.deflate else []
     options += ["--tls", *tls] if tls else []
     return [sys.executable, str(HERE / "servers.py"), server.peer, server.work, str(port), *options]

@@ -28,6 +28,7 @@ class Server(NamedTuple):
     tls: bool = False
     codec: str = "native"
     read_limit: int = 1 << 20
+    loop: str = "uvloop"
 
 
 class Entry(NamedTuple):
@@ -85,6 +86,7 @@ DELIVERY = ("cpu_us", "µs of server CPU a delivery")
 HANDSHAKE = ("cpu_us", "µs of server CPU a handshake")
 MEMORY = ("kb", "KB of memory a connection")
 ROUND_TRIP = ("p50_us", "µs there and back, median")
+WHOLE_ANSWER = ("p50_us", "µs until both are here, median")
 
 
 def _against(
@@ -278,6 +280,30 @@ ROWS = (
         "echo --conns 4 --size 1000000",
         AIO._replace(tls=True),
         {"picows": Goal(1.0), "picows.websockets": None, "gorilla": None},
+    ),
+    _against(
+        "writes",
+        "an answer in two small writes: 1 connection, 64 B",
+        "twice --size 64",
+        AIO._replace(work="twice"),
+        {"picows": None, "picows.websockets": None, "aiohttp": None, "websockets": None},
+        WHOLE_ANSWER,
+    ),
+    _against(
+        "tls-writes",
+        "the same over TLS, on asyncio's own loop",
+        "twice --size 64",
+        AIO._replace(work="twice", tls=True, loop="asyncio"),
+        {"picows": None, "picows.websockets": None, "aiohttp": None, "websockets": None},
+        WHOLE_ANSWER,
+    ),
+    _against(
+        "sync-tls-writes",
+        "the same over TLS, on threads",
+        "twice --size 64",
+        SYNC._replace(work="twice", tls=True),
+        {"websockets.sync": None},
+        WHOLE_ANSWER,
     ),
     _against(
         "pure",

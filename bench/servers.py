@@ -1,9 +1,11 @@
 """The servers that are measured: Koko and its peers, each written as its own manual shows.
 
-    python bench/servers.py PEER echo|broadcast PORT [--deflate] [--tls CERT KEY] [--read-limit N]
+    python bench/servers.py PEER echo|twice|broadcast PORT
+        [--deflate] [--tls CERT KEY] [--read-limit N] [--loop uvloop|asyncio]
 
-One function a peer, with nothing tuned but this: asyncio servers run on uvloop, and what
-is compressed only where it is asked for. Each imports its own library and no other.
+One function a peer, with nothing tuned but this: asyncio servers run on uvloop unless
+asyncio's own loop is asked for, and nothing is compressed but where that is asked for. Each
+imports its own library and no other.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ class Job:
     deflate: bool
     tls: ssl.SSLContext | None
     read_limit: int
+    loop: str
 
     @property
     def koko(self) -> dict[str, Any]:
@@ -48,8 +51,13 @@ def koko_aio(job: Job) -> None:
         async for message in conn:
             await conn.send(message)
 
-    handler = {"echo": echo, "broadcast": Audience().broadcast}[job.work]
-    _uvloop(serve(handler, HOST, **job.koko))
+    async def twice(conn: Conn) -> None:
+        async for message in conn:
+            await conn.send(message)
+            await conn.send(message)
+
+    handler = {"echo": echo, "twice": twice, "broadcast": Audience().broadcast}[job.work]
+    _run(job, serve(handler, HOST, **job.koko))
 
 
 def koko_sync(job: Job) -> None:
@@ -60,7 +68,12 @@ def koko_sync(job: Job) -> None:
         for message in conn:
             conn.send(message)
 
-    handler = {"echo": echo, "broadcast": Audience().broadcast}[job.work]
+    def twice(conn: Conn) -> None:
+        for message in conn:
+            conn.send(message)
+            conn.send(message)
+
+    handler = {"echo": echo, "twice": twice, "broadcast": Audience().broadcast}[job.work]
     serve(handler, HOST, **job.koko)
 
 
@@ -77,6 +90,12 @@ def picows_core(job: Job) -> None:
             else:
                 transport.send(frame.msg_type, frame.get_payload_as_memoryview())
 
+    class Twice(Echo):
+        def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+            if frame.msg_type != WSMsgType.CLOSE:
+                super().on_ws_frame(transport, frame)
+            super().on_ws_frame(transport, frame)
+
     class Broadcast(WSListener):
         def on_ws_connected(self, transport: WSTransport) -> None:
             transports.add(transport)
@@ -90,11 +109,11 @@ def picows_core(job: Job) -> None:
                 member.send(frame.msg_type, payload)
 
     async def serve() -> None:
-        listener = {"echo": Echo, "broadcast": Broadcast}[job.work]
+        listener = {"echo": Echo, "twice": Twice, "broadcast": Broadcast}[job.work]
         server = await ws_create_server(lambda _: listener(), HOST, job.port, ssl=job.tls)
         await server.serve_forever()
 
-    _uvloop(serve())
+    _run(job, serve())
 
 
 def picows_websockets(job: Job) -> None:
@@ -122,6 +141,11 @@ def _websockets_asyncio(job: Job, serve: Any, broadcast: Callable[..., None]) ->
         async for message in conn:
             await conn.send(message)
 
+    async def twice(conn: Any) -> None:
+        async for message in conn:
+            await conn.send(message)
+            await conn.send(message)
+
     async def tell(conn: Any) -> None:
         members.add(conn)
         try:
@@ -131,12 +155,12 @@ def _websockets_asyncio(job: Job, serve: Any, broadcast: Callable[..., None]) ->
             members.discard(conn)
 
     async def main() -> None:
-        handler = {"echo": echo, "broadcast": tell}[job.work]
+        handler = {"echo": echo, "twice": twice, "broadcast": tell}[job.work]
         compression = "deflate" if job.deflate else None
         async with serve(handler, HOST, job.port, ssl=job.tls, compression=compression) as server:
             await server.serve_forever()
 
-    _uvloop(main())
+    _run(job, main())
 
 
 def websockets_sync(job: Job) -> None:
@@ -146,8 +170,14 @@ def websockets_sync(job: Job) -> None:
         for message in conn:
             conn.send(message)
 
+    def twice(conn: ServerConnection) -> None:
+        for message in conn:
+            conn.send(message)
+            conn.send(message)
+
+    handler = {"echo": echo, "twice": twice}[job.work]
     compression = "deflate" if job.deflate else None
-    with serve(echo, HOST, job.port, ssl=job.tls, compression=compression) as server:
+    with serve(handler, HOST, job.port, ssl=job.tls, compression=compression) as server:
         server.serve_forever()
 
 
@@ -167,7 +197,7 @@ def aiohttp_server(job: Job) -> None:
         await ws.prepare(request)
         members.add(ws)
         async for message in ws:
-            for member in [ws] if job.work == "echo" else members:
+            for member in {"echo": [ws], "twice": [ws, ws], "broadcast": members}[job.work]:
                 await send(member, message)
         members.discard(ws)
         return ws
@@ -180,7 +210,7 @@ def aiohttp_server(job: Job) -> None:
         await web.TCPSite(runner, HOST, job.port, ssl_context=job.tls, backlog=1024).start()
         await asyncio.Event().wait()
 
-    _uvloop(main())
+    _run(job, main())
 
 
 def socketify_server(job: Job) -> None:
@@ -219,10 +249,10 @@ PEERS: dict[str, Callable[[Job], None]] = {
 }
 
 
-def _uvloop(main: Coroutine[Any, Any, None]) -> None:
+def _run(job: Job, main: Coroutine[Any, Any, None]) -> None:
     import uvloop
 
-    uvloop.run(main)
+    uvloop.run(main) if job.loop == "uvloop" else asyncio.run(main)
 
 
 def _context(cert: str, key: str) -> ssl.SSLContext:
@@ -234,14 +264,15 @@ def _context(cert: str, key: str) -> ssl.SSLContext:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Run one server that is measured.")
     parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("work", choices=["echo", "broadcast"])
+    parser.add_argument("work", choices=["echo", "twice", "broadcast"])
     parser.add_argument("port", type=int)
     parser.add_argument("--deflate", action="store_true")
     parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"))
     parser.add_argument("--read-limit", type=int, default=1 << 20, help="of Koko's servers")
+    parser.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop")
     args = parser.parse_args()
     tls = _context(*args.tls) if args.tls else None
-    PEERS[args.peer](Job(args.work, args.port, args.deflate, tls, args.read_limit))
+    PEERS[args.peer](Job(args.work, args.port, args.deflate, tls, args.read_limit, args.loop))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 /* The other end of a benchmark: a client that costs little, so that the server is what is measured.
  *
  *   load echo       every connection keeps --depth messages in flight; the server sends each back
+ *   load twice      as echo, but the server sends each back twice, in two writes
  *   load handshake  every slot connects, upgrades, says Close, awaits the end, and begins again
  *   load idle       opens the connections, exchanges one message on each, reads the server's memory
  *   load broadcast  the first connection sends; every connection must get every message
@@ -32,6 +33,7 @@ struct link {
     size_t response_len;
     size_t unsent, at;               /* bytes still to write; where in the frame they begin */
     uint64_t asked, answered, *sent; /* messages out and in; when the last --depth were sent */
+    int half;                        /* the first of two answers has come */
     unsigned char head[10];
     size_t head_len;
     uint64_t body_len, body_left;
@@ -55,6 +57,7 @@ static struct wave wave;
 static unsigned char *inbox;
 
 static int works(const char *name) { return !strcmp(options.work, name); }
+static int echoes(void) { return works("echo") || works("twice"); }
 
 /* What is sent */
 
@@ -155,6 +158,7 @@ static size_t read_response(struct link *link, const unsigned char *bytes, size_
 static void message_came(struct link *link) {
     static uint64_t delivered;
     struct link *source = works("broadcast") ? links : link;
+    if (works("twice") && (link->half = !link->half)) return;
     uint64_t sent = source->sent[link->answered++ % options.depth];
     if (seen.measuring) {
         seen.messages++;
@@ -233,7 +237,7 @@ static void readable(struct link *link) {
         if (count == 0 || (!link->stream.tls && count < READ_SIZE)) break;
     }
     /* Only now: what arrived together is answered together. */
-    if (works("echo") && link->asked)
+    if (echoes() && link->asked)
         ask(link, options.depth - (link->asked - link->answered));
 }
 
@@ -300,7 +304,7 @@ static void report_memory(long before) {
 }
 
 static void measure(void) {
-    if (works("echo")) run(30, all_answered);
+    if (echoes()) run(30, all_answered);
     run(options.warm, NULL);
     seen.measuring = 1;
     seen.ended = 0;
@@ -336,7 +340,7 @@ static void read_options(int argc, char **argv) {
         case '?': exit(2);
     }
     if (optind != argc - 1 || !options.port)
-        fail("usage: load echo|handshake|idle|broadcast --port P [--pid SERVER] ...");
+        fail("usage: load echo|twice|handshake|idle|broadcast --port P [--pid SERVER] ...");
     options.work = argv[optind];
 }
 
