@@ -27,6 +27,7 @@ from koko.serving import (
     HUNG_UP,
     HUNG_UP_ANSWERING,
     NO_ANSWER,
+    UNKNOWN,
     answered,
     level_of,
     sentence_of,
@@ -51,7 +52,6 @@ class Opening(asyncio.Protocol):
 
     def __init__(self, server: Server, peer: Any = None) -> None:
         self.conn: Conn | None = None
-        self._shown = "-"  # what is asked for, once that is known
         self._why = ""  # it was dropped
         self._server = server
         self._peer = peer  # its address, where the transport may come too late to know it
@@ -67,7 +67,7 @@ class Opening(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
-        if self._server._turns_away(self.transport, self.peer):
+        if self._server._turns_away(self):
             limit = self._server.max_connections
             self._why = str(no_place(limit)[0])  # for who is hung up on; a door says it by itself
             return
@@ -91,7 +91,6 @@ class Opening(asyncio.Protocol):
             return
         if request is not None:
             self.request = request
-            self._shown = request.shown
             self._early = self._parser.rest
             self._decide()
 
@@ -100,7 +99,6 @@ class Opening(asyncio.Protocol):
             why = HUNG_UP_ANSWERING if self._asked else HUNG_UP
             self._tell(self._why or why)
         self._leave()
-        self._server._timers.settle()
         if self._answering is not None:
             self._answering.cancel()
 
@@ -125,6 +123,8 @@ class Opening(asyncio.Protocol):
 
     def open(self, upgrader: Upgrader, accepted: Accepted, head: bytes) -> Conn:
         """Make a connection of an accepted request, for the task in which ``http`` runs."""
+        if not self._answered and self._is_gone():
+            raise ConnectionResetError("the client is gone")
         conn = self._open(upgrader, accepted, head)
         if self._answering is not None:
             self._server._own(conn, self._answering)
@@ -135,8 +135,6 @@ class Opening(asyncio.Protocol):
     def _open(self, upgrader: Upgrader, accepted: Accepted, head: bytes) -> Conn:
         if self._answered:
             raise RuntimeError("this request has been upgraded or answered already")
-        if self._is_gone():
-            raise ConnectionResetError("the client is gone")
         if self._server._is_closing:
             raise _going_away()
         self._answered = True
@@ -258,7 +256,9 @@ class Opening(asyncio.Protocol):
         self._tell(sentence_of(error), level_of(error))
 
     def _tell(self, sentence: str, level: int = logging.INFO) -> None:
-        tell(self._server.logger, level, CLIENT, self.peer, self._shown, sentence)
+        request = getattr(self, "request", None)
+        target = UNKNOWN if request is None else request.shown
+        tell(self._server.logger, level, CLIENT, self.peer, target, sentence)
 
     def _bound(self, timeout: float | None, since: float | None = None) -> None:
         if timeout is not None:

@@ -35,6 +35,7 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         "_half_closed",
         "_leaving",
         "_rung",
+        "_shares_timers",
         "_tasks",
         "_timer_slot",
         "_timers",
@@ -60,6 +61,7 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         self._tasks: set[asyncio.Future[object]] | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
         self._timers = timers or TimerWheel(loop)
+        self._shares_timers = timers is not None
         self._timer_slot: set[Timed] | None = None
         self._due_at: float | None = None
         self.rearm()
@@ -77,7 +79,8 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         self.lost = True
         if self._timer_slot is not None:
             self._timer_slot.discard(self)
-        self._timers.settle()
+        if not self._shares_timers:  # nobody else will come
+            self._timers.settle()
         self._forget_deadline()
         self._end(f"the connection broke: {error}" if error else "the stream was closed")
 

@@ -113,8 +113,7 @@ class Server:
         self._reception: Reception | None = None
         self._doors: set[Door] = set()
         self._openings: set[Opening] = set()
-        self._no_openings = asyncio.Event()
-        self._no_openings.set()
+        self._no_openings = asyncio.Event()  # set while it closes
         self._handlers: dict[Conn, asyncio.Task[None] | None] = {}  # None until it is known
         self._closing: asyncio.Task[None] | None = None
         self._patience: asyncio.Timeout | None = None  # with those who are to leave
@@ -254,27 +253,26 @@ class Server:
 
     # How it works inside
 
-    def _turns_away(self, transport: asyncio.Transport, peer: str) -> bool:
-        """Tell whether there is no place for somebody; he is told so, or hung up on."""
+    def _turns_away(self, opening: Opening) -> bool:
+        """Tell whether there is no place for a client; it is told so, or hung up on."""
         seated = len(self._openings) + len(self._handlers)
         given = place(self.max_connections, seated, len(self._doors))
         if given is Place.NOWHERE:
-            transport.abort()
+            opening.transport.abort()
         elif given is Place.DOOR:
-            door = Door(self, transport, peer)
+            door = Door(self, opening.transport, opening.peer)
             self._doors.add(door)
-            transport.set_protocol(door)
+            opening.transport.set_protocol(door)
         return given is not Place.SEAT
 
     def _welcome(self, opening: Opening) -> None:
         """Take note of somebody whose handshake has begun."""
         self._openings.add(opening)
-        self._no_openings.clear()
 
     def _forget(self, opening: Opening) -> None:
         """Take note that his handshake is over."""
         self._openings.discard(opening)
-        if not self._openings:
+        if self._is_closing and not self._openings:
             self._no_openings.set()
 
     def _admit(
@@ -346,6 +344,8 @@ class Server:
     ) -> None:
         began = asyncio.get_running_loop().time()
         given_up = self._accept_no_more()
+        if not self._openings:
+            self._no_openings.set()
         if self._handlers and not self._hurried:
             tell(self.logger, logging.INFO, CLOSING, timeout, len(self._handlers))
         goings: set[asyncio.Task[Any]] = {
@@ -364,6 +364,7 @@ class Server:
             task.cancel()
         # A handler that does not let itself be cancelled is left behind: nobody can end it.
         await asyncio.wait(goings, timeout=LEAVE)
+        self._timers.settle()
         lasted = asyncio.get_running_loop().time() - began
         tell(self.logger, logging.INFO, CLOSED, lasted, addresses(self._listened))
 
