@@ -41,6 +41,8 @@ _FOLD = re.compile(rb"\r\n[ \t]+")
 _FRAMING = re.compile(rb"\n(?:content-length|transfer-encoding):[^\r\n]*\r(?=\n)", re.IGNORECASE)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _START_LINE = re.compile(rb"[^\r\n]++\r\n")
+_SHOWN_OF_START_LINE = re.compile(rb"[^?:]{,60}")  # neither a query nor a password
+_SHOWN_OF_FIELD = re.compile(rb"[^?:\s]{,60}[ \t]?")  # its name
 _TARGET = re.compile(r"[!-~]+")
 _UNSAFE = re.compile(r"[^\t -~\x80-\xff]")  # RFC 9110 §5.5: no CR, LF, NUL, no other control
 _ABSOLUTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
@@ -264,14 +266,16 @@ class _HeadParser:
         return self._error(400, f"{complaint.lower()} at {self._culprit()!r} (RFC 9112 §2.2, §5)")
 
     def _culprit(self) -> str:
-        """Find the line httptools stumbled over; of a field only its name, it may be secret."""
+        """Find the line httptools stumbled over; queries and values of fields may be secret."""
         parser = self._httptools(object())
+        shown = _SHOWN_OF_START_LINE
         for line in bytes(self._head).split(b"\n"):
             try:
                 parser.feed_data(line + b"\n")
             except (HttpParserError, HttpParserUpgrade):
                 break
-        return line.partition(b":")[0][:60].decode("latin-1")
+            shown = _SHOWN_OF_FIELD
+        return shown.match(line)[0].decode("latin-1")  # type: ignore[index]  # also what is empty
 
     def _error(self, status: int, sentence: str) -> HandshakeError:
         return HandshakeError(status, sentence)
@@ -306,7 +310,9 @@ class RequestParser(_HeadParser):
         end = self._head.find(b"\r\n")
         name = self._head[max(end - 9, 0) : end].decode("latin-1")
         if name not in (" HTTP/1.1", " HTTP/1.0"):
-            raise self._error(505, f"request line ends with {name!r}, expected ' HTTP/1.1'")
+            # What ends without a version may end with a query.
+            ends = f"ends with {name!r}" if re.match(" [A-Z]+/", name) else "names no version"
+            raise self._error(505, f"request line {ends}, expected ' HTTP/1.1'")
         return name[6:]
 
     def _check(self, headers: MultiMapping[str], version: str) -> None:
