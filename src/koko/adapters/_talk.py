@@ -11,6 +11,7 @@ from koko.core.handshake import refusal
 from koko.core.head import Response
 from koko.errors import HandshakeError
 from koko.misuse import check_face, refuse_async
+from koko.serving import level_of, sentence_of
 from koko.sync.upgrade import Upgrader, talk
 
 _LOGGER = logging.getLogger("koko.server")
@@ -29,8 +30,8 @@ def converse(upgrader: Upgrader, request: Any, handler: Callable[..., object]) -
     try:
         conn = upgrader.upgrade(request)
     except HandshakeError as error:
-        level = logging.ERROR if error.status >= 500 else logging.INFO
-        _LOGGER.log(level, "refused: %s", error)
+        level = logging.ERROR if error.status >= 500 else level_of(error)
+        _LOGGER.log(level, "refused: %s", sentence_of(error))
         return error.response or refusal(error)
     talk(conn, partial(handler, conn), _LOGGER)
     return OVER

@@ -1,0 +1,50 @@
+"""What an operator reads of a client that a view turned away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import pytest
+
+from koko import ErrBadHandshake
+from koko.adapters import http_server
+from koko.sync import Conn, Upgrader, dial
+
+pytestmark = pytest.mark.once
+
+
+class Site(BaseHTTPRequestHandler):
+    @http_server.websocket(Upgrader())
+    def do_GET(self, conn: Conn) -> None:
+        conn.send("welcome")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Site) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"ws://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_refused_origin_is_a_warning_that_says_what_to_do(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "koko.server")
+    with serving() as url, pytest.raises(ErrBadHandshake, match="403"):
+        dial(url, origin="https://app.example")
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith("refused: 403: origin 'https://app.example' is not the")
+    assert "add 'https://app.example' to origins=" in record.getMessage()
