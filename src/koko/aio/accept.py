@@ -119,7 +119,7 @@ class Reception:
             sentence = serving.too_slow(self._timeout)
         else:
             sentence = serving.no_tls(error) if self.tls else serving.HUNG_UP
-        tell(self._logger, logging.INFO, "%s -: %s", who, sentence)
+        tell(self._logger, logging.INFO, serving.CLIENT, who, serving.UNKNOWN, sentence)
 
     def _disown(self) -> None:
         for newcomer in self._connecting.values():

@@ -160,8 +160,8 @@ def see_off(
         conn.abort()
         if logger.isEnabledFor(logging.INFO):
             peer, target = written(conn.remote_address), conn.request.shown
-            sentence = ended(conn._core, conn._driver.clock.now(), others())
-            complain(logger, CLIENT, peer, target, sentence, level=logging.INFO)
+            ending = ended(conn._core, conn._driver.clock.now(), others())
+            complain(logger, CLIENT, peer, target, ending, level=logging.INFO)
 
 
 def complain(logger: logging.Logger, sentence: str, *values: object, **how: Any) -> None:
