@@ -48,3 +48,16 @@ def test_a_refused_origin_is_a_warning_that_says_what_to_do(
     assert record.levelname == "WARNING"
     assert record.getMessage().startswith("refused: 403: origin 'https://app.example' is not the")
     assert "add 'https://app.example' to origins=" in record.getMessage()
+
+
+def test_a_log_handler_that_raises_leaves_no_refused_client_without_its_answer() -> None:
+    def fail(record: logging.LogRecord) -> bool:
+        raise OSError("the disk is full")
+
+    logger = logging.getLogger("koko.server")
+    logger.addFilter(fail)
+    try:
+        with serving() as url, pytest.raises(ErrBadHandshake, match="is not the host"):
+            dial(url, origin="https://app.example")
+    finally:
+        logger.removeFilter(fail)

@@ -12,7 +12,7 @@ from koko.core.head import Response
 from koko.errors import HandshakeError
 from koko.misuse import check_face, refuse_async
 from koko.serving import level_of, sentence_of
-from koko.sync.upgrade import Upgrader, talk
+from koko.sync.upgrade import Upgrader, complain, talk
 
 _LOGGER = logging.getLogger("koko.server")
 
@@ -31,7 +31,7 @@ def converse(upgrader: Upgrader, request: Any, handler: Callable[..., object]) -
         conn = upgrader.upgrade(request)
     except HandshakeError as error:
         level = logging.ERROR if error.status >= 500 else level_of(error)
-        _LOGGER.log(level, "refused: %s", sentence_of(error))
+        complain(_LOGGER, "refused: %s", sentence_of(error), level=level)
         return error.response or refusal(error)
     talk(conn, partial(handler, conn), _LOGGER)
     return OVER
