@@ -185,7 +185,7 @@ def test_a_line_in_cython_is_seen() -> None:
 
 
 def test_a_row_that_is_not_in_the_source_is_seen() -> None:
-    row = "| INFO | `closing: waiting up to SECONDS s for COUNT connections` |"
+    row = "| INFO | `closing: waiting up to SECONDS s for COUNT connections: ADDRESSES` |"
     assert row in page()
     for stale, said in (("waited", "INFO 'closing: waited"), ("WARNING", "WARNING 'closing")):
         changed = row.replace("waiting" if stale == "waited" else "INFO", stale)

@@ -18,7 +18,7 @@ from koko.misuse import WrongKindError
 
 # Of the server; the first and the last at INFO.
 LISTENING = "listening on %s"
-CLOSING = "closing: waiting up to %g s for %d connections"
+CLOSING = "closing: waiting up to %g s for %d connections: %s"
 HURRIED = "closing now: stopped a second time"  # WARNING
 LATE = "closing: %d handlers did not end in time: %s"  # WARNING
 CLOSED = "closed within %.1f s; no longer listening on %s"

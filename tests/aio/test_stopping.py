@@ -173,7 +173,9 @@ async def test_second_signal_drops_everybody_at_once(number: int, lines: Lines) 
         await asyncio.shield(server._closing)
     assert server.connections == set()
     assert lines() == [
-        "closing: waiting up to 60 s for 1 connections",
+        "closing: waiting up to 60 s for 1 connections: {}:{}".format(
+            *client.writer.get_extra_info("sockname")
+        ),
         "closing now: stopped a second time",
     ]
 
@@ -202,10 +204,11 @@ async def test_who_is_late_is_named(lines: Lines) -> None:
         await server.close(timeout=0.02)
         assert server.connections == set()
     waiting, late = lines()
-    assert waiting == "closing: waiting up to 0.02 s for 7 connections"
+    told = ", ".join(names[:5]) + ", ..."
+    assert waiting == f"closing: waiting up to 0.02 s for 7 connections: {told}"
     head, _, named = late.partition(": ")[2].partition(": ")
     assert head == "7 handlers did not end in time"
-    assert named == ", ".join(names[:5]) + ", ..."
+    assert named == told
 
 
 async def test_nothing_is_said_where_nobody_is_waited_for(lines: Lines) -> None:

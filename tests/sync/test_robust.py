@@ -289,12 +289,14 @@ def test_second_signal_means_now_and_the_log_says_whom_it_waits_for(second: sign
             conn.send("hang")
             time.sleep(0.05)
             process.send_signal(signal.SIGTERM)
-            lines = [process.stdout.readline()]
-            assert lines == ["INFO closing: waiting up to 30 s for 1 connections\n"]
+            host, own_port = conn.local_address
+            waits = process.stdout.readline()
+            assert waits == (
+                f"INFO closing: waiting up to 30 s for 1 connections: {host}:{own_port}\n"
+            )
             process.send_signal(second)
             lines = process.stdout.read().splitlines()
             assert lines[0] == "WARNING closing now: stopped a second time"
-            host, own_port = conn.local_address
             assert lines[1] == f"WARNING closing: 1 handlers did not end in time: {host}:{own_port}"
             assert re.fullmatch(r"INFO closed within \d.\d s; no longer listening on .*", lines[2])
             assert lines[3:] == ["done"]

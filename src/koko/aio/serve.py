@@ -347,7 +347,8 @@ class Server:
         if not self._openings:
             self._no_openings.set()
         if self._handlers and not self._hurried:
-            tell(self.logger, logging.INFO, CLOSING, timeout, len(self._handlers))
+            names = addresses([conn.remote_address for conn in self._handlers])
+            tell(self.logger, logging.INFO, CLOSING, timeout, len(self._handlers), names)
         goings: set[asyncio.Task[Any]] = {
             *given_up,
             asyncio.create_task(self._no_openings.wait()),

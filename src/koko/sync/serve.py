@@ -303,7 +303,9 @@ class Server:
         self._admission.closing = True
         conns, others = dict(self._crowd.conns), self._crowd.others
         if conns:
-            complain(self.logger, serving.CLOSING, timeout, len(conns), level=logging.INFO)
+            names = serving.addresses([conn.remote_address for conn in conns.values()])
+            told = (timeout, len(conns), names)
+            complain(self.logger, serving.CLOSING, *told, level=logging.INFO)
         for thread, guest in others.items():
             if thread not in conns:
                 guest.stream.hush()  # a request that is not whole yet gets its 503
