@@ -147,12 +147,12 @@ async def test_port_in_use_leaves_nothing_open() -> None:
 async def test_tls_and_the_request_share_the_handshake_timeout(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
-    upgrader = Upgrader(handshake_timeout=0.6)
+    upgrader = Upgrader(handshake_timeout=1.2)
     async with Server(echo, HERE, ssl=server_tls, upgrader=upgrader) as server:
         began = monotonic()
         loop = asyncio.get_running_loop()
         sock = socket.create_connection(server.address)
-        await asyncio.sleep(0.4)  # most of the budget, before the first byte of TLS
+        await asyncio.sleep(1.0)  # most of the budget, before the first byte of TLS
         reader, writer = await asyncio.open_connection(
             sock=sock, ssl=client_tls, server_hostname="localhost"
         )
@@ -163,7 +163,7 @@ async def test_tls_and_the_request_share_the_handshake_timeout(
         finally:
             writer.close()
             await asyncio.wait([loop.create_task(writer.wait_closed())])
-        assert monotonic() - began < 0.95
+        assert monotonic() - began < 2  # with two budgets it would be 2.2
 
 
 # One line for each end

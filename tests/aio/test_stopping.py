@@ -244,7 +244,7 @@ async def test_closing_is_bounded_whatever_the_handlers_do(
         async with Server(handler, HERE) as server, connected(server) as client:
             began, left = loop.time(), list(server._handlers.items())
             await server.close(timeout=0.05)
-            assert loop.time() - began < 2
+            assert loop.time() - began < 5  # and not close_timeout, 10 s
             over.set()
             await client.hears_all()
             for conn, task in left:
