@@ -133,7 +133,8 @@ class Driver:
 
     def abort(self, why: str) -> None:
         """Drop the socket at once."""
-        self.monitor.call(self._abort, why)
+        if not self.closed:
+            self.monitor.call(self._abort, why)
 
     # What the housekeeper calls
 
