@@ -24,7 +24,7 @@ from koko.places import TOLD, no_place
 from tests.aio.conftest import FACTORIES, echo, handshake, raw, url
 from tests.aio.test_left_behind import nothing_left
 from tests.callers import CALLERS, HELLO, TIMEOUT, Caller, strict
-from tests.logged import of_clients
+from tests.logged import of_client, of_clients
 
 resource = pytest.importorskip("resource")
 
@@ -77,11 +77,9 @@ async def test_tls_that_fails_is_one_line_at_info_with_the_address(
         else:
             sock, peer = await asyncio.to_thread(caller.calls, server.address)
         with sock:
-            await until(lambda: of_clients(caplog, logging.INFO))
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-    (line,) = of_clients(caplog, logging.INFO)
-    assert line == f"koko.server INFO {peer} -: {caller.told}"
-    assert caplog.records[0].exc_info is None
+            await until(lambda: of_client(caplog, peer))
+    assert of_client(caplog, peer) == [f"koko.server INFO {peer} -: {caller.told}"]
+    assert {record.exc_info for record in caplog.records} == {None}
 
 
 @pytest.mark.usefixtures("fast_tls")

@@ -19,7 +19,7 @@ from koko.hung_up import has_hung_up
 from koko.places import TOLD, no_place
 from koko.sync import Conn, Server, Upgrader, dial
 from tests.callers import CALLERS, TIMEOUT, Caller, strict
-from tests.logged import of_clients
+from tests.logged import of_client, of_clients
 from tests.sync.conftest import PATIENCE, in_thread, until
 
 HERE = "127.0.0.1"
@@ -51,8 +51,8 @@ def test_tls_that_fails_is_one_line_at_info_with_the_address(
     with Server(echo, HERE, ssl=strict(context), handshake_timeout=TIMEOUT) as server:
         sock, peer = caller.calls(server.address)
         with sock:
-            until(lambda: of_clients(caplog))
-    assert of_clients(caplog) == [f"koko.server INFO {peer} -: {caller.told}"]
+            until(lambda: of_client(caplog, peer))
+    assert of_client(caplog, peer) == [f"koko.server INFO {peer} -: {caller.told}"]
     assert {record.exc_info for record in caplog.records} == {None}
 
 
