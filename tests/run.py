@@ -2,9 +2,10 @@
 
 python tests/run.py MARKS [PYTEST OPTIONS] [FILES]
 
-Most tests wait rather than work, so twice as many processes run as there are cores. Each has
-one share of the tests and one codec, in ``KOKO_CODEC``; a fixture that goes through the codecs
-takes it from there. Tests marked ``once`` say nothing of the codec: they run with none chosen.
+Many tests wait rather than work, so more processes run than there are cores, those that take
+longest first. Each has one share of the tests and one codec, in ``KOKO_CODEC``; a fixture that
+goes through the codecs takes it from there. Tests marked ``once`` say nothing of the codec:
+they run with none chosen.
 """
 
 from __future__ import annotations
@@ -25,12 +26,8 @@ BUILT = any(Path("src/koko/core").glob("_native*.so"))
 REQUIRE_ALL = os.environ.get("KOKO_REQUIRE_ALL", "") not in ("", "0")
 NOTHING_WAS_CHOSEN = 5  # the exit code of pytest
 CODECS = {"": "no codec in particular", "native": "the native codec", "pure": "the pure codec"}
-SHARES = [
-    ["tests/examples"],
-    ["tests/programs"],
-    ["tests/aio"],
-    ["tests/sync", "tests/dialing"],
-]  # longest first
+SHARES = [["tests/programs"], ["tests/examples"], ["tests/aio"], ["tests/sync", "tests/dialing"]]
+AT_ONCE = 3  # processes for each core
 
 
 def shares(arguments: list[str]) -> list[list[str]]:
@@ -40,6 +37,13 @@ def shares(arguments: list[str]) -> list[list[str]]:
     taken = {Path(path) for share in SHARES for path in share}
     rest = {test.parent for test in Path("tests").glob("*/test_*.py")} - taken
     return [*SHARES, [*map(str, sorted(rest)), *map(str, sorted(Path("tests").glob("test_*.py")))]]
+
+
+def in_order(codecs: list[str], shares: list[list[str]]) -> list[tuple[str, list[str]]]:
+    """Pair codecs and shares, the longest first: what starts programs runs once for the most."""
+    pairs = [(codec, share) for share in shares for codec in codecs]
+    programs = (["tests/programs"], ["tests/examples"])
+    return sorted(pairs, key=lambda pair: (pair[0] != "") is (pair[1] in programs))
 
 
 class Runner:
@@ -81,14 +85,13 @@ def run(marks: str, options: list[str], codecs: list[str]) -> dict[str, int]:
     runner, codes = Runner(marks, options), dict[str, int]()
     signal.signal(signal.SIGINT, runner.stop)
     signal.signal(signal.SIGTERM, runner.stop)
-    with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool, ExitStack() as kept:
+    with ThreadPoolExecutor(AT_ONCE * (os.cpu_count() or 1)) as pool, ExitStack() as kept:
         running = []
-        for share in shares(options):
-            for codec in codecs:
-                log = kept.enter_context(TemporaryFile())
-                names = " ".join(share[:2]) + (" ..." if len(share) > 2 else "")
-                title = f"{names or 'tests'}, on {CODECS[codec]}"
-                running.append((title, log, pool.submit(runner.run, codec, share, log)))
+        for codec, share in in_order(codecs, shares(options)):
+            log = kept.enter_context(TemporaryFile())
+            names = " ".join(share[:2]) + (" ..." if len(share) > 2 else "")
+            title = f"{names or 'tests'}, on {CODECS[codec]}"
+            running.append((title, log, pool.submit(runner.run, codec, share, log)))
         for title, log, done in running:
             codes[title] = done.result()
             if codes[title] != NOTHING_WAS_CHOSEN:
