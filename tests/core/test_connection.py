@@ -418,3 +418,28 @@ def test_a_handler_that_is_interrupted_loses_nothing_of_what_came_with_its_ping(
     with pytest.raises(CloseError):
         end.next_message()
     assert end.received == (1000, "")
+
+
+# What passed
+
+
+@pytest.mark.parametrize("agreed", [None, Agreed(threshold=0)], ids=["plain", "deflate"])
+@pytest.mark.parametrize("make", [server, client])
+def test_bytes_are_counted_as_they_pass(make, agreed):
+    prepared = PreparedMessage(Kind.TEXT, "hello " * 50)
+    for _ in range(2):  # a frame that is shared counts for each who sends it
+        end = make(agreed)
+        end.send(Kind.TEXT, "hello")
+        end.send(Kind.BINARY, bytearray(300))
+        end.send_prepared(prepared)
+        end.start_ping(b"?", 1.0)
+        with_parts = end.start_message(Kind.TEXT)
+        with_parts.add(b"in parts")
+        with_parts.end()
+        end.start_close(1000, "", 1.0)
+        assert end.bytes_out == len(end.take_owed())
+    end = server(agreed)
+    octets = HELLO + said("1 000 1001", b"?")
+    for octet in octets:
+        end.feed(bytes([octet]), 1.0)
+    assert end.bytes_in == len(octets)
