@@ -1,11 +1,17 @@
-"""Clients of a TLS port with which TLS does not come about, and what a server says of each."""
+"""Clients that are not accepted: TLS does not come about, or the system has nothing for them.
+
+And what a server says of each.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import ssl
 import struct
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 
 def client_hello(newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> bytes:
@@ -66,3 +72,18 @@ def strict(context: ssl.SSLContext) -> ssl.SSLContext:
     """Return a server's context that takes none of them."""
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
+
+
+SPENT = [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
+
+
+class Failing(socket.socket):
+    """A listening socket whose next calls of accept fail."""
+
+    errors: ClassVar[list[int]] = []
+
+    def accept(self) -> Any:
+        if self.errors:
+            number = self.errors.pop(0)
+            raise OSError(number, os.strerror(number))
+        return super().accept()

@@ -29,10 +29,15 @@ def place(limit: int | None, seated: int, told: int) -> Place:
     return Place.DOOR if told < TOLD else Place.NOWHERE
 
 
+def full(limit: int | None) -> HandshakeError:
+    """Return the error of a client for which there is no place."""
+    sentence = f"the server has all the connections it takes (max_connections={limit})"
+    return HandshakeError(503, f"{sentence}, try again later")
+
+
 def no_place(limit: int | None) -> tuple[HandshakeError, bytes]:
     """Return the error for the log and the answer for the client."""
-    sentence = f"the server has all the connections it takes (max_connections={limit})"
-    error = HandshakeError(503, f"{sentence}, try again later")
+    error = full(limit)
     return error, write_response(refusal(error))
 
 

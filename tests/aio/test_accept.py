@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import trustme
@@ -23,7 +23,7 @@ from koko.core.head import Request, Response
 from koko.places import TOLD, no_place
 from tests.aio.conftest import FACTORIES, echo, handshake, raw, url
 from tests.aio.test_left_behind import nothing_left
-from tests.callers import CALLERS, HELLO, TIMEOUT, Caller, strict
+from tests.callers import CALLERS, HELLO, SPENT, TIMEOUT, Caller, Failing, strict
 from tests.logged import of_client, of_clients
 
 resource = pytest.importorskip("resource")
@@ -31,7 +31,6 @@ resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.usefixtures("loop_factory")
 
 HERE = "127.0.0.1"
-SPENT = [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
 
 
 @pytest.fixture(params=[True, False], ids=["aiofastnet", "TLS of the loop"])
@@ -203,18 +202,6 @@ async def test_a_server_that_runs_out_of_files_says_so_and_goes_on(
                 assert await conn.recv() == "late"
     said = "koko.server ERROR cannot accept: too many open files; next try in 0.02 s"
     assert set(of_clients(caplog, logging.WARNING)) == {said}
-
-
-class Failing(socket.socket):
-    """A listening socket whose next calls of accept fail."""
-
-    errors: ClassVar[list[int]] = []
-
-    def accept(self) -> Any:
-        if self.errors:
-            number = self.errors.pop(0)
-            raise OSError(number, os.strerror(number))
-        return super().accept()
 
 
 @pytest.mark.parametrize("number", SPENT, ids=errno.errorcode.get)

@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 import threading
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import trustme
@@ -18,7 +18,7 @@ from koko.core.head import Request
 from koko.hung_up import has_hung_up
 from koko.places import TOLD, no_place
 from koko.sync import Conn, Server, Upgrader, dial
-from tests.callers import CALLERS, TIMEOUT, Caller, strict
+from tests.callers import CALLERS, SPENT, TIMEOUT, Caller, Failing, strict
 from tests.logged import of_client, of_clients
 from tests.sync.conftest import PATIENCE, in_thread, until
 
@@ -27,7 +27,6 @@ REQUEST = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
-SPENT = [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
 
 
 def echo(conn: Conn) -> None:
@@ -67,18 +66,6 @@ def test_a_server_that_closes_says_so_of_those_at_tls(
     assert of_clients(caplog) == [
         f"koko.server INFO {peer} -: TLS failed: the server is going away"
     ]
-
-
-class Failing(socket.socket):
-    """A listening socket whose next calls of accept fail."""
-
-    errors: ClassVar[list[int]] = []
-
-    def accept(self) -> Any:
-        if self.errors:
-            number = self.errors.pop(0)
-            raise OSError(number, os.strerror(number))
-        return super().accept()
 
 
 @pytest.mark.parametrize("number", SPENT, ids=errno.errorcode.get)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from koko.aio.handling import see_off
 from koko.aio.logs import tell
 from koko.aio.protocol import end_half
 from koko.aio.tasks import FATAL, was_cancelled
@@ -21,7 +22,7 @@ from koko.core.handshake import is_websocket_upgrade, refusal
 from koko.core.head import Request, RequestParser, Response, write_response
 from koko.errors import HandshakeError
 from koko.hung_up import has_hung_up
-from koko.places import no_place
+from koko.places import full
 from koko.serving import (
     CLIENT,
     HUNG_UP,
@@ -68,8 +69,7 @@ class Opening(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
         if self._server._turns_away(self):
-            limit = self._server.max_connections
-            self._why = str(no_place(limit)[0])  # for who is hung up on; a door says it by itself
+            self._why = str(full(self._server.max_connections))
             return
         self._server._welcome(self)
         self._bound(self._server.upgrader.handshake_timeout, self._accepted_at)
@@ -194,7 +194,8 @@ class Opening(asyncio.Protocol):
             error = raised
         try:
             if self.conn is not None:
-                await self._server._see_off(self.conn, error)
+                logger, others = self._server.logger, self._server._others
+                await see_off(self.conn, error, logger, others)
             elif error is not None:
                 self._refuse_for(error)
             else:

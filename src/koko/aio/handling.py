@@ -35,7 +35,7 @@ async def see_off(
         conn.abort()
         raise
     finally:
-        _log_end(conn, logger, others())
+        _log_end(conn, logger, others)
 
 
 async def _fail(conn: Conn, error: BaseException, logger: logging.Logger) -> None:
@@ -55,13 +55,13 @@ def _is_parting(error: BaseException) -> bool:
     return isinstance(error, CloseError)
 
 
-def _log_end(conn: Conn, logger: logging.Logger, others: int) -> None:
+def _log_end(conn: Conn, logger: logging.Logger, others: Callable[[], int]) -> None:
     ending = conn.ending
     if ending is None:
         return  # the loop is about to end
     if logger.isEnabledFor(logging.INFO):
         peer, target = written(conn.remote_address), conn.request.shown
-        sentence = ended(conn._core, conn._protocol.now(), others)
+        sentence = ended(conn._core, conn._protocol.now(), others())
         tell(logger, logging.INFO, CLIENT, peer, target, sentence)
     # The frames it went through hold conn, which holds it: a circle that keeps a
     # connection in memory until the garbage collector comes by.

@@ -320,12 +320,13 @@ class Server:
         except BaseException as raised:
             error = raised
         try:
-            await self._see_off(conn, error)
+            await see_off(conn, error, self.logger, self._others)
         finally:
             error = None  # it holds this frame
 
-    async def _see_off(self, conn: Conn, error: BaseException | None) -> None:
-        await see_off(conn, error, self.logger, lambda: len(self._handlers) - 1)
+    def _others(self) -> int:
+        """Return how many connections are open beside the one that is ending."""
+        return len(self._handlers) - 1
 
     # Closing
 

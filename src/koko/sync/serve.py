@@ -20,7 +20,7 @@ from koko import serving
 from koko.core.address import written
 from koko.listening import address_of
 from koko.misuse import check_face, check_handler, refuse_async
-from koko.places import Place, check_limit, no_place
+from koko.places import Place, check_limit, full
 from koko.sync.admit import Admission, Handler, Http
 from koko.sync.conn import Conn
 from koko.sync.crowd import Crowd, Guest
@@ -242,8 +242,7 @@ class Server:
         try:
             if given is not Place.NOWHERE:
                 return self._start(PlainStream(sock), written(peer), given)
-            sentence, _ = no_place(self.max_connections)
-            told = (written(peer), serving.UNKNOWN, sentence)
+            told = (written(peer), serving.UNKNOWN, full(self.max_connections))
             complain(self.logger, serving.CLIENT, *told, level=logging.INFO)
         except OSError:
             pass  # it has hung up already
