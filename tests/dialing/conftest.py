@@ -193,7 +193,7 @@ def script(*answers: Answer, context: ssl.SSLContext | None = None) -> Iterator[
     with played.listener:
         done: Future[Any] = in_thread(played.play)
         yield played
-        done.result(PATIENCE)
+        done.result(2 * PATIENCE)  # its own patience with a client ends first, and says so
 
 
 @contextmanager

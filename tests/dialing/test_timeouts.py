@@ -34,7 +34,7 @@ from tests.dialing.conftest import (
 )
 from tests.sync.conftest import PATIENCE, in_thread
 
-WITHIN = 0.4  # seconds; all cases of a face share them
+WITHIN = 1.0  # seconds; all cases of a face share them, on a machine that may be busy
 MOVED = says("HTTP/1.1 302 Found\nLocation: /there?token=s3cret\nContent-Length: 0\n\n")
 TUNNEL = says("HTTP/1.1 200 OK\n\n")
 HALF = b"HTTP/1.1 101 Swi"
@@ -365,7 +365,7 @@ def dial_all(face: Face, cases: list[Case]) -> list[tuple[Case, Any, float]]:
 def test_a_timeout_names_the_stage_it_came_in(told: Told, stage: str) -> None:
     case, error, lasted = told[stage]
     shown = case.url.replace(SECRET, "").replace(QUERY, "")
-    sentence = f"the handshake with {shown} did not finish within {WITHIN} s: {case.lacking}"
+    sentence = f"the handshake with {shown} did not finish within {WITHIN:g} s: {case.lacking}"
     assert type(error) is TimeoutError
     assert re.sub(r"(?<=:9 )\(.*?\)", "({})", str(error)) == sentence
     assert WITHIN * 0.9 < lasted < PATIENCE / 2  # the clock of uvloop stands still in a turn
@@ -380,7 +380,7 @@ def test_of_a_refusal_that_never_ends_what_came_in_time_is_shown(told: Told, ref
 
 
 def test_what_reconnect_logs_names_the_stage(face: Face, caplog: pytest.LogCaptureFixture) -> None:
-    options = {"proxy": None, "handshake_timeout": 0.02, "retry": lambda error: False}
+    options = {"proxy": None, "handshake_timeout": 0.3, "retry": lambda error: False}
     with socket.create_server((HERE, 0)) as listener:  # which never says a word
         where = f"ws://{HERE}:{listener.getsockname()[1]}/"
         conns = face.module.reconnect(where.replace("//", f"//{SECRET}") + QUERY, **options)
@@ -389,7 +389,7 @@ def test_what_reconnect_logs_names_the_stage(face: Face, caplog: pytest.LogCaptu
             face.wait(next(conns) if face.name == "sync" else anext(conns))
     told = [record.getMessage() for record in caplog.records if record.name == "koko.client"]
     stage = (
-        f"the handshake with {where} did not finish within 0.02 s: no answer to the request came"
+        f"the handshake with {where} did not finish within 0.3 s: no answer to the request came"
     )
     assert told == [f"{where}: {stage}; no other try is worth it"]
     assert "s3cret" not in caplog.text
@@ -401,7 +401,7 @@ def test_each_step_through_a_proxy_is_told_to_the_log_and_no_secret_is(
     caplog.set_level(logging.DEBUG, "koko.dialing")
     with script(TUNNEL) as proxy:
         where, through = "ws://there.example/", f"http://{HERE}:{proxy.port}"
-        options = {"proxy": through.replace("//", f"//{SECRET}"), "handshake_timeout": 0.15}
+        options = {"proxy": through.replace("//", f"//{SECRET}"), "handshake_timeout": 0.5}
         with pytest.raises(TimeoutError):
             face.dial(where.replace("//", f"//{SECRET}") + QUERY, **options)
         face.turn()
