@@ -16,7 +16,7 @@ EQUIPPED := $(VENV)/.equipped
 INTEGRATED := $(VENV)/.integrated
 WSTEST := build/wstest/bin/wstest
 # The tests of koko.core: its own, and those that reach it through both faces.
-ABOUT_CORE := tests/core tests/conversation tests/dialing tests/test_dialing.py
+ABOUT_CORE := tests/core tests/opening tests/conversation tests/dialing tests/test_dialing.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test integrations pythons coverage lint format types compliance peers bench fuzz interrupts \

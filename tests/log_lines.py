@@ -219,7 +219,7 @@ class Lines:
 
     def _strangers(self) -> Iterator[tuple[Module, ast.expr]]:
         """Yield what is said of who speaks another protocol: (pattern, status, sentence)."""
-        module = self._source.modules["koko.core.head"]
+        module = self._source.modules["koko.opening.head"]
         for name, table in assignments(list(module.tree.body)):
             if name == "_strangers" and isinstance(table, ast.Tuple):
                 each = (row.elts for row in table.elts if isinstance(row, ast.Tuple))

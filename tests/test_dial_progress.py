@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from koko.core.head import ResponseParser
-from koko.core.target import parse
-from koko.core.tunnel import Proxy
 from koko.dial_progress import Progress
+from koko.opening.head import ResponseParser
+from koko.opening.target import parse
+from koko.opening.tunnel import Proxy
 
 URL = parse("ws://me:s3cret@a.example/room?token=s3cret")
 WITHIN = "the handshake with ws://a.example/room did not finish within 10 s: "

@@ -10,10 +10,11 @@ import pytest
 
 from koko import __version__
 from koko.core.deflate import Compression
-from koko.core.handshake import accept_response
-from koko.core.head import Response, write_request
 from koko.dialing import Dialer, DialerOptions, Opened
 from koko.errors import ErrBadHandshake
+from koko.http import Response
+from koko.opening.handshake import accept_response
+from koko.opening.head import write_request
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 A = Dialer.target("wss://a.example/chat?room=1")

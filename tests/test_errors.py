@@ -7,7 +7,6 @@ import pickle
 
 import pytest
 
-from koko.core.head import Response
 from koko.errors import (
     Close,
     CloseError,
@@ -18,6 +17,7 @@ from koko.errors import (
     ProtocolError,
     WebSocketError,
 )
+from koko.http import Response
 
 pytestmark = pytest.mark.once
 

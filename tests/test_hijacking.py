@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from koko.core.head import Response
 from koko.errors import HandshakeError
 from koko.hijacking import asked
+from koko.http import Response
 
 
 def environ(**more: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from koko.core.head import ResponseParser
+from koko.opening.head import ResponseParser
 from koko.places import TOLD, Place, check_limit, no_place, place
 
 

@@ -9,7 +9,7 @@ import pytest
 from multidict import CIMultiDict
 
 from koko import Close, CloseError, ErrBadHandshake, ErrReadLimit, HandshakeError, ProtocolError
-from koko.core.head import Response
+from koko.http import Response
 from koko.reconnecting import LONGEST, Attempts, Backoff, is_transient, retry_after
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from koko import aio, sync
-from koko.core.address import written
+from koko.opening.address import written
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
 

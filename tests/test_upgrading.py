@@ -9,8 +9,8 @@ import pytest
 from multidict import CIMultiDict
 
 from koko.core.deflate import Compression
-from koko.core.head import Request, Response
 from koko.errors import HandshakeError
+from koko.http import Request, Response
 from koko.upgrading import Accepted, Refused, Upgrader, UpgraderOptions
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.once
 SOURCE = Path(__file__).parent.parent / "src" / "koko"
 
 ROWS = (
-    ("errors", "message", "misuse", "native"),
-    ("core",),
+    ("errors", "http", "message", "misuse", "native"),
+    ("core", "opening"),
     ("__init__",),  # the names that belong to neither face
     (
         "dial_progress",
@@ -42,10 +42,12 @@ ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 PURE = {"socket", "ssl", "threading", "asyncio", "time", "select", "selectors", "subprocess"}
 FORBIDDEN = {
     "errors": PURE,
+    "http": PURE,
     "message": PURE,
     "misuse": PURE,
     "native": PURE,
     "core": PURE,
+    "opening": PURE,
     "dial_progress": PURE,
     "dialing": PURE,
     "upgrading": PURE,
@@ -113,6 +115,12 @@ def test_every_module_imports_only_from_rows_above_its_own(path):
     own = room_of(path)
     below = {room for room in rooms(path) if ROW[room] > ROW[own]}
     assert not below, f"{own} is above {below}"
+
+
+@each_module
+def test_frames_and_handshakes_know_nothing_of_each_other(path):
+    if room_of(path) in ("core", "opening"):
+        assert not {"core", "opening"} - {room_of(path)} & rooms(path)
 
 
 @each_module

@@ -32,7 +32,7 @@ import uvloop
 import koko
 from koko import aio, sync
 from koko.core.codec import IMPLEMENTATION
-from koko.core.handshake import make_key
+from koko.opening.handshake import make_key
 
 PATIENCE = 60  # seconds after which a round hangs
 MOST = 1 << 17  # bytes of a message

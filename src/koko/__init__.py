@@ -6,8 +6,6 @@ loads no event loop.
 """
 
 from koko.core.deflate import Compression
-from koko.core.handshake import is_websocket_upgrade, subprotocols
-from koko.core.head import Request, Response
 from koko.errors import (
     Close,
     CloseError,
@@ -18,6 +16,7 @@ from koko.errors import (
     ProtocolError,
     WebSocketError,
 )
+from koko.http import Request, Response
 from koko.message import (
     CloseCode,
     Kind,
@@ -26,6 +25,7 @@ from koko.message import (
     is_close_error,
     is_unexpected_close_error,
 )
+from koko.opening.handshake import is_websocket_upgrade, subprotocols
 
 __version__ = "0.1.0"
 

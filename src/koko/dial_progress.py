@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 
-from koko.core.address import written
-from koko.core.eyeballs import Address, why
-from koko.core.head import ResponseParser
-from koko.core.target import Target
-from koko.core.tunnel import Proxy
+from koko.opening.address import written
+from koko.opening.eyeballs import Address, why
+from koko.opening.head import ResponseParser
+from koko.opening.target import Target
+from koko.opening.tunnel import Proxy
 
 log = logging.getLogger("koko.dialing")
 

@@ -22,21 +22,22 @@ from urllib.parse import urljoin
 from multidict import CIMultiDict
 
 from koko import __version__
-from koko.core import cookies, deflate
+from koko.core import deflate
 from koko.core.deflate import Agreed, Compression
-from koko.core.handshake import (
+from koko.core.options import ConnectionOptions, check_names
+from koko.errors import ErrBadHandshake, HandshakeError
+from koko.http import Headers, Request, Response
+from koko.misuse import is_async, name_of
+from koko.opening import cookies
+from koko.opening.handshake import (
     build_request,
     check_headers,
     check_response,
     check_subprotocols,
     make_key,
 )
-from koko.core.head import Headers, Request, Response
-from koko.core.options import ConnectionOptions, check_names
-from koko.core.target import Target, parse
-from koko.core.tunnel import Proxy
-from koko.errors import ErrBadHandshake, HandshakeError
-from koko.misuse import is_async, name_of
+from koko.opening.target import Target, parse
+from koko.opening.tunnel import Proxy
 
 if TYPE_CHECKING:
     from http.cookiejar import CookieJar

@@ -8,10 +8,9 @@ that is over, and a violation that ended it. Misuse by the programmer is a plain
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
-if TYPE_CHECKING:
-    from koko.core.head import Response
+from koko.http import Response
 
 
 class Close(NamedTuple):

@@ -21,8 +21,8 @@ from urllib.parse import quote
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from koko.core.head import Request, Response
 from koko.errors import HandshakeError
+from koko.http import Request, Response
 
 # PEP 3333: these are the server's own, an application may not send them.
 _HOP_BY_HOP = ("Connection", "Upgrade")

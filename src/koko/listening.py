@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-from koko.core.address import distinct, written
+from koko.opening.address import distinct, written
 
 _ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})  # as IPv6 on many a machine
 _TRIES = 8  # at a port that is free for the first address and then for all others

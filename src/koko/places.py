@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from enum import Enum
 
-from koko.core.handshake import refusal
-from koko.core.head import write_response
 from koko.errors import HandshakeError
+from koko.opening.handshake import refusal
+from koko.opening.head import write_response
 
 TOLD = 16  # clients that are told at once that there is no place; the others find the line dead
 TELLING = 2.0  # seconds that one of them has to ask and to hear the answer

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 
-from koko.core.head import Response
 from koko.errors import CloseError, ErrBadHandshake, HandshakeError, ProtocolError
+from koko.http import Response
 
 Retry = Callable[[Exception], bool]
 

@@ -11,10 +11,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from koko.core.address import written
 from koko.core.connection import Connection
 from koko.errors import HandshakeError
 from koko.misuse import WrongKindError
+from koko.opening.address import written
 
 # Of the server; the first and the last at INFO.
 LISTENING = "listening on %s"

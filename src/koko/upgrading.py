@@ -17,17 +17,17 @@ from multidict import CIMultiDict
 
 from koko.core import deflate
 from koko.core.deflate import Agreed, Compression
-from koko.core.handshake import (
+from koko.core.options import ConnectionOptions, check_names
+from koko.errors import HandshakeError
+from koko.http import Headers, Request, Response
+from koko.misuse import is_async, name_of
+from koko.opening.handshake import (
     accept_response,
     check_request,
     check_subprotocols,
     refusal,
     subprotocols,
 )
-from koko.core.head import Headers, Request, Response
-from koko.core.options import ConnectionOptions, check_names
-from koko.errors import HandshakeError
-from koko.misuse import is_async, name_of
 
 
 @dataclass(frozen=True, slots=True)

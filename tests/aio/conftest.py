@@ -18,10 +18,10 @@ import uvloop
 from koko.aio import Conn, Server
 from koko.aio.protocol import ConnProtocol
 from koko.core.connection import Connection
-from koko.core.handshake import make_key
-from koko.core.head import Request, Response
 from koko.core.options import ConnectionOptions
 from koko.core.wire import Role
+from koko.http import Request, Response
+from koko.opening.handshake import make_key
 from tests.conversation.peer import Peer
 from tests.conversation.talk_aio import MemoryTransport
 

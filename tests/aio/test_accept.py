@@ -19,7 +19,7 @@ from koko import serving
 from koko.aio import Conn, Server, Upgrader, dial
 from koko.aio import transport as transports
 from koko.aio.admit import Opening
-from koko.core.head import Request, Response
+from koko.http import Request, Response
 from koko.places import TOLD, no_place
 from tests.aio.conftest import FACTORIES, echo, handshake, raw, url
 from tests.aio.test_left_behind import nothing_left

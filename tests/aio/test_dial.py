@@ -16,7 +16,7 @@ import websockets.asyncio.server
 
 from koko import CloseError, HandshakeError
 from koko.aio import Conn, Server, dial
-from koko.core.handshake import accept_key
+from koko.opening.handshake import accept_key
 from tests.aio.conftest import echo, url
 from tests.wire import wire
 

@@ -17,9 +17,9 @@ from koko.aio import Conn, Delivery, broadcast
 from koko.aio.protocol import ConnProtocol
 from koko.core.connection import Connection
 from koko.core.deflate import Agreed
-from koko.core.head import Request, Response
 from koko.core.options import ConnectionOptions
 from koko.core.wire import Role
+from koko.http import Request, Response
 from tests.conversation.peer import Peer
 from tests.core.ends import at_interval
 

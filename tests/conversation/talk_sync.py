@@ -14,9 +14,9 @@ from typing import Any
 
 from koko.core.connection import Connection
 from koko.core.deflate import Agreed
-from koko.core.head import Request, Response
 from koko.core.options import ConnectionOptions
 from koko.core.wire import Role
+from koko.http import Request, Response
 from koko.sync import Conn, Delivery, broadcast
 from koko.sync.clock import Clock
 from koko.sync.driver import Driver

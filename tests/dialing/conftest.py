@@ -22,8 +22,9 @@ import uvloop
 
 import koko.aio
 import koko.sync
-from koko.core.handshake import accept_key
-from koko.core.head import Request, RequestParser
+from koko.http import Request
+from koko.opening.handshake import accept_key
+from koko.opening.head import RequestParser
 from koko.sync import Conn, Server
 from tests.sync.conftest import PATIENCE, in_thread
 

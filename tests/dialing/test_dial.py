@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from koko import ErrBadHandshake, HandshakeError
-from koko.core.handshake import make_key
-from koko.core.head import Request
+from koko.http import Request
+from koko.opening.handshake import make_key
 from koko.sync import Conn, Upgrader
 from tests.dialing.conftest import (
     HERE,

@@ -21,7 +21,7 @@ import pytest
 import uvloop
 
 from koko import ErrBadHandshake
-from koko.core.head import Request
+from koko.http import Request
 from tests.dialing.conftest import (
     FACES,
     HERE,
@@ -388,9 +388,7 @@ def test_what_reconnect_logs_names_the_stage(face: Face, caplog: pytest.LogCaptu
         with pytest.raises(TimeoutError):
             face.wait(next(conns) if face.name == "sync" else anext(conns))
     told = [record.getMessage() for record in caplog.records if record.name == "koko.client"]
-    stage = (
-        f"the handshake with {where} did not finish within 0.3 s: no answer to the request came"
-    )
+    stage = f"the handshake with {where} did not finish within 0.3 s: no answer to the request came"
     assert told == [f"{where}: {stage}; no other try is worth it"]
     assert "s3cret" not in caplog.text
 

@@ -20,9 +20,9 @@ import websockets.sync.server
 import koko.aio.network
 import koko.sync.network
 from koko import ErrBadHandshake, HandshakeError
-from koko.core.eyeballs import DELAY, ROOM
-from koko.core.target import parse
 from koko.dial_progress import Progress
+from koko.opening.eyeballs import DELAY, ROOM
+from koko.opening.target import parse
 from koko.sync import Server
 from tests.dialing.conftest import (
     HERE,

@@ -13,8 +13,8 @@ from functools import cache
 import pytest
 
 from koko.core.codec import Encoder
-from koko.core.handshake import make_key
 from koko.core.wire import Opcode, Role
+from koko.opening.handshake import make_key
 from koko.sync import dial
 from tests.codecs import CODECS
 from tests.programs.served import Served, served

@@ -19,9 +19,9 @@ from multidict import CIMultiDict
 from koko.core.codec import Decoder
 from koko.core.connection import Connection
 from koko.core.deflate import Agreed
-from koko.core.head import Request, Response
 from koko.core.options import ConnectionOptions
 from koko.core.wire import Role
+from koko.http import Request, Response
 from koko.sync import Conn
 from koko.sync.clock import Clock
 from koko.sync.driver import Driver

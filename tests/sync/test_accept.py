@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from koko import serving
-from koko.core.head import Request
+from koko.http import Request
 from koko.hung_up import has_hung_up
 from koko.places import TOLD, no_place
 from koko.sync import Conn, Server, Upgrader, dial

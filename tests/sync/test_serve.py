@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from koko import serving
-from koko.core.head import Request, Response
 from koko.errors import CloseError, ErrBadHandshake
+from koko.http import Request, Response
 from koko.sync import Conn, Dialer, Server, Upgrader, dial, serve
 from tests.sync.conftest import PATIENCE, in_thread, until
 from tests.wire import wire

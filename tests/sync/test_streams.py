@@ -20,10 +20,10 @@ from multidict import CIMultiDict
 
 from koko.core.connection import Connection
 from koko.core.deflate import Agreed
-from koko.core.head import Request, Response
 from koko.core.options import ConnectionOptions
 from koko.core.wire import Role
 from koko.errors import CloseError
+from koko.http import Request, Response
 from koko.message import Kind
 from koko.sync import Conn, join_messages
 from koko.sync.driver import Driver

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from koko import CloseError, ErrBadHandshake, HandshakeError, Request, Response
-from koko.core.handshake import build_request, make_key
-from koko.core.head import write_request
+from koko.opening.handshake import build_request, make_key
+from koko.opening.head import write_request
 from koko.sync import Conn, Server, Upgrader, dial
 from tests.sync.conftest import PATIENCE, in_thread, tcp_pair
 

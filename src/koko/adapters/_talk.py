@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from koko.core.handshake import refusal
-from koko.core.head import Response
 from koko.errors import HandshakeError
+from koko.http import Response
 from koko.misuse import check_face, refuse_async
+from koko.opening.handshake import refusal
 from koko.serving import level_of, sentence_of
 from koko.sync.upgrade import Upgrader, complain, talk
 

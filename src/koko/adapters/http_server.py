@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import TypeVar
 
 from koko.adapters._talk import OVER, check_view, converse
-from koko.core.head import write_response
+from koko.opening.head import write_response
 from koko.sync.conn import Conn
 from koko.sync.upgrade import Upgrader
 

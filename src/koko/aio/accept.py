@@ -20,7 +20,7 @@ from koko.aio import transport
 from koko.aio.asking import LONG
 from koko.aio.forking import disown, keep
 from koko.aio.logs import tell
-from koko.core.address import written
+from koko.opening.address import written
 
 # Gets the peer's address, unless the transport knows it. What it makes has its ``transport`` as an
 # attribute from ``connection_made`` on.

@@ -17,11 +17,12 @@ from koko.aio.protocol import end_half
 from koko.aio.tasks import FATAL, was_cancelled
 from koko.aio.timers import Timed
 from koko.aio.transport import close
-from koko.core.address import written
-from koko.core.handshake import is_websocket_upgrade, refusal
-from koko.core.head import Request, RequestParser, Response, write_response
 from koko.errors import HandshakeError
+from koko.http import Request, Response
 from koko.hung_up import has_hung_up
+from koko.opening.address import written
+from koko.opening.handshake import is_websocket_upgrade, refusal
+from koko.opening.head import RequestParser, write_response
 from koko.places import full
 from koko.serving import (
     CLIENT,

@@ -8,10 +8,11 @@ import ssl
 from typing import cast
 
 from koko.aio.transport import attach, attach_to_the_loops
-from koko.core.head import Request, Response, ResponseParser, write_request
 from koko.dial_progress import Progress
 from koko.dialing import check_session
 from koko.errors import HandshakeError
+from koko.http import Request, Response
+from koko.opening.head import ResponseParser, write_request
 
 LONG = (
     86400.0  # where others would take None for a minute: the time of the whole dial is kept outside

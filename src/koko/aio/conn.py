@@ -18,11 +18,11 @@ from koko.aio.protocol import ConnProtocol
 from koko.aio.reflex import MessageVerbs
 from koko.aio.streams import StreamVerbs
 from koko.aio.waiting import TOO_SLOW, within
-from koko.core.address import written
 from koko.core.connection import Connection
-from koko.core.head import Request, Response
 from koko.errors import CloseError
+from koko.http import Request, Response
 from koko.message import Data, Kind, PreparedMessage, check_kind
+from koko.opening.address import written
 
 
 class Conn(ControlVerbs, StreamVerbs, MessageVerbs):

@@ -16,11 +16,12 @@ from koko.aio.protocol import ConnProtocol
 from koko.aio.proxy import open_tunnel, through_socks
 from koko.aio.tasks import clock_of
 from koko.core.connection import Connection
-from koko.core.head import Headers, Request, Response, ResponseParser
-from koko.core.target import Target
 from koko.core.wire import Role
 from koko.dial_progress import Progress
 from koko.dialing import DialerOptions, Opened
+from koko.http import Headers, Request, Response
+from koko.opening.head import ResponseParser
+from koko.opening.target import Target
 
 
 class Dialer(dialing.Dialer):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from koko.aio.logs import tell
 from koko.aio.protocol import end_half
-from koko.core.head import RequestParser
 from koko.errors import HandshakeError
+from koko.opening.head import RequestParser
 from koko.places import TELLING, no_place
 from koko.serving import CLIENT, UNKNOWN
 

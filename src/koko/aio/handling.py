@@ -10,9 +10,9 @@ from contextlib import suppress
 from koko.aio.conn import Conn
 from koko.aio.logs import tell
 from koko.aio.tasks import FATAL, was_cancelled
-from koko.core.address import written
 from koko.errors import CloseError
 from koko.message import Kind, format_close_message
+from koko.opening.address import written
 from koko.serving import CLIENT, ended, handler_failed
 
 

@@ -11,8 +11,8 @@ from collections import deque
 from typing import Any
 
 from koko import dialing
-from koko.core.eyeballs import DELAY, ROOM, Address, interleaved, no_connection
 from koko.dial_progress import Progress
+from koko.opening.eyeballs import DELAY, ROOM, Address, interleaved, no_connection
 
 
 async def open_socket(

@@ -10,10 +10,10 @@ from typing import Any
 
 from koko.aio.asking import LONG, Asking, ask_on
 from koko.aio.network import open_socket, resolve
-from koko.core.target import Target
-from koko.core.tunnel import Proxy, TunnelParser
 from koko.dial_progress import Progress
 from koko.dialing import Dialer, socks
+from koko.opening.target import Target
+from koko.opening.tunnel import Proxy, TunnelParser
 
 
 async def open_tunnel(dialer: Dialer, proxy: Proxy, target: Target, progress: Progress) -> Asking:

@@ -29,9 +29,9 @@ from koko.aio.timers import TimerWheel
 from koko.aio.upgrade import Upgrader
 from koko.core.connection import Connection
 from koko.core.control import close_payload
-from koko.core.head import Request
 from koko.core.wire import Role
 from koko.errors import Close
+from koko.http import Request
 from koko.listening import address_of
 from koko.misuse import (
     check_face,

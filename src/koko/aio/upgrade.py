@@ -7,7 +7,8 @@ from typing import Any
 from koko import upgrading
 from koko.aio.conn import Conn
 from koko.aio.pending import Pending
-from koko.core.head import Headers, write_response
+from koko.http import Headers
+from koko.opening.head import write_response
 from koko.upgrading import Incoming, Refused
 
 

@@ -19,7 +19,7 @@ from koko.aio.dial import Dialing
 from koko.cli import Failure
 from koko.cli.chat import READ_LIMIT
 from koko.cli.demo import http, visitor
-from koko.core.address import written
+from koko.opening.address import written
 
 PATIENCE = 10.0  # seconds for each step
 

@@ -20,7 +20,7 @@ from koko.aio import Conn, Server, serve
 from koko.cli.chat import READ_LIMIT, Room
 from koko.cli.serve import start_log
 from koko.cli.with_aio import echo, loop_factory
-from koko.core.address import written
+from koko.opening.address import written
 
 
 def run(args: argparse.Namespace) -> int:

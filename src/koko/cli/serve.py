@@ -14,7 +14,7 @@ import ssl
 from typing import Any
 
 from koko.cli import Failure
-from koko.core.address import written
+from koko.opening.address import written
 from koko.upgrading import UpgraderOptions
 
 

@@ -13,11 +13,12 @@ from contextlib import suppress
 from functools import partial
 from time import monotonic
 
-from koko.core.handshake import is_websocket_upgrade, refusal
-from koko.core.head import Request, RequestParser, Response, write_response
 from koko.errors import HandshakeError
+from koko.http import Request, Response
 from koko.hung_up import has_hung_up
 from koko.misuse import check_returned
+from koko.opening.handshake import is_websocket_upgrade, refusal
+from koko.opening.head import RequestParser, write_response
 from koko.serving import (
     CLIENT,
     GOING_AWAY,

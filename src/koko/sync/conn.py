@@ -14,10 +14,10 @@ from threading import get_ident
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from koko.core.address import written
-from koko.core.head import Request, Response
 from koko.errors import CloseError
+from koko.http import Request, Response
 from koko.message import Data, Kind, PreparedMessage, check_kind, kind_of
+from koko.opening.address import written
 from koko.sync.control import ControlVerbs
 from koko.sync.driver import Driver
 from koko.sync.streams import StreamVerbs

@@ -9,12 +9,13 @@ from typing import Unpack
 
 from koko import dialing
 from koko.core.connection import Connection
-from koko.core.head import Headers, Response, ResponseParser, write_request
-from koko.core.target import Target
 from koko.core.wire import Role
 from koko.dial_progress import Progress
 from koko.dialing import DialerOptions
 from koko.errors import HandshakeError
+from koko.http import Headers, Response
+from koko.opening.head import ResponseParser, write_request
+from koko.opening.target import Target
 from koko.sync.conn import Conn
 from koko.sync.driver import Driver
 from koko.sync.network import open_stream, secure

@@ -6,8 +6,8 @@ import logging
 import ssl as tls
 from contextlib import suppress
 
-from koko.core.head import RequestParser
 from koko.errors import HandshakeError
+from koko.opening.head import RequestParser
 from koko.places import TELLING, no_place
 from koko.serving import CLIENT, UNKNOWN
 from koko.sync.clock import deadline_in

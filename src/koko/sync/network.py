@@ -15,9 +15,9 @@ from time import sleep
 from typing import Any
 
 from koko import dialing
-from koko.core.eyeballs import DELAY, ROOM, Address, interleaved, no_connection
 from koko.dial_progress import Progress
 from koko.misuse import check_returned
+from koko.opening.eyeballs import DELAY, ROOM, Address, interleaved, no_connection
 from koko.sync.clock import time_left
 from koko.sync.tls import TLSStream
 from koko.sync.transport import PlainStream, Stream

@@ -9,11 +9,11 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from koko.core.head import write_request
-from koko.core.target import Target
-from koko.core.tunnel import Proxy, TunnelParser
 from koko.dial_progress import Progress
 from koko.dialing import Dialer, socks
+from koko.opening.head import write_request
+from koko.opening.target import Target
+from koko.opening.tunnel import Proxy, TunnelParser
 from koko.sync.clock import time_left
 from koko.sync.network import open_stream, resolve, secure
 from koko.sync.transport import PlainStream, Stream, recv_by, write_by

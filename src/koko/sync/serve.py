@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from koko import serving
-from koko.core.address import written
 from koko.listening import address_of
 from koko.misuse import check_face, check_handler, refuse_async
+from koko.opening.address import written
 from koko.places import Place, check_limit, full
 from koko.sync.admit import Admission, Handler, Http
 from koko.sync.conn import Conn

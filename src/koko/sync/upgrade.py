@@ -10,13 +10,14 @@ from time import monotonic
 from typing import Any, Protocol
 
 from koko import hijacking, upgrading
-from koko.core.address import written
 from koko.core.connection import Connection
-from koko.core.handshake import refusal
-from koko.core.head import Headers, Request, Response, write_response
 from koko.core.wire import Role
 from koko.errors import CloseError, HandshakeError
+from koko.http import Headers, Request, Response
 from koko.misuse import check_returned
+from koko.opening.address import written
+from koko.opening.handshake import refusal
+from koko.opening.head import write_response
 from koko.serving import CLIENT, ended, handler_failed
 from koko.sync.clock import deadline_in
 from koko.sync.conn import Conn

@@ -9,11 +9,8 @@ the fields mean is not known here; ``handshake`` knows.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from http import HTTPStatus
-from urllib.parse import unquote
 
 from httptools import (
     HttpParserCallbackError,
@@ -25,14 +22,12 @@ from httptools import (
 from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping, istr
 
 from koko.errors import HandshakeError
+from koko.http import Request, Response
 
 MAX_BYTES = 16384
 MAX_FIELDS = 128  # or one for each 128 bytes, where more bytes are allowed
 MAX_REFUSAL_BODY = 1024  # what is read of the body of an answer that is not 101
 
-Headers = Mapping[str, str] | Iterable[tuple[str, str]]
-
-REASONS = {status.value: status.phrase for status in HTTPStatus}
 BODILESS = frozenset({*range(100, 200), 204, 304})  # RFC 9110 §6.4.1
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
@@ -45,96 +40,6 @@ _SHOWN_OF_START_LINE = re.compile(rb"[^?:]{,60}")  # neither a query nor a passw
 _SHOWN_OF_FIELD = re.compile(rb"[^?:\s]{,60}[ \t]?")  # its name
 _TARGET = re.compile(r"[!-~]+")
 _UNSAFE = re.compile(r"[^\t -~\x80-\xff]")  # RFC 9110 §5.5: no CR, LF, NUL, no other control
-_ABSOLUTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
-
-
-# Fields whose values a repr shows. Nobody can list those in which people send secrets, so
-# what is not known to be harmless is shown by its name alone.
-_HARMLESS = {
-    *("accept-language", "cache-control", "connection", "content-length", "content-type", "date"),
-    *("host", "origin", "pragma", "retry-after", "sec-websocket-accept", "server", "upgrade"),
-    *("sec-websocket-extensions", "sec-websocket-version", "user-agent"),
-}
-
-
-def _shown(headers: MultiMapping[str]) -> str:
-    fields = headers.items()
-    return ", ".join(
-        f"{name}: {value}" if name.lower() in _HARMLESS else f"{name}: ..."
-        for name, value in fields
-    )
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Request:
-    """The head of a request; ``headers`` ignores case and keeps repeated fields."""
-
-    method: str
-    target: str
-    headers: MultiMapping[str]
-    version: str = "1.1"
-
-    @property
-    def path(self) -> str:
-        """The path, percent-decoded as UTF-8, without the query."""
-        return unquote(self._relative.partition("?")[0]) or "/"
-
-    @property
-    def query(self) -> str:
-        """What follows the first ``?``, as sent."""
-        return self._relative.partition("?")[2]
-
-    @property
-    def shown(self) -> str:
-        """The target for logs and errors: without the query, where tokens live."""
-        return self.target.partition("?")[0]
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.method} {self.shown} {_shown(self.headers)}>"
-
-    @property
-    def _relative(self) -> str:  # RFC 9112 §3.2.2: a server must understand http://host/path, too
-        return _ABSOLUTE.sub("", self.target, count=1)
-
-
-@dataclass(frozen=True, slots=True, init=False, repr=False)
-class Response:
-    """A response: head and, when it is not the answer 101, a small body.
-
-    A ``str`` body is sent as UTF-8 and declared ``text/plain`` unless ``headers``
-    say otherwise.
-    """
-
-    status: int
-    body: bytes
-    headers: MultiMapping[str]
-    reason: str
-
-    def __init__(
-        self,
-        status: int,
-        body: str | bytes = b"",
-        headers: Headers | None = None,
-        reason: str | None = None,
-    ) -> None:
-        if not 100 <= status <= 999:
-            raise ValueError(f"status {status!r} is not an HTTP status, which has three digits")
-        fields = CIMultiDict(headers or ())
-        if isinstance(body, str):
-            body = body.encode()
-            fields.setdefault("Content-Type", "text/plain; charset=utf-8")
-        keep = object.__setattr__  # frozen: this is the one moment it may be set
-        keep(self, "status", status)
-        keep(self, "body", body)
-        keep(self, "headers", CIMultiDictProxy(fields))
-        keep(self, "reason", REASONS.get(status, "") if reason is None else reason)
-
-    def __repr__(self) -> str:
-        return f"<Response {self.status} {self.reason} {_shown(self.headers)}>"
-
-    def __reduce__(self) -> tuple[type[Response], tuple[object, ...]]:
-        # A view of headers cannot be sent to another process; what it shows can.
-        return Response, (self.status, self.body, list(self.headers.items()), self.reason)
 
 
 class _Lines:

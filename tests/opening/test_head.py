@@ -10,15 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from koko.core.head import (
-    Request,
-    RequestParser,
-    Response,
-    ResponseParser,
-    write_request,
-    write_response,
-)
 from koko.errors import HandshakeError
+from koko.http import Request, Response
+from koko.opening.head import RequestParser, ResponseParser, write_request, write_response
 
 pytestmark = pytest.mark.once
 

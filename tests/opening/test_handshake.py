@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from multidict import CIMultiDict
 
-from koko.core.handshake import (
+from koko.errors import ErrBadHandshake, HandshakeError
+from koko.http import Request, Response
+from koko.opening.handshake import (
     accept_key,
     accept_response,
     build_request,
@@ -19,8 +21,7 @@ from koko.core.handshake import (
     subprotocols,
     tokens,
 )
-from koko.core.head import Request, Response, write_request, write_response
-from koko.errors import ErrBadHandshake, HandshakeError
+from koko.opening.head import write_request, write_response
 
 pytestmark = pytest.mark.once
 

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from koko.core.eyeballs import interleaved, no_connection
+from koko.opening.eyeballs import interleaved, no_connection
 
 
 def address(name):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from koko.core.handshake import check_request, check_response, is_websocket_upgrade
-from koko.core.head import RequestParser, ResponseParser
 from koko.errors import HandshakeError
+from koko.opening.handshake import check_request, check_response, is_websocket_upgrade
+from koko.opening.head import RequestParser, ResponseParser
 
 KEY, ACCEPT = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 

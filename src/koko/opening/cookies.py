@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from koko.core.head import Response
-from koko.core.target import Target
+from koko.http import Response
+from koko.opening.target import Target
 
 if TYPE_CHECKING:
     from http.cookiejar import CookieJar

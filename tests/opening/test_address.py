@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from koko.core.address import distinct, written
+from koko.opening.address import distinct, written
 
 
 @pytest.mark.parametrize(

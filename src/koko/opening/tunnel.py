@@ -13,8 +13,9 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from koko.core.head import Request, Response, ResponseParser
 from koko.errors import ErrBadHandshake
+from koko.http import Request, Response
+from koko.opening.head import ResponseParser
 
 _PORTS = {"http": 80, "https": 443}
 _SOCKS_PORT = 1080

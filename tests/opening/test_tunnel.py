@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from koko.core.head import Response, write_request
-from koko.core.tunnel import Proxy, TunnelParser
 from koko.errors import ErrBadHandshake, HandshakeError
+from koko.http import Response
+from koko.opening.head import write_request
+from koko.opening.tunnel import Proxy, TunnelParser
 
 
 @pytest.mark.parametrize(

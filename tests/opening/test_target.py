@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from koko.core.target import Target, parse
+from koko.opening.target import Target, parse
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from string import ascii_lowercase, ascii_uppercase
 
 from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
 
-from koko.core.head import REASONS, TOKEN, Headers, Request, Response, field_name
 from koko.errors import ErrBadHandshake, HandshakeError
+from koko.http import REASONS, Headers, Request, Response
+from koko.opening.head import TOKEN, field_name
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # §1.3
 VERSION = "13"  # §4.1, of the protocol

@@ -1,0 +1,108 @@
+"""An HTTP request and response, as data: nothing here reads or writes one.
+
+What a repr shows of them may stand in any log: no query, and no value of a field in which
+people send secrets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import unquote
+
+from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
+
+Headers = Mapping[str, str] | Iterable[tuple[str, str]]
+
+REASONS = {status.value: status.phrase for status in HTTPStatus}
+_ABSOLUTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
+
+# Fields whose values a repr shows. Nobody can list those in which people send secrets, so
+# what is not known to be harmless is shown by its name alone.
+_HARMLESS = {
+    *("accept-language", "cache-control", "connection", "content-length", "content-type", "date"),
+    *("host", "origin", "pragma", "retry-after", "sec-websocket-accept", "server", "upgrade"),
+    *("sec-websocket-extensions", "sec-websocket-version", "user-agent"),
+}
+
+
+def _shown(headers: MultiMapping[str]) -> str:
+    fields = headers.items()
+    return ", ".join(
+        f"{name}: {value}" if name.lower() in _HARMLESS else f"{name}: ..."
+        for name, value in fields
+    )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Request:
+    """The head of a request; ``headers`` ignores case and keeps repeated fields."""
+
+    method: str
+    target: str
+    headers: MultiMapping[str]
+    version: str = "1.1"
+
+    @property
+    def path(self) -> str:
+        """The path, percent-decoded as UTF-8, without the query."""
+        return unquote(self._relative.partition("?")[0]) or "/"
+
+    @property
+    def query(self) -> str:
+        """What follows the first ``?``, as sent."""
+        return self._relative.partition("?")[2]
+
+    @property
+    def shown(self) -> str:
+        """The target for logs and errors: without the query, where tokens live."""
+        return self.target.partition("?")[0]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.method} {self.shown} {_shown(self.headers)}>"
+
+    @property
+    def _relative(self) -> str:  # RFC 9112 §3.2.2: a server must understand http://host/path, too
+        return _ABSOLUTE.sub("", self.target, count=1)
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class Response:
+    """A response: head and, when it is not the answer 101, a small body.
+
+    A ``str`` body is sent as UTF-8 and declared ``text/plain`` unless ``headers``
+    say otherwise.
+    """
+
+    status: int
+    body: bytes
+    headers: MultiMapping[str]
+    reason: str
+
+    def __init__(
+        self,
+        status: int,
+        body: str | bytes = b"",
+        headers: Headers | None = None,
+        reason: str | None = None,
+    ) -> None:
+        if not 100 <= status <= 999:
+            raise ValueError(f"status {status!r} is not an HTTP status, which has three digits")
+        fields = CIMultiDict(headers or ())
+        if isinstance(body, str):
+            body = body.encode()
+            fields.setdefault("Content-Type", "text/plain; charset=utf-8")
+        keep = object.__setattr__  # frozen: this is the one moment it may be set
+        keep(self, "status", status)
+        keep(self, "body", body)
+        keep(self, "headers", CIMultiDictProxy(fields))
+        keep(self, "reason", REASONS.get(status, "") if reason is None else reason)
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status} {self.reason} {_shown(self.headers)}>"
+
+    def __reduce__(self) -> tuple[type[Response], tuple[object, ...]]:
+        # A view of headers cannot be sent to another process; what it shows can.
+        return Response, (self.status, self.body, list(self.headers.items()), self.reason)
