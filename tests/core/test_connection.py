@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from koko.core.connection import READ_AHEAD, Parting
+from koko.core.connection import READ_AHEAD, StreamAction
 from koko.core.deflate import Agreed
 from koko.core.lifecycle import State
 from koko.errors import CloseError, ErrCloseSent, ErrReadLimit
@@ -242,7 +242,7 @@ def test_what_a_handler_raises_closes_with_1011_and_is_raised_to_the_reader(hand
     setattr(end, handler, fail)
     end.feed(HELLO + frame, 1.0)
     assert end.take_owed() == b"\x88\x02\x03\xf3"
-    assert end.parting is Parting.HALF
+    assert end.stream_action is StreamAction.HALF_CLOSE
     end.feed(HELLO, 2.0)
     assert end.next_message() == "hello"
     with pytest.raises(LookupError, match="own mistake") as raised:
@@ -335,7 +335,7 @@ def test_a_silent_peer_is_pinged_and_then_given_up():
     end.tick(30.0)
     assert end.state is State.CLOSED
     assert end.due_at is None
-    assert end.parting is Parting.DROP
+    assert end.stream_action is StreamAction.CLOSE
     with pytest.raises(CloseError) as raised:
         end.next_message()
     assert raised.value.code == 1006

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from koko.core.connection import Parting
+from koko.core.connection import StreamAction
 from koko.core.lifecycle import State
 from koko.errors import ErrCloseSent
 from koko.message import Kind
@@ -46,10 +46,10 @@ def test_after_both_closes_the_server_drops_the_stream_and_the_client_waits_for_
     us.feed(peer.take_owed(), 1.0)
     peer.feed(us.take_owed(), 1.0)
     assert us.state is peer.state is State.DONE
-    assert us.parting is Parting.DROP
-    assert peer.parting is Parting.STAY
+    assert us.stream_action is StreamAction.CLOSE
+    assert peer.stream_action is StreamAction.KEEP
     peer.feed_eof(1.0)
-    assert peer.parting is Parting.DROP
+    assert peer.stream_action is StreamAction.CLOSE
     assert str(peer.ending) == "we closed with 1000 (normal); peer answered 1000"
 
 
@@ -58,7 +58,7 @@ def test_a_client_does_not_wait_for_ever_for_the_server_to_drop_the_stream():
     end.feed(b"\x88\x02\x03\xe8", 1.0)
     assert end.due_at == 11
     end.tick(11.0)
-    assert end.parting is Parting.DROP
+    assert end.stream_action is StreamAction.CLOSE
     assert end.ending.code == 1000
 
 
@@ -226,7 +226,7 @@ def test_what_the_close_handler_raises_is_answered_with_1011_and_raised_to_the_r
     end.on_close = fail
     end.feed(CLOSE_1001, 1.0)
     assert end.take_owed() == b"\x88\x02\x03\xf3"
-    assert end.parting is Parting.DROP
+    assert end.stream_action is StreamAction.CLOSE
     with pytest.raises(LookupError, match="own mistake"):
         end.next_message()
 
@@ -263,7 +263,7 @@ def test_our_close_is_owed_and_its_answer_awaited(code, reason, frame):
     end.start_close(code, reason, 1.0)
     assert end.take_owed() == frame
     assert end.state is State.CLOSING
-    assert end.parting is Parting.STAY
+    assert end.stream_action is StreamAction.KEEP
     assert end.due_at == 11
 
 
@@ -347,7 +347,7 @@ def test_a_peer_that_never_answers_our_close_is_dropped():
     end.feed(HELLO, 10.9)
     end.tick(11.0)
     assert end.state is State.CLOSED
-    assert end.parting is Parting.DROP
+    assert end.stream_action is StreamAction.CLOSE
     assert end.next_message() == "hello"
     error = ending(end)
     assert (error.code, error.sent, error.received) == (1006, (1000, ""), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from koko.core.connection import Parting
+from koko.core.connection import StreamAction
 from koko.core.deflate import Agreed
 from koko.core.lifecycle import State
 from koko.errors import CloseError, ProtocolError
@@ -35,11 +35,11 @@ def test_a_violation_is_told_to_both_sides():
 def test_after_a_violation_our_half_ends_and_the_peers_is_awaited_for_close_timeout():
     end = server(close_timeout=10)
     end.feed(VIOLATION, 1.0)
-    assert end.parting is Parting.HALF
+    assert end.stream_action is StreamAction.HALF_CLOSE
     end.feed(CLOSE_1001 + HELLO, 2.0)
     assert end.due_at == 11
     end.tick(11.0)
-    assert end.parting is Parting.DROP
+    assert end.stream_action is StreamAction.CLOSE
     assert ending(end).code == 1002
 
 
@@ -59,7 +59,7 @@ def test_a_violation_after_our_close_is_not_answered_with_a_second_one():
     end.take_owed()
     end.feed(VIOLATION, 2.0)
     assert end.owed == []
-    assert end.parting is Parting.HALF
+    assert end.stream_action is StreamAction.HALF_CLOSE
     error = ending(end)
     assert (error.code, error.sent) == (1002, (1000, ""))
 
@@ -97,7 +97,7 @@ def test_the_end_of_the_stream_without_a_close_is_1006():
     end.feed(HELLO, 1.0)
     end.feed_eof(2.0)
     assert end.state is State.CLOSED
-    assert end.parting is Parting.DROP
+    assert end.stream_action is StreamAction.CLOSE
     assert end.next_message() == "hello"
     error = ending(end)
     assert error.code == 1006

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from koko.core.connection import Parting
+from koko.core.connection import StreamAction
 from koko.core.deflate import Agreed
 from koko.core.lifecycle import HELD, MAY_SEND, NEXT, State
 from koko.core.wire import Role
@@ -185,7 +185,7 @@ def end_by_time_alone(play):
         play.now = max(play.now, end.due_at)
         play.tick()
     assert end.state is State.CLOSED
-    assert end.parting is Parting.DROP
+    assert end.stream_action is StreamAction.CLOSE
     play.play("take", None)
     with pytest.raises(WebSocketError):
         list(iter(end.next_message, None))

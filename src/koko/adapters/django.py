@@ -8,7 +8,7 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 
-from koko.adapters._talk import check_view, converse, fields
+from koko.adapters._view import check_view, fields, run_view
 from koko.sync.upgrade import Upgrader
 
 Handler = Callable[..., object]
@@ -27,7 +27,7 @@ def websocket(upgrader: Upgrader) -> Callable[[Handler], View]:
 
         @wraps(handler)
         def view(request: HttpRequest, **arguments: Any) -> HttpResponse:
-            response = converse(upgrader, request, lambda conn: handler(conn, request, **arguments))
+            response = run_view(upgrader, request, lambda conn: handler(conn, request, **arguments))
             return HttpResponse(
                 response.body, status=response.status, headers=dict(fields(response))
             )

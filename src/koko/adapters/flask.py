@@ -8,7 +8,7 @@ from typing import Any
 
 import flask
 
-from koko.adapters._talk import check_view, converse, fields
+from koko.adapters._view import check_view, fields, run_view
 from koko.sync.upgrade import Upgrader
 
 Handler = Callable[..., object]
@@ -29,7 +29,7 @@ def websocket(upgrader: Upgrader) -> Callable[[Handler], View]:
 
         @wraps(handler)
         def view(**arguments: Any) -> flask.Response:
-            response = converse(upgrader, flask.request, lambda conn: handler(conn, **arguments))
+            response = run_view(upgrader, flask.request, lambda conn: handler(conn, **arguments))
             return flask.Response(response.body, response.status, fields(response))
 
         return view

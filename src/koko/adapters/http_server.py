@@ -7,7 +7,7 @@ from functools import wraps
 from http.server import BaseHTTPRequestHandler
 from typing import TypeVar
 
-from koko.adapters._talk import OVER, check_view, converse
+from koko.adapters._view import OVER, check_view, run_view
 from koko.opening.head import write_response
 from koko.sync.conn import Conn
 from koko.sync.upgrade import Upgrader
@@ -26,7 +26,7 @@ def websocket(upgrader: Upgrader) -> Callable[[Callable[[H, Conn], object]], Cal
 
         @wraps(method)
         def answer(self: H) -> None:
-            response = converse(upgrader, self, lambda conn: method(self, conn))
+            response = run_view(upgrader, self, lambda conn: method(self, conn))
             self.close_connection = True
             self.log_request(response.status)
             if response is not OVER:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
-from koko.adapters._talk import check_view, converse, fields
+from koko.adapters._view import check_view, fields, run_view
 from koko.sync.conn import Conn
 from koko.sync.upgrade import Upgrader
 
@@ -26,7 +26,7 @@ def websocket(upgrader: Upgrader) -> Callable[[Callable[[Conn, Environ], object]
 
         @wraps(handler)
         def application(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-            response = converse(upgrader, environ, lambda conn: handler(conn, environ))
+            response = run_view(upgrader, environ, lambda conn: handler(conn, environ))
             start_response(f"{response.status} {response.reason}", fields(response))
             return [response.body] if response.body else []
 

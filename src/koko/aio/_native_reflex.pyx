@@ -216,14 +216,14 @@ cdef class Reflex:
         cdef list others = None
         try:
             now = self.now()
-            if inbox.plain:
+            if inbox.only_messages:
                 others = inbox.feed_octets(octets, size, now)
                 if others is not None:
                     self.core.handle(others, now)
             else:
                 self.core.feed(octets[:size], now)
             waiter = self.waiter
-            if waiter._callback is not None and (inbox._messages is not None or not inbox.plain):
+            if waiter._callback is not None and (inbox._messages is not None or not inbox.only_messages):
                 self.feeding = True
                 if alone:
                     waiter.enter()
@@ -234,10 +234,10 @@ cdef class Reflex:
             if self._owed:
                 self.flush()
             # Nothing but messages ends nothing; a task that ends the connection sees to that.
-            if not (others is None and inbox.plain) and self._life.state is not OPEN:
-                self.part()
+            if not (others is None and inbox.only_messages) and self._life.state is not OPEN:
+                self.apply_stream_action()
             if self.waiter._callback is None:
-                self.nobody_waits()
+                self.pause_if_full()
         return 0
 
     cpdef Waiter next_waiter(self):
@@ -251,8 +251,8 @@ cdef class Reflex:
         cdef Inbox inbox = self._inbox
         if self.waiter._callback is not None and inbox._messages is None:
             raise self.busy()
-        if not inbox.plain:
-            return self.last_word()
+        if not inbox.only_messages:
+            return self.slow_message()
         message = inbox.take()
         if message is None:
             if self._owed:
@@ -262,7 +262,7 @@ cdef class Reflex:
         if message is not None and not self.feeding:
             inbox.taken_at = self.now()  # it had waited
         if self.read_paused:
-            self.read_on()
+            self.resume_if_room()
         return message
 
     cpdef write(self, int kind, message):

@@ -195,12 +195,12 @@ class Reflex:
         core, inbox = self.core, self.core.inbox
         try:
             now = self.now()
-            if not inbox.plain:
+            if not inbox.only_messages:
                 core.feed(data, now)
             elif (others := inbox.feed(data, now)) is not None:
                 core.handle(others, now)
             waiter = self.waiter
-            if waiter._callback is not None and (inbox._messages or not inbox.plain):
+            if waiter._callback is not None and (inbox._messages or not inbox.only_messages):
                 self.feeding = True
                 waiter.wake()
         finally:  # what ends a task may be for the loop as well, as sys.exit() is
@@ -208,9 +208,9 @@ class Reflex:
             if core.owed:
                 self.flush()
             if core.life.state is not OPEN:
-                self.part()
+                self.apply_stream_action()
             if self.waiter._callback is None:
-                self.nobody_waits()
+                self.pause_if_full()
 
     def next_waiter(self) -> Waiter:
         """Return what a receiver is to wait for; a task may not have left the last one yet."""
@@ -223,8 +223,8 @@ class Reflex:
         core, inbox = self.core, self.core.inbox
         if self.waiter._callback is not None and not inbox._messages:
             raise self.busy()
-        if not inbox.plain:
-            return self.last_word()
+        if not inbox.only_messages:
+            return self.slow_message()
         message = inbox.take()
         if message is None:
             if core.owed:
@@ -234,7 +234,7 @@ class Reflex:
         if message is not None and not self.feeding:
             inbox.taken_at = self.now()  # it had waited
         if self.read_paused:
-            self.read_on()
+            self.resume_if_room()
         return message
 
     async def receive(self) -> str | bytes:
@@ -277,10 +277,10 @@ class Reflex:
     if TYPE_CHECKING:  # what a ConnProtocol adds, for what happens seldom
 
         def busy(self) -> RuntimeError: ...
-        def last_word(self) -> str | bytes | None: ...
-        def nobody_waits(self) -> None: ...
-        def part(self) -> None: ...
-        def read_on(self) -> None: ...
+        def slow_message(self) -> str | bytes | None: ...
+        def pause_if_full(self) -> None: ...
+        def apply_stream_action(self) -> None: ...
+        def resume_if_room(self) -> None: ...
         async def write_in_turn(self, owe: Callable[..., None], *message: object) -> None: ...
 
 

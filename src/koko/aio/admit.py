@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from koko.aio.handling import see_off
+from koko.aio.handling import end_with
 from koko.aio.logs import tell
 from koko.aio.protocol import end_half
 from koko.aio.tasks import FATAL, was_cancelled
@@ -196,7 +196,7 @@ class Opening(asyncio.Protocol):
         try:
             if self.conn is not None:
                 logger, others = self._server.logger, self._server._others
-                await see_off(self.conn, error, logger, others)
+                await end_with(self.conn, error, logger, others)
             elif error is not None:
                 self._refuse_for(error)
             else:

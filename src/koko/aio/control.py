@@ -130,7 +130,7 @@ class ControlVerbs:
     def _write_control(self, kind: int, payload: bytes) -> None:
         self._core.write_control(kind, payload, self._protocol.now())
         self._protocol.flush()
-        self._protocol.part()
+        self._protocol.apply_stream_action()
 
 
 def _ignore(*args: object) -> None:

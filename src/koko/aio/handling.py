@@ -16,7 +16,7 @@ from koko.opening.address import written
 from koko.serving import CLIENT, ended, handler_failed
 
 
-async def see_off(
+async def end_with(
     conn: Conn, error: BaseException | None, logger: logging.Logger, others: Callable[[], int]
 ) -> None:
     """End the connection of a handler that came out, perhaps with an error, and log that.

@@ -20,7 +20,7 @@ from koko.aio.timers import Timed, TimerWheel
 from koko.aio.transport import backlog_of, close, unsent_in
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core import lifecycle
-from koko.core.connection import Connection
+from koko.core.connection import Connection, StreamAction
 from koko.core.outgoing import Outgoing
 from koko.errors import CloseError
 from koko.message import Kind
@@ -93,7 +93,7 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         self.flush()
         self.release_waiters()
         if self.core.life.state is not lifecycle.OPEN:
-            self.part()
+            self.apply_stream_action()
 
     # What a Conn calls
 
@@ -166,7 +166,7 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         if self.core.full and not self.waiter.waiting:
             self.core.discard_new()  # the peer's Close is behind it
         self._resume()
-        self.part()
+        self.apply_stream_action()
 
     def abort(self, why: str) -> None:
         self._end(why)
@@ -192,16 +192,16 @@ class ConnProtocol(Reflex, asyncio.Protocol):
                 if not waiter.done():
                     waiter.set_result(None)
 
-    def part(self) -> None:
+    def apply_stream_action(self) -> None:
         """Do to the transport what the state of the connection asks for."""
         self.rearm()
         self.release_waiters()
-        core, parting = self.core, self.core.parting
+        core, action = self.core, self.core.stream_action
         if core.ending is not None:
             self._resume()  # up to the end of the stream; what comes is dropped
-        if parting is lifecycle.STAY or (core.owed and not self.lost):
+        if action is StreamAction.KEEP or (core.owed and not self.lost):
             return
-        if parting is lifecycle.DROP:
+        if action is StreamAction.CLOSE:
             close(self.transport)
         elif not self._half_closed:
             self._half_closed = True
@@ -225,13 +225,13 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         self.flush()
         if core.life.state is lifecycle.CLOSED:
             self.transport.abort()  # what was just written still leaves; TLS must not wait
-        self.part()
+        self.apply_stream_action()
         if core.ending is not None:
             self.waiter.wake()
 
     # What a Reflex calls
 
-    def nobody_waits(self) -> None:
+    def pause_if_full(self) -> None:
         """See that what came for nobody is not kept waiting, and not followed by too much."""
         self.rearm()  # a verdict waits for the reader, but not for ever
         if not self.core.full:
@@ -242,14 +242,14 @@ class ConnProtocol(Reflex, asyncio.Protocol):
             self.read_paused = True
             self.transport.pause_reading()
 
-    def read_on(self) -> None:
+    def resume_if_room(self) -> None:
         """Read on if there is room again; what was held back may have owed something."""
         if not self.core.full:
             self.flush()
             self.rearm()
             self._resume()
 
-    def last_word(self) -> str | bytes | None:
+    def slow_message(self) -> str | bytes | None:
         """Return the next message, or raise how the connection ended."""
         message: str | bytes | None = self.ask(self.core.next_message)
         return message
@@ -273,9 +273,9 @@ class ConnProtocol(Reflex, asyncio.Protocol):
             if core.owed:
                 self.flush()
             if core.life.state is not lifecycle.OPEN:
-                self.part()
+                self.apply_stream_action()
         if self.read_paused:
-            self.read_on()
+            self.resume_if_room()
         if found is None and self.read_deadline is not None:
             self._mind_deadline(self.read_deadline)
         return found
@@ -338,7 +338,7 @@ class ConnProtocol(Reflex, asyncio.Protocol):
         self.core.fault(error)
         if self.core.ending is error:
             self.flush()
-            self.part()
+            self.apply_stream_action()
             self.waiter.wake()
         elif not isinstance(error, CloseError):  # too late for any reader: it is still told
             complaint = f"a handler failed after the connection had ended: {self.core.ending}"

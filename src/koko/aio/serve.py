@@ -19,7 +19,7 @@ from koko.aio.admit import Http, Opening
 from koko.aio.conn import Conn
 from koko.aio.door import Door
 from koko.aio.forking import disown, disown_transport, keep
-from koko.aio.handling import see_off
+from koko.aio.handling import end_with
 from koko.aio.listen import bind
 from koko.aio.logs import tell
 from koko.aio.protocol import ConnProtocol
@@ -320,7 +320,7 @@ class Server:
         except BaseException as raised:
             error = raised
         try:
-            await see_off(conn, error, self.logger, self._others)
+            await end_with(conn, error, self.logger, self._others)
         finally:
             error = None  # it holds this frame
 

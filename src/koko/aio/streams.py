@@ -201,7 +201,7 @@ def _cut(protocol: ConnProtocol, message: Outgoing) -> None:
     message.cut(protocol.now())
     protocol.leave_message(message)
     protocol.flush()
-    protocol.part()
+    protocol.apply_stream_action()
 
 
 class Opening(Pending[MessageWriter]):

@@ -18,7 +18,7 @@ class Inbox:
 
     Attributes:
         decoder: what makes messages of the peer's bytes.
-        plain: True while a message is all that a reader can find; where it is False, the
+        only_messages: True while a message is all that a reader can find; where it is False, the
             connection has something else to tell it.
         bytes_in: all that were fed.
         unread: bytes fed since a reader last found nothing.
@@ -33,7 +33,7 @@ class Inbox:
         "decoder",
         "heard_at",
         "heard_what",
-        "plain",
+        "only_messages",
         "reader",
         "taken_at",
         "unread",
@@ -41,7 +41,7 @@ class Inbox:
 
     def __init__(self, decoder: Decoder, now: float) -> None:
         self.decoder = decoder
-        self.plain = True
+        self.only_messages = True
         self.bytes_in = 0
         self.unread = 0
         self.reader = WAITING
@@ -81,7 +81,7 @@ class Inbox:
                     others = [item]
                 else:
                     others.append(item)
-            if self._messages or not self.plain or not self.decoder.backlog:
+            if self._messages or not self.only_messages or not self.decoder.backlog:
                 break
             data = b""  # more of a message is here than one feed gives, and it is wanted whole
         if others is None and self.decoder.failure is not None:

@@ -16,7 +16,7 @@ cdef enum:  # what a reader is at, as in ``lifecycle``
 @cython.final
 cdef class Inbox:
     cdef readonly Decoder decoder
-    cdef public bint plain
+    cdef public bint only_messages
     cdef readonly int64_t bytes_in
     cdef public Py_ssize_t unread
     cdef public int reader

@@ -18,7 +18,7 @@ cdef class Inbox:
 
     Attributes:
         decoder: what makes messages of the peer's bytes.
-        plain: True while a message is all that a reader can find; where it is False, the
+        only_messages: True while a message is all that a reader can find; where it is False, the
             connection has something else to tell it.
         bytes_in: all that were fed.
         unread: bytes fed since a reader last found nothing.
@@ -29,7 +29,7 @@ cdef class Inbox:
 
     def __cinit__(self, Decoder decoder not None, double now):
         self.decoder = decoder
-        self.plain = True
+        self.only_messages = True
         self.taken_at = now
         self.heard_at = now
         self.heard_what = "the opening handshake"
@@ -72,7 +72,7 @@ cdef class Inbox:
                 self._keep(items)
             else:
                 self.heard_what = "a part of a message"  # or a control frame, which says so
-            if self._messages is not None or not self.plain or not decoder.has_backlog():
+            if self._messages is not None or not self.only_messages or not decoder.has_backlog():
                 break
             size = 0  # more of a message is here than one feed gives, and it is wanted whole
         if others is None and decoder.failure is not None:

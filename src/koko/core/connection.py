@@ -2,7 +2,7 @@
 
 Puts the rooms together: codec, lifecycle, deflate, keepalive. A face feeds it what
 the socket gave, writes what it owes, calls ``tick`` when ``due_at`` has come, and
-does to the socket what ``parting`` says. It never waits and never reads a clock.
+does to the socket what ``stream_action`` says. It never waits and never reads a clock.
 Not safe for threads: a face that has several holds a lock round each call.
 """
 
@@ -20,7 +20,7 @@ from koko.core.control import check_payload, close_payload, parse_close, shorten
 from koko.core.deflate import Agreed
 from koko.core.incoming import Reading
 from koko.core.keepalive import NOTHING_WAITS, Backlog, Due, Keepalive
-from koko.core.lifecycle import HELD, MAY_SEND, MAY_SEND_CLOSE, Lifecycle, Parting, State
+from koko.core.lifecycle import HELD, MAY_SEND, MAY_SEND_CLOSE, Lifecycle, State, StreamAction
 from koko.core.options import ConnectionOptions
 from koko.core.outbox import Outbox
 from koko.core.outgoing import CUT, Outgoing
@@ -29,7 +29,7 @@ from koko.core.wire import Control, Opcode, Role
 from koko.errors import Close, CloseError, ErrCloseSent, ProtocolError
 from koko.message import Data, Kind, PreparedMessage
 
-__all__ = ["Connection", "Parting", "Ping"]
+__all__ = ["Connection", "Ping", "StreamAction"]
 
 GIVEN_UP = Close(1011, "keepalive ping timeout")  # what a peer held to be dead is told
 READ_AHEAD = 1 << 16  # bytes read for nobody before a face should stop reading
@@ -189,11 +189,11 @@ class Connection(Reading):
         return self._pings.latency
 
     @property
-    def parting(self) -> Parting:
+    def stream_action(self) -> StreamAction:
         state = self.life.state
         if state is lifecycle.CLOSED or (state is lifecycle.DONE and self.role is Role.SERVER):
-            return lifecycle.DROP  # §7.1.1: the server closes first
-        return lifecycle.HALF if state is lifecycle.FAILED else lifecycle.STAY
+            return StreamAction.CLOSE  # §7.1.1: the server closes first
+        return StreamAction.HALF_CLOSE if state is lifecycle.FAILED else StreamAction.KEEP
 
     @property
     def full(self) -> bool:
@@ -207,7 +207,7 @@ class Connection(Reading):
 
     def next_message(self) -> str | bytes | None:
         """Return the next message, None if it has not come yet; raise how it ended."""
-        if not self.inbox.plain:
+        if not self.inbox.only_messages:
             self._leave_parts()
         message = self.inbox.take()
         if message is None:

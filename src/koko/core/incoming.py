@@ -117,7 +117,7 @@ class Incoming:
 class Reading:
     """What a ``Connection`` does for its reader beside giving whole messages.
 
-    While it does, the inbox is not ``plain``: any byte may be what the reader waits for.
+    While it does, the inbox is not ``only_messages``: any byte may be what the reader waits for.
     """
 
     if TYPE_CHECKING:  # what it stands on
@@ -180,7 +180,7 @@ class Reading:
         return octets
 
     def watch(self, timed: bool) -> None:
-        """Have the inbox not ``plain`` while a reader has to look at a clock."""
+        """Have the inbox not ``only_messages`` while a reader has to look at a clock."""
         self._timed = timed
         if timed:  # else the next read marks it: what was held back meanwhile it has to fetch
             self._mark()
@@ -193,10 +193,10 @@ class Reading:
     # How it works inside
 
     def _mark(self) -> None:
-        """Keep it true that the inbox is ``plain`` when there is nothing but messages."""
+        """Keep it true that the inbox is ``only_messages`` when there is nothing but messages."""
         parts = self._in_parts or self._stream is not None
         over = self._peer_end is not None or self.ending is not None
-        self.inbox.plain = not (parts or over or self._timed or self._discarding)
+        self.inbox.only_messages = not (parts or over or self._timed or self._discarding)
 
     def _await_more(self) -> None:
         """Take note that the reader waits, or raise how the connection ended."""
@@ -267,7 +267,7 @@ class Reading:
         if stream.over:
             self._stream = None
             self._mark()
-            if self.inbox.plain and self.inbox.backlog:
+            if self.inbox.only_messages and self.inbox.backlog:
                 rest += self.inbox.parse(b"") or []
         return rest
 

@@ -115,14 +115,11 @@ class Lifecycle:
         return min(until, self.since + close_timeout / 2)
 
 
-class Parting(Enum):
+class StreamAction(Enum):
     """What a face should do to the stream once the owed bytes are written."""
 
-    STAY = "stay"
-    DROP = "drop"  # close the stream
+    KEEP = "keep"
+    CLOSE = "close"  # close the stream
     # End our half, then discard what comes until the peer ends its own or ``due_at``: closing
-    # with unread bytes resets the stream, and the peer would never see why. Or else DROP.
-    HALF = "half"
-
-
-STAY, DROP, HALF = Parting
+    # with unread bytes resets the stream, and the peer would never see why. Or else CLOSE.
+    HALF_CLOSE = "half-close"

@@ -136,7 +136,7 @@ cdef class FastPath:
         if inbox._messages is not None:
             inbox.taken_at = monotonic()  # it may have waited long
         try:
-            while inbox.plain and self.read_deadline is None:  # a handler may have set one
+            while inbox.only_messages and self.read_deadline is None:  # a handler may have set one
                 message = inbox.take()
                 if message is not None:
                     if inbox._messages is None and inbox.decoder.has_backlog():
@@ -146,7 +146,7 @@ cdef class FastPath:
                     break
         finally:
             self.receiver = None
-            if self._owed or not inbox.plain:
+            if self._owed or not inbox.only_messages:
                 self._driver.settle()
         return None
 
@@ -209,7 +209,7 @@ cdef class FastPath:
                 self._interrupt = error
 
     cdef int feed(self, const uint8_t *octets, Py_ssize_t size) except -1:
-        if not self._inbox.plain:
+        if not self._inbox.only_messages:
             self._driver.reader.feed(octets[:size])
             return 0
         now = monotonic()

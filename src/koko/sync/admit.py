@@ -36,7 +36,7 @@ from koko.sync.clock import deadline_in
 from koko.sync.conn import Conn
 from koko.sync.tls import TLSStream
 from koko.sync.transport import PlainStream, Stream, recv_by, write_by
-from koko.sync.upgrade import Upgrader, complain, open_conn, see_off, talk
+from koko.sync.upgrade import Upgrader, complain, end_with, open_conn, run_handler
 from koko.upgrading import Incoming, Refused
 
 Handler = Callable[[Conn], object]
@@ -215,7 +215,7 @@ class Admission:
             raise decision.error
         assert self._handler is not None
         conn = open_conn(self._upgrader, guest, decision, deadline)
-        talk(conn, partial(self._handler, conn), self._logger, self._others)
+        run_handler(conn, partial(self._handler, conn), self._logger, self._others)
         return None
 
     def _ask(self, http: Http, guest: Guest) -> Response | None:
@@ -230,7 +230,7 @@ class Admission:
                 raise
             error = raised
         if guest.conn is not None:
-            see_off(guest.conn, error, self._logger, self._others)
+            end_with(guest.conn, error, self._logger, self._others)
         return response
 
     def _log(self, peer: str, guest: Guest | None, error: Exception) -> None:

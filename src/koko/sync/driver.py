@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from koko.core.connection import Connection, Parting, Ping
+from koko.core.connection import Connection, Ping, StreamAction
 from koko.core.control import close_payload
 from koko.core.keepalive import Backlog
 from koko.core.lifecycle import State
@@ -180,7 +180,7 @@ class Driver:
         if self.core.owed and not self.turns.gathered:
             self.writer.flush()
         if self.core.ending is not None:
-            self.part()
+            self.apply_stream_action()
 
     def _start_close(self, code: int, reason: str) -> None:
         close_payload(Close(code, reason))  # misuse is told before anything is under way
@@ -188,10 +188,10 @@ class Driver:
             before, self.turns.under_way = self.turns.under_way, END
             self.core.start_close(code, reason, self.clock.now())
             self.turns.under_way = before
-        self.part()
+        self.apply_stream_action()
 
     def _find_over(self) -> bool | None:
-        self.part()
+        self.apply_stream_action()
         if self.core.full:
             self.core.discard_new()  # the peer's Close is behind it
         return self.closed or self.core.state is State.CLOSED or None
@@ -200,7 +200,7 @@ class Driver:
         before, self.turns.under_way = self.turns.under_way, END
         self.core.feed_eof(self.clock.now(), why)
         self.turns.under_way = before
-        self.part()
+        self.apply_stream_action()
 
     def cut_off(self, what: str) -> None:
         """Go on with what an interrupt has cut off, or else end the connection."""
@@ -210,7 +210,7 @@ class Driver:
             return
         self.core.feed_eof(self.clock.now(), f"an interrupt cut off {what}")
         self.turns.under_way = None
-        self.part()
+        self.apply_stream_action()
 
     def catch_up(self) -> None:
         """Do what the housekeeper came for; nobody's verb fails by that."""
@@ -245,20 +245,20 @@ class Driver:
             self.reader.read_what_is_there(1 << 8)
             self.core.feed_eof(self.clock.now(), self.reader.why)
 
-    def part(self) -> None:
+    def apply_stream_action(self) -> None:
         """Do to the socket what the state of the connection asks for; wait for nothing."""
         self.writer.flush()
         core = self.core
         if self.message_lock.holder and not core.may_send:
             self.writer.turn.tell()
-        parting = core.parting
+        action = core.stream_action
         if core.state is not State.CLOSED and (
             core.owed or self.stream.pending or self.turns.writer
         ):
             return
-        if parting is Parting.DROP:
+        if action is StreamAction.CLOSE:
             self._drop()
-        elif parting is Parting.HALF and not self._half_closed:
+        elif action is StreamAction.HALF_CLOSE and not self._half_closed:
             self._half_closed = True
             self.stream.end()
 

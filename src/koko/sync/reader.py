@@ -173,7 +173,7 @@ class Reader:
     def tell(self) -> None:
         """Let everybody look at what has changed."""
         if self._core.ending is not None:
-            self._ends.part()
+            self._ends.apply_stream_action()
         self.news.tell()
 
     def parse(self, feed: Callable[[], None]) -> None:

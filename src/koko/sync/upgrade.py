@@ -120,7 +120,7 @@ def open_conn(
 # The rest of a connection's life, when nobody but us looks after it
 
 
-def talk(
+def run_handler(
     conn: Conn,
     handler: Callable[[], object],
     logger: logging.Logger,
@@ -132,10 +132,10 @@ def talk(
         check_returned("handler", handler, handler())
     except BaseException as raised:
         error = raised
-    see_off(conn, error, logger, others)
+    end_with(conn, error, logger, others)
 
 
-def see_off(
+def end_with(
     conn: Conn,
     error: BaseException | None,
     logger: logging.Logger,

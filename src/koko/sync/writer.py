@@ -38,7 +38,7 @@ class Ends(Protocol):
     closed: bool
 
     def settle(self) -> None: ...
-    def part(self) -> None: ...
+    def apply_stream_action(self) -> None: ...
     def check_nested(self, verb: str) -> None: ...
     def broken(self, error: OSError) -> None: ...
     def abort(self, why: str) -> None: ...
@@ -144,7 +144,7 @@ class Writer:
         nested = self._monitor.nested
         self._monitor.call(self._leave_message, message)
         if not nested:
-            self._monitor.call(self._ends.part)
+            self._monitor.call(self._ends.apply_stream_action)
 
     def owe(self, owe: Callable[..., object], *what: object) -> None:
         """Owe something and write what of it leaves at once."""
@@ -189,7 +189,7 @@ class Writer:
         owe(*what)
         self.flush()
         if self._core.ending is not None:
-            self._ends.part()
+            self._ends.apply_stream_action()
 
     def _open_message(self, kind: Kind, owner: int) -> object:
         if self._is_another_in_the_way():
@@ -318,6 +318,6 @@ class Writer:
 
     def _pass_on(self) -> None:
         if self._core.ending is not None:
-            self._ends.part()
+            self._ends.apply_stream_action()
         if self._turns.writer is None:
             self.turn.tell()

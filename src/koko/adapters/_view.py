@@ -12,7 +12,7 @@ from koko.http import Response
 from koko.misuse import check_face, refuse_async
 from koko.opening.handshake import refusal
 from koko.serving import level_of, sentence_of
-from koko.sync.upgrade import Upgrader, complain, talk
+from koko.sync.upgrade import Upgrader, complain, run_handler
 
 _LOGGER = logging.getLogger("koko.server")
 
@@ -25,7 +25,7 @@ def check_view(upgrader: Any, handler: Callable[..., object]) -> None:
     refuse_async("websocket()", "handler", handler)
 
 
-def converse(upgrader: Upgrader, request: Any, handler: Callable[..., object]) -> Response:
+def run_view(upgrader: Upgrader, request: Any, handler: Callable[..., object]) -> Response:
     """Upgrade a request and run ``handler(conn)``; return what the view is to answer."""
     try:
         conn = upgrader.upgrade(request)
@@ -33,7 +33,7 @@ def converse(upgrader: Upgrader, request: Any, handler: Callable[..., object]) -
         level = logging.ERROR if error.status >= 500 else level_of(error)
         complain(_LOGGER, "refused: %s", sentence_of(error), level=level)
         return error.response or refusal(error)
-    talk(conn, partial(handler, conn), _LOGGER)
+    run_handler(conn, partial(handler, conn), _LOGGER)
     return OVER
 
 
