@@ -20,7 +20,7 @@ from typing import NamedTuple
 EXTENSIONS: tuple[str, ...] = (  # of this platform; setup.py builds these
     "koko.core._native",
     "koko.core._native_inbox",
-    "koko.aio._native_reflex",
+    "koko.aio._native_fast_path",
     "koko.sync._native_reflex",
 )
 if sys.platform == "linux":

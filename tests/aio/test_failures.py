@@ -208,7 +208,8 @@ async def test_control_handler_whose_task_somebody_cancels_is_no_failure() -> No
     memory.conn.ping_handler = for_ever
     memory.peer.says("1 000 1001")
     await begun.wait()
-    (task,) = memory.protocol._tasks or ()
+    assert memory.protocol._handler_tasks is not None
+    (task,) = memory.protocol._handler_tasks.running
     task.cancel()
     await asyncio.wait([task])
     assert memory.conn.ending is None

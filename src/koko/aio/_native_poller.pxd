@@ -4,7 +4,7 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t
 
-from koko.aio._native_reflex cimport Line
+from koko.aio._native_fast_path cimport DirectTransport
 
 
 cdef enum:
@@ -18,7 +18,7 @@ cdef object failure()
 cdef Poller poller_of(loop)
 
 
-cdef class Watched(Line):
+cdef class Watched(DirectTransport):
     cdef int _fd  # -1 once it is closed
     cdef uint32_t _interest  # 0 while it is not watched
     cdef object _loop

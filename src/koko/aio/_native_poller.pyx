@@ -61,8 +61,8 @@ cdef object failure():
     return OSError(errno, os.strerror(errno))
 
 
-cdef class Watched(Line):
-    """A descriptor that a poller may watch; a Line as well, since a class in C has one base."""
+cdef class Watched(DirectTransport):
+    """A descriptor that a poller may watch; a DirectTransport as well, since a class in C has one base."""
 
     def __cinit__(self, *rest):
         self._fd = -1  # not 0, which is somebody's: what fails to be made closes nothing

@@ -15,7 +15,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from koko.aio._native_poller cimport (
     EPOLLIN, EPOLLOUT, MUCH, Poller, Watched, failure, poller_of,
 )
-from koko.aio._native_reflex cimport Reflex, made_here_only
+from koko.aio._native_fast_path cimport FastPath, made_here_only
 
 import asyncio
 import os
@@ -68,13 +68,13 @@ cdef int MOST = ACCEPTED
 cdef class SocketTransport(Watched):
     """One connected stream socket: what ``asyncio.Transport`` says, done at once where it can be.
 
-    ``write`` hands to the kernel what it takes; a protocol that is a ``Reflex`` gets what
+    ``write`` hands to the kernel what it takes; a protocol that is a ``FastPath`` gets what
     arrives without a copy of it. It owns the descriptor: nobody else can close it, so what is
     written never goes into whatever has its number next.
     """
 
     cdef object _protocol
-    cdef Reflex _reflex  # the protocol, if it is one
+    cdef FastPath _path  # the protocol, if it is one
     cdef object _local
     cdef object _remote
     cdef list _unsent  # what the peer has no room for yet; None while there is nothing
@@ -112,12 +112,12 @@ cdef class SocketTransport(Watched):
         return 0
 
     cdef int read(self) except -1:
-        cdef Reflex reflex = self._reflex  # a task that it wakes may give us another protocol
+        cdef FastPath path = self._path  # a task that it wakes may give us another protocol
         cdef uint8_t *octets = self._poller._octets
         cdef Py_ssize_t size = recv(self._fd, octets, MUCH, 0)
         if size > 0:
-            if reflex is not None:
-                reflex.arrived(octets, size, self.may_enter())
+            if path is not None:
+                path.arrived(octets, size, self.may_enter())
             else:
                 self._protocol.data_received(octets[:size])
         elif size == 0:
@@ -292,7 +292,7 @@ cdef class SocketTransport(Watched):
         return 0
 
     def _end(self, error):
-        protocol, self._protocol, self._reflex = self._protocol, None, None
+        protocol, self._protocol, self._path = self._protocol, None, None
         fd, self._fd = self._fd, -1
         try:
             if protocol is not None:  # it could not be made
@@ -304,7 +304,7 @@ cdef class SocketTransport(Watched):
 
     def set_protocol(self, protocol):
         self._protocol = protocol
-        self._reflex = protocol if isinstance(protocol, Reflex) else None
+        self._path = protocol if isinstance(protocol, FastPath) else None
 
     def get_protocol(self):
         return self._protocol

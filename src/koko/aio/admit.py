@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from koko.aio.handling import end_with
 from koko.aio.logs import tell
-from koko.aio.protocol import end_half
 from koko.aio.tasks import FATAL, was_cancelled
 from koko.aio.timers import Timed
-from koko.aio.transport import close
+from koko.aio.transport import close, end_half
 from koko.errors import HandshakeError
 from koko.http import Request, Response
 from koko.hung_up import has_hung_up

@@ -9,7 +9,7 @@ from time import monotonic
 from weakref import WeakKeyDictionary
 
 from koko.aio.conn import Conn
-from koko.aio.reflex import offer
+from koko.aio.protocol import offer
 from koko.broadcasting import TOO_SLOW, Delivery, Patience, Slow, count, prepare
 from koko.core.lifecycle import State
 from koko.errors import CloseError

@@ -14,8 +14,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from koko.aio.control import ControlVerbs
-from koko.aio.protocol import ConnProtocol
-from koko.aio.reflex import MessageVerbs
+from koko.aio.protocol import ConnProtocol, MessageVerbs
 from koko.aio.streams import StreamVerbs
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core.connection import Connection
@@ -220,7 +219,8 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
         still given, and nothing is lost: a read under a later deadline goes on. A read
         that waits notices when it is put off, by a handler of pongs say, or brought forward.
         """
-        return self._protocol.read_deadline
+        deadline = self._protocol.read_deadline
+        return None if deadline is None else deadline.at
 
     @read_deadline.setter
     def read_deadline(self, deadline: float | None) -> None:

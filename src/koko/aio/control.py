@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from koko.aio.protocol import ConnProtocol
+from koko.aio.general_path import GeneralPath
 from koko.aio.tasks import not_ours
 from koko.aio.waiting import TOO_SLOW, within
 from koko.core.connection import Connection, Ping
@@ -22,7 +22,7 @@ Handler = Callable[..., Awaitable[object] | object]
 class ControlVerbs:
     """The verbs of a ``Conn`` for control frames, and who is called when one comes."""
 
-    _protocol: ConnProtocol
+    _protocol: GeneralPath
     _core: Connection
 
     async def write_control(

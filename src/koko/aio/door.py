@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from koko.aio.logs import tell
-from koko.aio.protocol import end_half
+from koko.aio.transport import end_half
 from koko.errors import HandshakeError
 from koko.opening.head import RequestParser
 from koko.places import TELLING, no_place

@@ -12,8 +12,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from koko.aio.general_path import GeneralPath
 from koko.aio.pending import Pending
-from koko.aio.protocol import ConnProtocol
 from koko.aio.waiting import within
 from koko.core.connection import Connection
 from koko.core.incoming import ALL, LINE, Incoming, Joined
@@ -37,7 +37,7 @@ class MessageReader:
     """
 
     def __init__(
-        self, protocol: ConnProtocol, source: Incoming | Joined, read: Callable[[int], bytes | None]
+        self, protocol: GeneralPath, source: Incoming | Joined, read: Callable[[int], bytes | None]
     ) -> None:
         self._protocol = protocol
         self._source = source
@@ -107,7 +107,7 @@ class MessageWriter:
     unharmed, else the connection is closed with 1011.
     """
 
-    def __init__(self, protocol: ConnProtocol, kind: Kind, message: Outgoing) -> None:
+    def __init__(self, protocol: GeneralPath, kind: Kind, message: Outgoing) -> None:
         self._protocol = protocol
         self._kind = kind
         self._message = message
@@ -197,7 +197,7 @@ class MessageWriter:
         self._closed = True
 
 
-def _cut(protocol: ConnProtocol, message: Outgoing) -> None:
+def _cut(protocol: GeneralPath, message: Outgoing) -> None:
     message.cut(protocol.now())
     protocol.leave_message(message)
     protocol.flush()
@@ -207,7 +207,7 @@ def _cut(protocol: ConnProtocol, message: Outgoing) -> None:
 class Opening(Pending[MessageWriter]):
     """A message being begun."""
 
-    def __init__(self, protocol: ConnProtocol, kind: Kind, timeout: float | None) -> None:
+    def __init__(self, protocol: GeneralPath, kind: Kind, timeout: float | None) -> None:
         self._protocol = protocol
         self._kind = kind
         self._timeout = timeout
@@ -223,7 +223,7 @@ class Opening(Pending[MessageWriter]):
 class StreamVerbs:
     """The verbs of a ``Conn`` for messages in parts."""
 
-    _protocol: ConnProtocol
+    _protocol: GeneralPath
     _core: Connection
 
     async def next_reader(self, timeout: float | None = None) -> tuple[Kind, MessageReader]:

@@ -1,4 +1,4 @@
-"""What both twins of the short way need to know of asyncio's tasks and clocks."""
+"""What is known here of asyncio's tasks, futures and clocks."""
 
 from __future__ import annotations
 
@@ -31,6 +31,21 @@ def was_cancelled(error: BaseException) -> bool:
 def not_ours(error: asyncio.CancelledError) -> RuntimeError:
     """Return what a handler failed with: as it is, whoever receives would take it for its own."""
     return RuntimeError(f"a handler left with {error!r}, and nobody had cancelled it")
+
+
+def failure_of(task: asyncio.Future[object]) -> BaseException | None:
+    """Return what a handler's task failed with; None where it was cancelled from outside."""
+    try:
+        task.result()
+    except asyncio.CancelledError as error:
+        if not isinstance(task, asyncio.Task) or task.cancelling():
+            return None
+        failure = not_ours(error)
+        failure.__cause__ = error
+        return failure
+    except BaseException as error:
+        return error
+    return None
 
 
 class NoLoop:

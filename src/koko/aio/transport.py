@@ -127,3 +127,14 @@ def close(transport: asyncio.Transport) -> None:
     """
     if not transport.is_closing():
         transport.close()
+
+
+def end_half(transport: asyncio.Transport) -> None:
+    """End our half of the stream; the whole of it where there are no halves."""
+    try:
+        if transport.can_write_eof():
+            transport.write_eof()
+            return
+    except OSError:  # the peer has reset it
+        pass
+    close(transport)

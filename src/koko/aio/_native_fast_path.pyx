@@ -1,9 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, auto_pickle=False
-"""The short way of a message: ``_reflex``, compiled.
+"""The fast path of messages on asyncio: in from a transport to the task, and out again, in C.
 
-The twin of ``_reflex.py``, to be read against it: the same names in the same order. What
-are coroutines there are objects here that speak the protocol of one: a coroutine that does
-not wait costs more than what it does.
+Optional: ``general_path``, ``waiter`` and ``message_verbs`` do all of it by themselves, in
+plain Python. ``FastPath`` stands before ``GeneralPath`` and does instead of it what a message
+needs: ``data_received``, ``next_message``, ``next_waiter``, ``write``, ``sent``, ``flush`` and
+``congested``; all else it leaves to that class. What are coroutines there are objects here that
+speak the protocol of one: a coroutine that does not wait costs more than what it does.
 """
 
 cimport cython
@@ -42,7 +44,7 @@ cdef enum:
     BINARY = 2
 
 
-cdef class Line:
+cdef class DirectTransport:
     cdef int put(self, bytes octets) except -1:
         """Write ``octets``; what the peer has no room for is kept until it has."""
         raise NotImplementedError
@@ -156,17 +158,20 @@ cdef class Waiter:
 
 
 @cython.no_gc_clear  # what is called in C is there as long as it is; a cycle is broken elsewhere
-cdef class Reflex:
-    """The half of a ``ConnProtocol`` that every message passes through."""
+cdef class FastPath:
+    """The half of a ``ConnProtocol`` that every message passes through.
 
-    # Not in __init__, which need not be called: what C relies on is there from the beginning.
+    ``koko.aio.protocol`` puts it before ``GeneralPath``, whose other methods it calls.
+    """
+
+    # Not in hold, which need not be called: what C relies on is there from the beginning.
     def __cinit__(self, core, transport, loop, *rest):
         self.core = core
         self.transport = transport
         self.loop = loop
         self.now = clock_of(loop)
         self.waiter = Waiter(loop)
-        self._line = transport if isinstance(transport, Line) else None
+        self._direct = transport if isinstance(transport, DirectTransport) else None
         self._inbox = core.inbox
         self._outbox = core.outbox
         self._threshold = core.outbox.threshold
@@ -174,11 +179,11 @@ cdef class Reflex:
         self._compresses = core.outbox.deflater is not None
         self._life = core.life
         self._owed = core.owed
-        if self._line is None:
+        if self._direct is None:
             self._room = room_of(loop)
 
-    def __init__(self, core, transport, loop):
-        pass
+    def hold(self, core, transport, loop):
+        """Begin with what a message needs: ``__cinit__`` did."""
 
     @property
     def congested(self):
@@ -276,8 +281,8 @@ cdef class Reflex:
     cdef int owe(self, bytes frame) except -1:
         """Send a message's frame; it need not go through what is owed where it can leave at once."""
         self._inbox.sent()
-        if self._line is not None and not self._owed and not self.gathers() and self.may_flush():
-            return self._line.put(frame)
+        if self._direct is not None and not self._owed and not self.gathers() and self.may_flush():
+            return self._direct.put(frame)
         self._owed.append(frame)
         self.sent()
         return 0
@@ -314,15 +319,15 @@ cdef class Reflex:
             return
         owed = self._owed[0] if len(self._owed) == 1 else b"".join(self._owed)
         del self._owed[:]
-        if self._line is not None:
-            self._line.put(owed)
+        if self._direct is not None:
+            self._direct.put(owed)
         else:
             self.transport.write(owed)
 
     cdef bint may_flush(self) except -1:
         if self.write_paused:
             return False
-        if self.transport.is_closing() if self._line is None else self._line._closing:
+        if self.transport.is_closing() if self._direct is None else self._direct._closing:
             self.write_paused = True  # it failed: who sends on waits for its end to be told
         return not self.write_paused
 
@@ -367,7 +372,7 @@ cdef extern from *:
 cdef class Awaited:
     """What ``recv``, ``send`` and an iteration give: does nothing before it is awaited."""
 
-    cdef Reflex _reflex
+    cdef FastPath _path
     cdef bint _iterates  # an ordinary end of the connection ends an iteration
     cdef bint _sends  # what follows is for sending only
     cdef bint _begun
@@ -387,14 +392,14 @@ cdef class Awaited:
             raise RuntimeError("cannot reuse already awaited recv()")
         self._over = True
         try:
-            message = self._reflex.next_message()
+            message = self._path.next_message()
         except CloseError as error:
             if self._iterates and error.ordinary:
                 raise StopAsyncIteration from None
             raise
         if message is None:
             self._over = False
-            waiter = self._reflex.next_waiter()
+            waiter = self._path.next_waiter()
             waiter._asyncio_future_blocking = True
             return waiter
         last[0] = True
@@ -403,12 +408,12 @@ cdef class Awaited:
     cdef object send_message(self, bint *last):
         if not self._begun:
             self._begun = True
-            if not self._reflex.must_wait():
-                self._reflex.write(self._kind, self._message)
+            if not self._path.must_wait():
+                self._path.write(self._kind, self._message)
                 last[0] = True
                 return None
-            owe = self._reflex.core.send
-            self._wait = self._reflex.write_in_turn(owe, self._kind, self._message)
+            owe = self._path.core.send
+            self._wait = self._path.write_in_turn(owe, self._kind, self._message)
         elif self._wait is None:
             raise RuntimeError("cannot reuse already awaited send()")
         try:
@@ -455,10 +460,10 @@ koko_steps_by(<void *>step_of, <PyTypeObject *>Awaited)
 made_here_only(Awaited)
 
 
-cdef Awaited receive(Reflex reflex, bint iterates):
+cdef Awaited receive(FastPath path, bint iterates):
     """Return what gives the next message, waiting for it if necessary."""
     cdef Awaited awaited = Awaited.__new__(Awaited)
-    awaited._reflex = reflex
+    awaited._path = path
     awaited._iterates = iterates
     return awaited
 
@@ -467,9 +472,9 @@ cdef Awaited receive(Reflex reflex, bint iterates):
 cdef class MessageVerbs:
     """The verbs of a ``Conn`` for whole messages."""
 
-    cdef readonly Reflex _protocol
+    cdef readonly FastPath _protocol
 
-    def __cinit__(self, Reflex protocol not None, *rest):
+    def __cinit__(self, FastPath protocol not None, *rest):
         self._protocol = protocol
 
     def __init__(self, protocol):
@@ -515,7 +520,7 @@ cdef class MessageVerbs:
         if type(message) is not str:
             kind = BINARY if type(message) is bytes else kind_of(message)
         awaited = Awaited.__new__(Awaited)
-        awaited._reflex = self._protocol
+        awaited._path = self._protocol
         awaited._kind = kind
         awaited._message = message
         awaited._sends = True
@@ -528,7 +533,7 @@ def offer(conns, prepared):
     Returns how many it was sent to, how many were over, and who has no room.
     """
     cdef MessageVerbs conn
-    cdef Reflex reflex
+    cdef FastPath path
     cdef Py_ssize_t sent = 0, gone = 0, size = len(prepared.payload)
     cdef dict forms = prepared._forms
     cdef list late = []
@@ -536,22 +541,22 @@ def offer(conns, prepared):
     for conn in conns:
         if conn is None:
             raise TypeError("a connection is expected, not None")
-        reflex = conn._protocol
-        if reflex._life.state is not OPEN:
+        path = conn._protocol
+        if path._life.state is not OPEN:
             gone += 1
             continue
-        if not reflex.has_room():
+        if not path.has_room():
             late.append(conn)
             continue
-        form = reflex._outbox.form if size >= reflex._threshold else None
+        form = path._outbox.form if size >= path._threshold else None
         if form is not known:
             known, frame = form, forms.get(form)
         if frame is not None:
-            reflex._encoder.bytes_out += PyBytes_GET_SIZE(frame)
-            reflex.owe(frame)
+            path._encoder.bytes_out += PyBytes_GET_SIZE(frame)
+            path.owe(frame)
         else:  # the first of its form, or one with a form of its own
-            reflex.core.send_prepared(prepared)
-            reflex.sent()
+            path.core.send_prepared(prepared)
+            path.sent()
             known = None
         sent += 1
     return sent, gone, late

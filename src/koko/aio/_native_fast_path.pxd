@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What other native modules may call in C of the native reflex."""
+"""What other native modules may call in C of the fast path."""
 
 cimport cython
 from libc.stdint cimport uint8_t
@@ -23,8 +23,8 @@ cdef extern from *:
     void made_here_only "koko_made_here_only" (object type)  # only C can make one, and makes it whole
 
 
-cdef class Line:
-    """A transport that is written to without a call of Python's."""
+cdef class DirectTransport:
+    """A transport that is written to in C."""
 
     cdef bint _closing
 
@@ -45,7 +45,7 @@ cdef class Waiter:
     cdef int end(self, outcome) except -1
 
 
-cdef class Reflex:
+cdef class FastPath:
     cdef readonly object core
     cdef readonly object transport
     cdef readonly object loop
@@ -61,12 +61,12 @@ cdef class Reflex:
     cdef Inbox _inbox
     cdef Encoder _encoder
     cdef bint _compresses
-    cdef Line _line  # the transport, if it is one
+    cdef DirectTransport _direct  # the transport, if it is one
     cdef object _outbox
     cdef Py_ssize_t _threshold  # bytes from which messages are compressed
     cdef object _life
     cdef list _owed
-    cdef bytearray _room  # where a transport that is no Line may read to
+    cdef bytearray _room  # where a transport that is no DirectTransport may read to
 
     cdef bint must_wait(self) except -1
     cdef int arrived(self, const uint8_t *octets, Py_ssize_t size, bint alone) except -1
