@@ -16,11 +16,8 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 
 from koko import WebSocketError, __version__
+from koko.cli.failure import Failure
 from koko.core import codec, deflate
-
-
-class Failure(Exception):
-    """Why a command failed, in one sentence for its user."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

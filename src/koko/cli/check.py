@@ -16,9 +16,9 @@ from urllib.request import ProxyHandler, build_opener
 from koko import ErrBadHandshake
 from koko.aio import Conn, Server, Upgrader, dial
 from koko.aio.dial import Dialing
-from koko.cli import Failure
 from koko.cli.chat import READ_LIMIT
-from koko.cli.demo import http, visitor
+from koko.cli.failure import Failure
+from koko.cli.site import http, visitor
 from koko.opening.address import written
 
 PATIENCE = 10.0  # seconds for each step

@@ -13,7 +13,7 @@ import logging
 import ssl
 from typing import Any
 
-from koko.cli import Failure
+from koko.cli.failure import Failure
 from koko.opening.address import written
 from koko.upgrading import UpgraderOptions
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from koko.aio import Conn, broadcast, serve
-from koko.cli import Failure
+from koko.cli.failure import Failure
 
 PATIENCE = 5.0  # seconds a broadcast waits for those who do not read, then closes them
 
