@@ -1,9 +1,9 @@
-"""The command ``koko``: what may be typed, and which room does it.
+"""The command ``koko``: what may be typed, and which module does it.
 
 A contract: scripts rely on the names and defaults here, on what goes to stdout, and
 on the exit codes (0 done, 1 failed, 2 mistyped, 130 interrupted). What fails is said
-in one sentence on stderr, never as a traceback. A room is imported only when its
-command was asked for, so ``koko dial`` loads no event loop.
+in one sentence on stderr, never as a traceback. A module is imported only when
+its command was asked for, so ``koko dial`` loads no event loop.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
                 _receive(conn)
             finally:
                 lines.stop()
-    return _verdict(conn, sender.failure)
+    return _exit_code(conn, sender.failure)
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _receive(conn: Conn) -> None:
             _show(message)
 
 
-def _verdict(conn: Conn, failure: Exception | None) -> int:
+def _exit_code(conn: Conn, failure: Exception | None) -> int:
     if failure is not None:
         raise failure
     ending = conn.ending
