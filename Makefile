@@ -19,8 +19,8 @@ WSTEST := build/wstest/bin/wstest
 ABOUT_CORE := tests/core tests/opening tests/conversation tests/dialing tests/test_dialing.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integrations pythons coverage lint format types compliance peers bench fuzz interrupts \
-	sanitize wheel clean
+.PHONY: help demo test integrations pythons coverage lint format types compliance peers bench fuzz house walks \
+	interrupts sanitize wheel clean
 
 help:
 	@echo 'make demo        install Koko and open the chat and echo page'
@@ -34,6 +34,8 @@ help:
 	@echo 'make peers       compression with the servers, clients and proxies of others: docs/deflate.md'
 	@echo 'make bench       figures for speed and memory, beside the peers'
 	@echo 'make fuzz        every harness in fuzz/'
+	@echo 'make house       draw docs/house.svg from the imports; print figures of the sources'
+	@echo 'make walks       what a message, a Close, a ping and a dial call, function by function'
 	@echo 'make sanitize    native tests and random operations under ASan and UBSan; needs gcc'
 	@echo 'make interrupts  a thousand of each kind, at random moments, on connections of threads'
 	@echo 'make wheel       sdist and wheel in dist/'
@@ -90,6 +92,13 @@ bench: $(EQUIPPED)
 fuzz: $(EQUIPPED)
 	@set -e; for harness in fuzz/[!_]*.py; do \
 		echo "==> $$harness"; $(BIN)/python $$harness $(ARGS); done
+
+house: $(EQUIPPED)
+	@$(BIN)/python -m house.picture
+	@$(BIN)/python -m house.figures $(ARGS)
+
+walks: $(EQUIPPED)
+	@$(BIN)/python -m house.walks
 
 sanitize: $(EQUIPPED)
 	@PYTHON=$(CURDIR)/$(BIN)/python fuzz/sanitize/run $(ARGS)

@@ -7,101 +7,88 @@ begins here, and ``tests/test_walls.py`` says whether the sources follow.
 
 from __future__ import annotations
 
-Rows = tuple[tuple[str, ...], ...]
+Rows = dict[str, tuple[str, ...]]  # the top row first, each under what it is
 
 # A file of ``src/koko`` is a room, and so is a folder; "koko" is ``__init__.py``.
-ROOMS: Rows = (
-    ("cli", "__main__"),
-    ("adapters",),
-    ("sync", "aio"),
-    (
-        "dialing",
-        "dial_progress",
-        "reconnecting",
-        "upgrading",
-        "hijacking",
-        "serving",
-        "listening",
-        "places",
-        "broadcasting",
-        "hung_up",
-        "send_queue",
+ROOMS: Rows = {
+    "the command": ("cli", "__main__"),
+    "inside the servers of others": ("adapters",),
+    "the faces": ("sync", "aio"),
+    "policies": (
+        *("dialing", "dial_progress", "reconnecting"),
+        *("upgrading", "hijacking", "serving", "listening", "places"),
+        *("broadcasting", "send_queue", "hung_up"),
     ),
-    ("koko",),  # the names that belong to neither face
-    ("core", "opening"),
-    ("errors", "http", "message", "misuse", "native"),
-)
-
-# What each row is, for whoever looks at the picture.
-ROW_TITLES = (
-    "the command",
-    "inside others' servers",
-    "the faces: they wait",
-    "policies: what both faces decide alike",
-    "names of neither face",
-    "the protocol: no I/O, no clock",
-    "nouns and errors",
-)
+    "the names that belong to neither face": ("koko",),
+    "the protocol, without I/O": ("core", "opening"),
+    "nouns": ("errors", "http", "message", "misuse", "native"),
+}
 
 NEIGHBOURS = (("core", "opening"), ("sync", "aio"))  # rooms that do not know each other
 
 # The rows inside a folder; a folder's own name is its ``__init__.py``.
 MODULES: dict[str, Rows] = {
-    "core": (
-        ("connection",),
-        ("incoming", "outgoing"),  # messages in parts
-        ("outbox",),
-        ("codec",),  # chooses one of the two below
-        ("_inbox", "_native_inbox"),
-        ("_codec", "_native"),
-        ("options", "deflate", "control"),
-        ("keepalive", "pings", "lifecycle", "flate", "memory", "wire", "core"),
-    ),
-    "opening": (
-        ("handshake", "tunnel", "cookies"),
-        ("head", "target", "eyeballs", "address", "opening"),
-    ),
-    "aio": (
-        ("aio",),
-        ("serve", "reconnect"),
-        ("admit", "door", "dial", "upgrade", "broadcast", "handling"),
-        ("conn",),
-        ("streams", "control"),
-        ("protocol",),
-        ("reflex",),  # chooses one of the two below
-        ("_reflex", "_native_transport", "_native_poller", "_native_reflex"),
-        ("accept", "proxy"),
-        ("asking", "listen", "timers", "logs"),
-        ("transport", "network", "pending", "message_lock", "tasks", "waiting"),
-        ("forking", "signals"),
-    ),
-    "sync": (
-        ("sync",),
-        ("serve", "reconnect"),
-        ("admit", "door", "dial", "upgrade", "broadcast", "crowd"),
-        ("conn",),
-        ("streams", "control"),
-        ("driver",),
-        ("reader", "reflex"),
-        ("writer", "housekeeper", "_native_reflex"),
-        ("proxy", "network"),
-        ("tls",),
-        ("transport", "monitor", "listen", "message_lock"),
-        ("clock", "signals"),
-    ),
-    "adapters": (
-        ("wsgi", "http_server", "flask", "django"),
-        ("_view", "adapters"),
-    ),
-    "cli": (
-        ("cli",),
-        ("serve", "dial", "demo"),
-        ("check",),
-        ("site",),
-        ("chat",),
-        ("with_aio", "with_sync"),
-        ("failure",),
-    ),
+    "core": {
+        "bytes and time in, messages and owed bytes out": ("connection",),
+        "messages read and written in parts": ("incoming", "outgoing"),
+        "frames owed to the peer, in order": ("outbox",),
+        "chooses the native or the pure half of what is below": ("codec",),
+        "messages that wait to be read": ("_inbox", "_native_inbox"),
+        "frames from bytes and to bytes": ("_codec", "_native"),
+        "compression, and what can be told to a connection": ("options", "deflate", "flate"),
+        "the end as a table, and when to ping": ("lifecycle", "keepalive", "pings"),
+        "the RFC's nouns": ("control", "wire"),
+        "where large blocks come from": ("memory", "core"),
+    },
+    "opening": {
+        "both sides' handshake": ("handshake",),
+        "CONNECT through a proxy": ("tunnel",),
+        "a jar, one handshake at a time": ("cookies",),
+        "HTTP/1.1 heads, within limits": ("head",),
+        "where a URL leads": ("target", "address"),
+        "which address when": ("eyeballs", "opening"),
+    },
+    "aio": {
+        "the names": ("aio",),
+        "listens, comes back": ("serve", "reconnect"),
+        "opens": ("admit", "door", "dial", "upgrade", "handling"),
+        "tells many": ("broadcast",),
+        "the verbs": ("conn",),
+        "messages in parts, control frames": ("streams", "control"),
+        "transport to core, tasks woken": ("protocol",),
+        "native or pure": ("reflex",),
+        "one epoll for all": ("_native_transport", "_native_poller"),
+        "the way of a message": ("_reflex", "_native_reflex"),
+        "from and to a socket": ("accept", "proxy", "asking", "listen", "network"),
+        "asyncio's tools": ("transport", "timers", "pending", "message_lock"),
+        "tasks, signals, fork": ("logs", "tasks", "waiting", "signals", "forking"),
+    },
+    "sync": {
+        "the names": ("sync",),
+        "listens, comes back": ("serve", "reconnect"),
+        "opens": ("admit", "door", "dial", "upgrade", "crowd"),
+        "tells many": ("broadcast",),
+        "the verbs": ("conn",),
+        "messages in parts, control frames": ("streams", "control"),
+        "stream to core, threads in turn": ("driver",),
+        "native or none": ("reflex", "_native_reflex"),
+        "who reads, who writes": ("reader", "writer", "housekeeper"),
+        "ways to a server": ("proxy", "network", "listen"),
+        "sockets": ("tls", "transport"),
+        "one thread at a time": ("monitor", "message_lock"),
+        "time and signals": ("clock", "signals"),
+    },
+    "adapters": {
+        "for whom": ("wsgi", "http_server", "flask", "django"),
+        "what they share": ("_view", "adapters"),
+    },
+    "cli": {
+        "the command": ("cli",),
+        "its words": ("serve", "dial", "demo"),
+        "the demo": ("check", "site", "chat"),
+        "servers": ("with_aio", "with_sync"),
+        "how it fails": ("failure",),
+    },
 }
 
 # Modules of the system that do I/O, wait or tell the time.
@@ -146,7 +133,7 @@ def parts(module: str) -> tuple[str, str]:
 
 def depth(name: str, rows: Rows) -> int:
     """Return which row, counted from the top, a name stands in."""
-    for at, row in enumerate(rows):
+    for at, row in enumerate(rows.values()):
         if name in row:
             return at
     raise LookupError(f"{name} stands in no row of house/plan.py")
