@@ -39,7 +39,7 @@ async def echo(conn: Conn) -> None:
 
 
 class Audience:
-    """Everybody who is to hear a message."""
+    """Everybody who hears a message."""
 
     def __init__(self) -> None:
         self.members: set[Conn] = set()
@@ -54,5 +54,5 @@ class Audience:
             self.members.discard(conn)
 
     async def tell(self, message: str | bytes) -> None:
-        """Send a message to everybody; who reads too slowly delays it once, and is closed."""
+        """Send a message to everybody; a slow reader delays it once and is then closed."""
         await broadcast(self.members, message, slow="close", timeout=PATIENCE)

@@ -22,7 +22,7 @@ def echo(conn: Conn) -> None:
 
 
 class Audience:
-    """Everybody who is to hear a message."""
+    """Everybody who hears a message."""
 
     def __init__(self) -> None:
         self._members: set[Conn] = set()
