@@ -36,8 +36,8 @@ import koko.sync
 
 HERE = "127.0.0.1"
 SOURCE = str(Path(koko.aio.__file__).parent.parent)
-TIMES = 5
-QUIET = 0.1  # seconds after the last byte, for what is still to be done
+TIMES = 3
+QUIET = 0.05  # seconds after the last byte, for what is still to be done
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 # Client to server, masked with zeros: the bytes are readable (§5.2).
