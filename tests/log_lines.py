@@ -39,9 +39,8 @@ SPEAKERS = (
     "koko.core.keepalive",
     "koko.errors",
     "koko.upgrading",
-    "koko.dial_progress",
+    "koko.dial_steps",
 )
-STEPS = ("koko.dial_progress", "_wait")  # what a dial waits for
 
 
 class Line(NamedTuple):
@@ -199,7 +198,7 @@ class Lines:
         for module, call in self._source.calls():
             name = ast.unparse(call.func).rpartition(".")[2]
             # A status of 0 is an error of a client: it is raised, not logged.
-            says = name in SAYS or (module.name, name) == STEPS
+            says = name in SAYS
             if says and "0" not in map(ast.unparse, call.args[:1]):
                 yield from ((module, each) for each in call.args)
         for name in SPEAKERS:

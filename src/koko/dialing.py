@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Self, TypedDict
@@ -25,7 +25,7 @@ from koko import __version__
 from koko.core import deflate
 from koko.core.deflate import Agreed, Compression
 from koko.core.options import ConnectionOptions, check_names
-from koko.errors import ErrBadHandshake, HandshakeError
+from koko.errors import ErrBadHandshake
 from koko.http import Headers, Request, Response
 from koko.misuse import is_async, name_of
 from koko.opening import cookies
@@ -41,7 +41,7 @@ from koko.opening.tunnel import Proxy
 
 if TYPE_CHECKING:
     from http.cookiejar import CookieJar
-    from ssl import SSLContext, SSLObject
+    from ssl import SSLContext
 
 ProxyFor = Callable[[str], str | None]
 NetDial = Callable[[str, int, float | None], Any]
@@ -298,37 +298,6 @@ _FOR_ALL = ("Accept-Language", "Origin", "User-Agent")  # what another origin ma
 _HTTP = re.compile(r"^http(?=s?:)", re.IGNORECASE)
 
 
-@contextmanager
-def socks(proxy: Proxy) -> Iterator[dict[str, Any]]:
-    """Give the options of a client of python-socks, and name the proxy in what it raises.
-
-    Raises:
-        ImportError: python-socks is not installed.
-        TimeoutError: the proxy was too slow.
-        ConnectionError: it refused.
-    """
-    try:
-        from python_socks import ProxyError, ProxyTimeoutError, ProxyType
-    except ImportError as error:
-        needs = f"the proxy {proxy.name} needs the extra: pip install 'koko[proxy]'"
-        raise ImportError(needs) from error
-    if not (proxy.user + proxy.password).isascii():
-        raise ValueError(f"user and password for the proxy {proxy.name} are not ASCII")
-    kind = ProxyType.SOCKS4 if proxy.scheme.startswith("socks4") else ProxyType.SOCKS5
-    try:
-        yield {
-            "proxy_type": kind,
-            "host": proxy.host,
-            "port": proxy.port,
-            "username": proxy.user.decode() or None,
-            "password": proxy.password.decode() or None,
-        }
-    except ProxyTimeoutError as error:
-        raise TimeoutError(f"the proxy {proxy.name} did not answer in time") from error
-    except ProxyError as error:
-        raise ConnectionError(f"the proxy {proxy.name} refused: {error}") from error
-
-
 def check_socket(sock: Any) -> None:
     """Raise unless ``sock`` is what a ``net_dial`` may return: a socket with nothing round it.
 
@@ -339,20 +308,6 @@ def check_socket(sock: Any) -> None:
         raise TypeError(f"net_dial returned {sock!r}, expected a connected socket.socket")
     if hasattr(sock, "unwrap"):  # an SSLSocket cannot be read and written at once
         raise TypeError("net_dial returned an SSLSocket; return the plain socket, TLS is for ssl=")
-
-
-def check_session(name: str, session: SSLObject) -> None:
-    """Raise unless HTTP/1.1 may be spoken in a TLS session with ``name``.
-
-    Raises:
-        HandshakeError: the context offers another protocol in ALPN, and the peer took it.
-    """
-    chosen = session.selected_alpn_protocol()
-    log.debug("TLS with %s: %s, ALPN %s", name, session.version(), chosen)
-    if chosen not in (None, "http/1.1"):
-        raise HandshakeError(
-            0, f"{name} chose {chosen!r} in ALPN; ssl= may offer only 'http/1.1' (RFC 6455 §4.1)"
-        )
 
 
 def _environment_proxy(target: Target) -> str | None:

@@ -20,9 +20,8 @@ import websockets.sync.server
 import koko.aio.network
 import koko.sync.network
 from koko import ErrBadHandshake, HandshakeError
-from koko.dial_progress import Progress
+from koko.dial_steps import Attempts
 from koko.opening.eyeballs import DELAY, ROOM
-from koko.opening.target import parse
 from koko.sync import Server
 from tests.dialing.conftest import (
     HERE,
@@ -230,13 +229,13 @@ def at(*where: Any) -> Any:
 
 
 def race(face: Face, *addresses: Any, timeout: float = PATIENCE) -> socket.socket:
-    progress = Progress(parse("ws://there.example"), timeout, monotonic())
+    attempts = Attempts("ws://there.example/", "there.example", 80, addresses)
     if face.name == "sync":
-        return koko.sync.network.Race(list(addresses), progress).run("there.example", 80)
+        return koko.sync.network.Race(attempts, monotonic() + timeout).run()
 
     async def run() -> socket.socket:
         async with asyncio.timeout(timeout):
-            return await koko.aio.network.Race(list(addresses), progress).run("there.example", 80)
+            return await koko.aio.network.Race(attempts).run()
 
     found = face.wait(run())
     assert isinstance(found, socket.socket)

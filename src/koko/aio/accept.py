@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from koko import serving, upgrading
 from koko.aio import transport
-from koko.aio.asking import LONG
+from koko.aio.exchange import LONG
 from koko.aio.forking import disown, keep
 from koko.aio.logs import tell
 from koko.opening.address import written

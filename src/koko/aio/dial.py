@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Unpack
+from typing import Any, Unpack
 
 from koko import dialing
-from koko.aio.asking import Asking, ask_on, ask_plainly, ask_through
 from koko.aio.conn import Conn
+from koko.aio.exchange import HttpExchange
 from koko.aio.forking import keep
-from koko.aio.network import open_socket
+from koko.aio.network import connect, resolve
 from koko.aio.pending import Pending
 from koko.aio.protocol import ConnProtocol
-from koko.aio.proxy import open_tunnel, through_socks
 from koko.aio.tasks import clock_of
 from koko.core.connection import Connection
 from koko.core.wire import Role
-from koko.dial_progress import Progress
-from koko.dialing import DialerOptions, Opened
-from koko.http import Headers, Request, Response
-from koko.opening.head import ResponseParser
-from koko.opening.target import Target
+from koko.dial_plan import Dial, OutOfTimeError, Steps
+from koko.dial_steps import (
+    CallNetDial,
+    Connect,
+    ConnectUnix,
+    Disconnect,
+    Done,
+    Exchange,
+    Resolve,
+    StartTLS,
+    Step,
+)
+from koko.dialing import DialerOptions
+from koko.http import Headers
 
 
 class Dialer(dialing.Dialer):
@@ -58,78 +66,69 @@ class Dialing(Pending[Conn]):
         self._headers = headers
 
     async def _open(self) -> Conn:
-        outcome: Conn | Target = (target := self._dialer.target(self._url))
         now = asyncio.get_running_loop().time()
-        progress = Progress(target, self._dialer.handshake_timeout, now)
+        dial = Dial(self._dialer, self._url, self._headers, now)
+        driver = _Driver(self._dialer, dial.deadline)
         try:
-            async with asyncio.timeout_at(progress.deadline) as limit:
-                while isinstance(outcome, Target):
-                    outcome = await self._try(outcome, limit, progress)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise  # the system's own patience ended first
-            raise progress.timed_out() from error
-        return outcome
-
-    async def _try(
-        self, target: Target, limit: asyncio.Timeout, progress: Progress
-    ) -> Conn | Target:
-        """Shake hands with one target; return the connection, or where it sends us."""
-        progress.begin(target)
-        dialer = self._dialer
-        request, key = dialer.request(target, self._headers)
-        asking = await self._connect(target, progress)
-        try:
-            progress.ask(asking.parser)
-            response = await _answer(asking, request, limit)
-            outcome = dialer.conclude(target, key, response)
-            if isinstance(outcome, Opened):
-                return self._conn_on(asking, outcome, request, response)
+            done = await driver.drive(dial.steps())
+            return self._conn_on(driver.exchange, done)
         except BaseException:
-            asking.abort()
+            driver.exchange.abort()
             raise
-        asking.abort()
-        if limit.expired():
-            raise TimeoutError
-        return outcome
 
-    def _conn_on(
-        self, asking: Asking, outcome: Opened, request: Request, response: Response
-    ) -> Conn:
+    def _conn_on(self, exchange: HttpExchange, done: Done) -> Conn:
         loop = asyncio.get_running_loop()
-        core = Connection(Role.CLIENT, self._dialer, outcome.agreed, clock_of(loop)())
-        protocol = ConnProtocol(core, asking.transport, loop)
-        asking.hand_over(protocol)
-        conn = Conn(protocol, request, response, outcome.subprotocol)
+        core = Connection(Role.CLIENT, self._dialer, done.opened.agreed, clock_of(loop)())
+        protocol = ConnProtocol(core, exchange.transport, loop)
+        exchange.hand_over(protocol, done.early)
+        conn = Conn(protocol, done.request, done.response, done.opened.subprotocol)
         keep(conn)
         return conn
 
-    async def _connect(self, target: Target, progress: Progress) -> Asking:
-        dialer = self._dialer
-        name = dialer.hostname(target) if target.secure else None
-        proxy = dialer.proxy_for(target)
-        parser, farewell = ResponseParser(dialer.head_limit), dialer.close_timeout
-        if proxy is None:
-            sock = await open_socket(dialer, target.host, target.port, progress)
-        elif proxy.is_socks:
-            sock = await through_socks(dialer, proxy, target, progress)
-        else:
-            tunnel = (await open_tunnel(dialer, proxy, target, progress)).transport
-            return await ask_through(tunnel, parser, dialer.ssl, name, farewell, progress)
-        if name is None:
-            return await ask_plainly(sock, parser)
-        return await ask_on(sock, parser, dialer.ssl, name, farewell, progress)
 
+class _Driver:
+    """Performs the steps of a dial, each before the deadline, on one connection."""
 
-async def _answer(asking: Asking, request: Request, limit: asyncio.Timeout) -> Response:
-    try:
-        return await asking.ask(request)
-    except asyncio.CancelledError:
-        # Of a refusal we show what came of its body in time; without a head there is none.
-        begun = asking.begun() if limit.expired() else None
-        if begun is None:
-            raise
-        return begun
+    def __init__(self, dialer: dialing.Dialer, deadline: float | None) -> None:
+        self._farewell = dialer.close_timeout
+        self._deadline = deadline
+        self.exchange = HttpExchange()
+
+    async def drive(self, steps: Steps) -> Done:
+        step = next(steps)
+        while not isinstance(step, Done):
+            try:
+                answer = await self._perform_in_time(step)
+            except Exception as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(answer)
+        return step
+
+    async def _perform_in_time(self, step: Step) -> Any:
+        try:
+            async with asyncio.timeout_at(self._deadline) as limit:
+                return await self._perform(step)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise  # the system's own patience ended first
+            raise OutOfTimeError from error
+
+    async def _perform(self, step: Step) -> Any:
+        match step:
+            case Exchange():
+                return await self.exchange.ask(step)
+            case Resolve():
+                return await resolve(step)
+            case StartTLS():
+                return await self.exchange.start_tls(step, self._farewell)
+            case Disconnect():
+                self.exchange.abort()
+                self.exchange = HttpExchange()
+            case Connect() | ConnectUnix() | CallNetDial():
+                sock = await connect(step, self._deadline)
+                dialing.log.debug("connected to %s port %d: %s", step.host, step.port, sock)
+                await self.exchange.attach(sock, step.for_tls)
 
 
 def dial(

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
 from time import monotonic
-from typing import Unpack
+from typing import Any, Unpack
 
 from koko import dialing
 from koko.core.connection import Connection
 from koko.core.wire import Role
-from koko.dial_progress import Progress
+from koko.dial_plan import Dial, OutOfTimeError, Steps
+from koko.dial_steps import (
+    CallNetDial,
+    Connect,
+    ConnectUnix,
+    Disconnect,
+    Done,
+    Exchange,
+    Resolve,
+    StartTLS,
+    Step,
+)
 from koko.dialing import DialerOptions
-from koko.errors import HandshakeError
-from koko.http import Headers, Response
-from koko.opening.head import ResponseParser, write_request
-from koko.opening.target import Target
+from koko.http import Headers
+from koko.sync.clock import time_left
 from koko.sync.conn import Conn
 from koko.sync.driver import Driver
-from koko.sync.network import open_stream, secure
-from koko.sync.proxy import through_proxy
-from koko.sync.transport import Stream, recv_by, write_by
+from koko.sync.exchange import HttpExchange
+from koko.sync.network import connect, resolve
 
 
 class Dialer(dialing.Dialer):
@@ -45,70 +52,59 @@ class Dialer(dialing.Dialer):
             OSError: no connection, or TLS failed.
             ValueError: the URL or a header cannot be used.
         """
-        if sock is not None:
-            return self.over(sock).dial(url, headers)
-        outcome: Conn | Target = (target := self.target(url))
-        progress = Progress(target, self.handshake_timeout, monotonic())
+        dialer = self if sock is None else self.over(sock)
+        dial = Dial(dialer, url, headers, monotonic())
+        driver = _Driver(dial.deadline)
         try:
-            while isinstance(outcome, Target):
-                outcome = self._try(outcome, headers, progress)
+            done = driver.drive(dial.steps())
+            core = Connection(Role.CLIENT, dialer, done.opened.agreed, monotonic())
+            onward = Driver(core, driver.exchange.stream, done.early)
+            return Conn(onward, done.request, done.response, done.opened.subprotocol)
+        except BaseException:
+            driver.exchange.close()
+            raise
+
+
+class _Driver:
+    """Performs the steps of a dial, each before the deadline, on one connection."""
+
+    def __init__(self, deadline: float | None) -> None:
+        self._deadline = deadline
+        self.exchange = HttpExchange(deadline)
+
+    def drive(self, steps: Steps) -> Done:
+        step = next(steps)
+        while not isinstance(step, Done):
+            try:
+                answer = self._perform_in_time(step)
+            except Exception as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(answer)
+        return step
+
+    def _perform_in_time(self, step: Step) -> Any:
+        try:
+            return self._perform(step)
         except TimeoutError as error:
-            if progress.deadline is None or monotonic() < progress.deadline:
+            if time_left(self._deadline) != 0:
                 raise  # the system's own patience ended first
-            raise progress.timed_out() from error
-        return outcome
+            raise OutOfTimeError from error
 
-    def _try(self, target: Target, headers: Headers | None, progress: Progress) -> Conn | Target:
-        """Shake hands with one target; return the connection, or where it sends us."""
-        progress.begin(target)
-        request, key = self.request(target, headers)
-        stream = self._connect(target, progress)
-        try:
-            parser = ResponseParser(self.head_limit)
-            progress.ask(parser)
-            write_by(stream, write_request(request), progress.deadline)
-            response = _read_response(stream, parser, progress.deadline)
-            outcome = self.conclude(target, key, response)
-            if not isinstance(outcome, Target):
-                core = Connection(Role.CLIENT, self, outcome.agreed, monotonic())
-                driver = Driver(core, stream, parser.rest)
-                return Conn(driver, request, response, outcome.subprotocol)
-        except BaseException:
-            stream.close()
-            raise
-        stream.close()
-        return outcome
-
-    def _connect(self, target: Target, progress: Progress) -> Stream:
-        proxy = self.proxy_for(target)
-        stream: Stream
-        if proxy is None:
-            stream = open_stream(self, target.host, target.port, progress)
-        else:
-            stream = through_proxy(self, proxy, target, progress)
-        if not target.secure:
-            return stream
-        try:
-            name = self.hostname(target)
-        except BaseException:
-            stream.close()
-            raise
-        return secure(stream, self.ssl, name, progress)
-
-
-def _read_response(stream: Stream, parser: ResponseParser, deadline: float | None) -> Response:
-    """Return the server's answer; what came behind it stays in the parser."""
-    while True:
-        try:
-            octets = recv_by(stream, deadline)
-        except OSError:
-            # Of a refusal we show what came of its body; without a head there is none.
-            with suppress(HandshakeError):
-                return parser.feed_eof()
-            raise
-        response = parser.feed(octets) if octets else parser.feed_eof()
-        if response is not None:
-            return response
+    def _perform(self, step: Step) -> Any:
+        match step:
+            case Exchange():
+                return self.exchange.ask(step)
+            case Resolve():
+                return resolve(step, self._deadline)
+            case StartTLS():
+                return self.exchange.start_tls(step)
+            case Disconnect():
+                self.exchange.close()
+            case Connect() | ConnectUnix() | CallNetDial():
+                sock = connect(step, self._deadline)
+                dialing.log.debug("connected to %s port %d: %s", step.host, step.port, sock)
+                self.exchange.attach(sock)
 
 
 def dial(url: str, *, sock: socket.socket | None = None, **options: Unpack[DialerOptions]) -> Conn:

@@ -1,4 +1,4 @@
-"""From a name and a port to a stream: resolution, TCP, TLS, each before a deadline."""
+"""From a name and a port to a connected socket, before a deadline; nothing else is left open."""
 
 from __future__ import annotations
 
@@ -7,61 +7,56 @@ import os
 import queue
 import selectors
 import socket
-import ssl
 import threading
-from collections import deque
+from contextlib import suppress
 from functools import partial
 from time import sleep
 from typing import Any
 
-from koko import dialing
-from koko.dial_progress import Progress
+from koko.dial_steps import Attempts, CallNetDial, Connect, Connecting, ConnectUnix, Resolve
+from koko.dialing import check_socket
 from koko.misuse import check_returned
-from koko.opening.eyeballs import DELAY, ROOM, Address, interleaved, no_connection
-from koko.sync.clock import time_left
-from koko.sync.tls import TLSStream
-from koko.sync.transport import PlainStream, Stream
+from koko.opening.eyeballs import ROOM, Address
+from koko.sync.clock import earliest, time_left
 
 _STARTED = (0, errno.EINPROGRESS, errno.EWOULDBLOCK)
 
 
-def open_stream(dialer: dialing.Dialer, host: str, port: int, progress: Progress) -> PlainStream:
-    """Connect to the first that is on the way: a proxy or the server, as the dialer says.
+def connect(step: Connecting, deadline: float | None) -> socket.socket:
+    """Return a connected socket.
 
     Raises:
         TimeoutError: not in time.
-        OSError: the name is unknown, or no address wants us.
+        OSError: nobody accepts.
     """
-    if dialer.net_dial is not None:
-        progress.net_dial()
-        sock: socket.socket = dialer.net_dial(host, port, time_left(progress.deadline))
-        check_returned("net_dial=", dialer.net_dial, sock)
-        try:
-            dialing.check_socket(sock)
-            _check_time(progress)
-        except (TypeError, TimeoutError):
-            if hasattr(sock, "close"):  # nobody else knows it
-                sock.close()
-            raise
-    elif dialer.unix is not None:
-        sock = _connect_unix(os.fspath(dialer.unix), progress)
-    else:
-        sock = Race(resolve(host, port, progress), progress).run(host, port)
+    match step:
+        case Connect():
+            return Race(step.attempts, deadline).run()
+        case ConnectUnix():
+            return _connect_unix(step.path, deadline)
+        case CallNetDial():
+            return _call_net_dial(step, deadline)
+
+
+def _call_net_dial(step: CallNetDial, deadline: float | None) -> socket.socket:
+    sock: socket.socket = step.function(step.host, step.port, time_left(deadline))
+    check_returned("net_dial=", step.function, sock)
     try:
-        dialing.log.debug("connected to %s port %d: %s", host, port, sock)
-        return PlainStream(sock)
-    except BaseException:
-        sock.close()
+        check_socket(sock)
+        _check_time(deadline)
+    except (TypeError, TimeoutError):
+        if hasattr(sock, "close"):  # nobody else knows it
+            sock.close()
         raise
+    return sock
 
 
-def _connect_unix(path: str, progress: Progress) -> socket.socket:
-    progress.connect_unix(path)
+def _connect_unix(path: str | bytes, deadline: float | None) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.settimeout(0)
         while not _has_room(sock, path):
-            _check_time(progress)
+            _check_time(deadline)
             sleep(ROOM)
     except BaseException:
         sock.close()
@@ -69,7 +64,7 @@ def _connect_unix(path: str, progress: Progress) -> socket.socket:
     return sock
 
 
-def _has_room(sock: socket.socket, path: str) -> bool:
+def _has_room(sock: socket.socket, path: str | bytes) -> bool:
     try:
         sock.connect(path)
     except BlockingIOError:
@@ -77,21 +72,19 @@ def _has_room(sock: socket.socket, path: str) -> bool:
     return True
 
 
-def _check_time(progress: Progress) -> None:
-    if time_left(progress.deadline) == 0:
+def _check_time(deadline: float | None) -> None:
+    if time_left(deadline) == 0:
         raise TimeoutError("no time was left to connect")
 
 
 class Race:
     """Attempts to connect that run side by side; the first to succeed is the connection."""
 
-    def __init__(self, addresses: list[Address], progress: Progress) -> None:
-        self._progress = progress
-        self._waiting = deque(interleaved(addresses))
+    def __init__(self, attempts: Attempts, deadline: float | None) -> None:
+        self._attempts, self._deadline = attempts, deadline
         self._running: dict[socket.socket, Address] = {}
-        self._failures: list[tuple[Address, OSError]] = []
 
-    def run(self, host: str, port: int) -> socket.socket:
+    def run(self) -> socket.socket:
         """Return the winner; all others are closed.
 
         Raises:
@@ -100,8 +93,8 @@ class Race:
         """
         with selectors.DefaultSelector() as selector:
             try:
-                while self._waiting or self._running:
-                    _check_time(self._progress)
+                while self._attempts.left or self._running:
+                    _check_time(self._deadline)
                     # Every turn starts one more: after the delay, or at once when one failed.
                     self._start_next(selector)
                     ready = selector.select(self._patience()) if self._running else ()
@@ -111,27 +104,22 @@ class Race:
             finally:
                 for sock in self._running:
                     sock.close()
-        raise no_connection(host, port, self._failures)
+        raise self._attempts.error()
 
     def _patience(self) -> float | None:
-        left = time_left(self._progress.deadline)
-        if not self._waiting:
-            return left
-        return DELAY if left is None else min(DELAY, left)
+        return earliest(time_left(self._deadline), self._attempts.patience)
 
     def _start_next(self, selector: selectors.BaseSelector) -> None:
-        started = False
-        while self._waiting and not started:
-            address = self._waiting.popleft()
-            self._progress.connect(address)
+        while self._attempts.left:
+            address = self._attempts.begin()
             try:
                 sock = _begin(address)
             except OSError as error:
-                self._fail(address, error)
+                self._attempts.failed(address, error)
                 continue
-            started = True
             self._running[sock] = address
             selector.register(sock, selectors.EVENT_WRITE)
+            return
 
     def _finish(self, selector: selectors.BaseSelector, sock: Any) -> socket.socket | None:
         selector.unregister(sock)
@@ -141,12 +129,8 @@ class Race:
             won: socket.socket = sock
             return won
         sock.close()
-        self._fail(address, OSError(code, os.strerror(code)))
+        self._attempts.failed(address, OSError(code, os.strerror(code)))
         return None
-
-    def _fail(self, address: Address, error: OSError) -> None:
-        self._failures.append((address, error))
-        self._progress.connect_failed(address, error)
 
 
 def _begin(address: Address) -> socket.socket:
@@ -163,32 +147,28 @@ def _begin(address: Address) -> socket.socket:
     return sock
 
 
-def resolve(
-    host: str, port: int, progress: Progress, family: int = socket.AF_UNSPEC
-) -> list[Address]:
-    """Return the addresses of ``host``, as ``getaddrinfo`` does, before the deadline.
+def resolve(step: Resolve, deadline: float | None) -> list[Address]:
+    """Return the addresses of a host, as ``getaddrinfo`` does, before the deadline.
 
     Raises:
         TimeoutError: the system did not know in time.
         socket.gaierror: the name is unknown.
     """
-    progress.resolve(host)
-    look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM)
-    try:
+    family = socket.AF_INET if step.only_ipv4 else socket.AF_UNSPEC
+    look_up = partial(socket.getaddrinfo, step.host, step.port, family, socket.SOCK_STREAM)
+    with suppress(socket.gaierror):  # it is a name
         return look_up(flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        pass  # a name
-    if progress.deadline is None:
+    if deadline is None:
         return look_up()
     # The system's resolver cannot be interrupted, only left behind.
     answer: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
     threading.Thread(target=_ask, args=(look_up, answer), name="koko-resolver", daemon=True).start()
     try:
-        found = answer.get(timeout=time_left(progress.deadline))
+        found = answer.get(timeout=time_left(deadline))
     except queue.Empty:
-        raise TimeoutError(f"the name {host!r} was not resolved in time") from None
+        raise TimeoutError(f"the name {step.host!r} was not resolved in time") from None
     if isinstance(found, socket.gaierror):
-        raise socket.gaierror(found.errno, f"{found.strerror}: {host!r}") from None
+        raise socket.gaierror(found.errno, f"{found.strerror}: {step.host!r}") from None
     if isinstance(found, Exception):
         raise found
     return found
@@ -199,19 +179,3 @@ def _ask(look_up: Any, answer: queue.SimpleQueue[list[Any] | Exception]) -> None
         answer.put(look_up())
     except Exception as error:
         answer.put(error)
-
-
-def secure(
-    stream: Stream, context: ssl.SSLContext | None, name: str, progress: Progress
-) -> TLSStream:
-    """Start TLS with a server that must prove to be ``name``; close the stream if it cannot."""
-    try:
-        progress.secure(name)
-        context = context or ssl.create_default_context()
-        session = TLSStream(stream, context, server_hostname=name)
-        session.handshake(progress.deadline)
-        dialing.check_session(name, session.session)
-    except BaseException:
-        stream.close()
-        raise
-    return session

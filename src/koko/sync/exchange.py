@@ -1,0 +1,69 @@
+"""The connection of one dial, from its socket to the driver that goes on with it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Any
+
+from koko.dial_steps import Exchange, StartTLS
+from koko.sync.tls import TLSStream
+from koko.sync.transport import PlainStream, Stream, recv_by, write_by
+
+
+class HttpExchange:
+    """One TCP connection while its handshake is not over: bytes out, an answer in, and TLS.
+
+    All of it must be over by the deadline.
+    """
+
+    def __init__(self, deadline: float | None) -> None:
+        self._deadline = deadline
+        self._stream: Stream | None = None  # while it is not connected
+
+    @property
+    def stream(self) -> Stream:
+        assert self._stream is not None
+        return self._stream
+
+    def attach(self, sock: socket.socket) -> None:
+        """Take a connected socket; where it fails, the socket is closed."""
+        try:
+            self._stream = PlainStream(sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    def start_tls(self, step: StartTLS) -> ssl.SSLObject:
+        """Put TLS on the stream.
+
+        Raises:
+            OSError: TLS failed.
+            TimeoutError: it was not agreed on in time.
+        """
+        context = step.context or ssl.create_default_context()
+        session = TLSStream(self.stream, context, server_hostname=step.name)
+        session.handshake(self._deadline)
+        self._stream = session
+        return session.session
+
+    def ask(self, step: Exchange) -> Any:
+        """Write the request and return the answer.
+
+        Raises:
+            HandshakeError: the answer was not HTTP, or was not whole.
+            TimeoutError: it was not whole in time.
+            OSError: the connection broke first, or the proxy refused.
+        """
+        write_by(self.stream, step.octets, self._deadline)
+        while True:
+            octets = recv_by(self.stream, self._deadline)
+            answer = step.reader.feed(octets) if octets else step.reader.feed_eof()
+            if answer is not None:
+                return answer
+
+    def close(self) -> None:
+        """Drop the connection."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
