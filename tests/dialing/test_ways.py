@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,13 @@ from typing import Any
 
 import pytest
 import trustme
+import uvloop
 import websockets.sync.server
 
 import koko.aio.network
 import koko.sync.network
 from koko import ErrBadHandshake, HandshakeError
-from koko.dial_steps import Attempts
+from koko.dial_steps import Attempts, Resolve
 from koko.opening.eyeballs import DELAY, ROOM
 from koko.sync import Server
 from tests.dialing.conftest import (
@@ -308,6 +310,29 @@ def test_a_port_where_nobody_listens_is_an_os_error_that_names_it(face: Face, de
 def test_a_name_that_is_unknown_is_an_error_that_names_it(face: Face) -> None:
     with pytest.raises(socket.gaierror, match=r"'no\.such\.name\.invalid'"):
         face.dial("ws://no.such.name.invalid")
+
+
+@pytest.mark.parametrize("host", [HERE, "::1", "fe80::1%1"])
+def test_an_address_needs_no_resolver(
+    face: Face, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", asked.set)
+    monkeypatch.setattr(uvloop.Loop, "getaddrinfo", asked.set)
+    monkeypatch.setattr(threading.Thread, "start", asked.set)
+    step = Resolve(host, 80)
+    if face.name == "sync":
+        (found,) = koko.sync.network.resolve(step, monotonic() + PATIENCE)
+    else:
+        (found,) = face.wait(koko.aio.network.resolve(step))
+    scope = (0, 1) if "%" in host else (0, 0)
+    family, kind, _, _, where = found
+    assert kind == socket.SOCK_STREAM
+    assert (family, where[1:]) == (
+        (socket.AF_INET6, (80, *scope)) if ":" in host else (socket.AF_INET, (80,))
+    )
+    assert where[0].partition("%")[0] == host.partition("%")[0]
+    assert not asked.is_set()
 
 
 # Names: whom we connect to, what Host says, what the certificate must say

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import inspect
 import socket
+from contextlib import suppress
 from typing import Any
 
 from koko.dial_steps import Attempts, CallNetDial, Connect, Connecting, ConnectUnix, Resolve
@@ -43,11 +44,14 @@ async def resolve(step: Resolve) -> list[Address]:
 
 
 async def ask_resolver(host: str | None, port: int, **hints: Any) -> list[Address]:
-    """Return what ``loop.getaddrinfo`` does.
+    """Return what ``loop.getaddrinfo`` does; an address at once, without its threads.
 
     Raises:
         OSError: the name is unknown, or there is no thread to ask in.
     """
+    with suppress(socket.gaierror):  # not an address: a name
+        flags = hints.get("flags", 0) | socket.AI_NUMERICHOST
+        return list(socket.getaddrinfo(host, port, **{**hints, "flags": flags}))
     try:
         return list(await asyncio.get_running_loop().getaddrinfo(host, port, **hints))
     except RuntimeError as error:

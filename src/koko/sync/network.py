@@ -156,7 +156,7 @@ def resolve(step: Resolve, deadline: float | None) -> list[Address]:
     """
     family = socket.AF_INET if step.only_ipv4 else socket.AF_UNSPEC
     look_up = partial(socket.getaddrinfo, step.host, step.port, family, socket.SOCK_STREAM)
-    with suppress(socket.gaierror):  # it is a name
+    with suppress(socket.gaierror):  # not an address: a name
         return look_up(flags=socket.AI_NUMERICHOST)
     if deadline is None:
         return look_up()
