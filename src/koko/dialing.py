@@ -101,7 +101,7 @@ class Dialer(ConnectionOptions):
         origin: the header ``Origin``, for servers that expect a page.
         user_agent: the header ``User-Agent``; None for none.
         ssl: the context for ``wss``, with a client's certificate if the server wants one.
-            None: the system's certificates, checked.
+            None: the system's certificates, checked; they are loaded once in a process.
         server_hostname: the name that the certificate must have. None: that of the URL,
             as it is after a redirect to another origin.
         proxy: True for the one in the environment (``HTTP_PROXY`` for ``ws``, ``HTTPS_PROXY``

@@ -20,6 +20,7 @@ import uvloop
 import websockets.sync.server
 
 import koko.aio.network
+import koko.default_context
 import koko.sync.network
 from koko import ErrBadHandshake, HandshakeError
 from koko.dial_steps import Attempts, Resolve
@@ -406,6 +407,24 @@ def test_a_server_that_nobody_vouches_for_is_refused(
 ) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
         face.dial(url(servers["wss"], "wss"))
+
+
+def test_the_systems_certificates_are_loaded_once_and_never_by_the_loop(
+    face: Face, servers: dict[str, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, real = [], ssl.create_default_context
+
+    def make() -> ssl.SSLContext:
+        made.append(threading.current_thread())
+        return real()
+
+    monkeypatch.setattr(koko.default_context, "_made", {})
+    monkeypatch.setattr(ssl, "create_default_context", make)
+    for _ in range(2):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            face.dial(url(servers["wss"], "wss"))
+    (thread,) = made
+    assert (thread is threading.current_thread()) == (face.name == "sync")
 
 
 def test_a_server_that_speaks_no_tls_is_an_error(

@@ -8,6 +8,7 @@ import ssl
 from typing import Any, cast
 
 from koko.aio.transport import attach, attach_to_the_loops
+from koko.default_context import default_context, made_context
 from koko.dial_steps import Exchange, Reader, StartTLS
 
 LONG = 86400.0  # seconds, where None would mean a minute: the deadline of the dial ends it before
@@ -44,7 +45,7 @@ class HttpExchange(asyncio.Protocol):
             inner = await asyncio.get_running_loop().start_tls(
                 self.transport,
                 self,
-                step.context or ssl.create_default_context(),
+                step.context or await _default_context(),
                 server_hostname=step.name,
                 ssl_handshake_timeout=LONG,
                 ssl_shutdown_timeout=farewell,
@@ -120,3 +121,13 @@ class HttpExchange(asyncio.Protocol):
             self._answer.set_result(self._reader.feed_eof())
         except Exception as failure:
             self._answer.set_exception(error or failure)
+
+
+async def _default_context() -> ssl.SSLContext:
+    if (made := made_context()) is not None:
+        return made
+    # In a thread: it takes 40 ms, in which the loop serves others.
+    try:
+        return await asyncio.get_running_loop().run_in_executor(None, default_context)
+    except RuntimeError:  # no thread can be had
+        return default_context()

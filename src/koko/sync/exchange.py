@@ -6,6 +6,7 @@ import socket
 import ssl
 from typing import Any
 
+from koko.default_context import default_context
 from koko.dial_steps import Exchange, StartTLS
 from koko.sync.tls import TLSStream
 from koko.sync.transport import PlainStream, Stream, recv_by, write_by
@@ -41,7 +42,7 @@ class HttpExchange:
             OSError: TLS failed.
             TimeoutError: it was not agreed on in time.
         """
-        context = step.context or ssl.create_default_context()
+        context = step.context or default_context()
         session = TLSStream(self.stream, context, server_hostname=step.name)
         session.handshake(self._deadline)
         self._stream = session
