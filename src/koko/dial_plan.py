@@ -1,8 +1,7 @@
 """One dial as a generator of steps: proxies, TLS, redirects and the deadline, without I/O.
 
-A face drives it: it performs each step on the one connection that it holds, and sends in the
-answer or throws in the error. Whatever leaves the generator ends the dial; the face then drops the
-connection.
+A face holds one connection and performs each step on it; it sends in the answer or throws in the
+error. What the generator raises ends the dial: the face then drops the connection.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ Answer = Generator[Step, Any, Any]
 
 
 class OutOfTimeError(TimeoutError):
-    """``handshake_timeout`` is over: what a face throws in, not the system's own timeout."""
+    """``handshake_timeout`` is over: a face throws this in, not a timeout of the system's own."""
 
 
 class Dial:
@@ -54,7 +53,7 @@ class Dial:
         self._dialer, self._headers = dialer, headers
         self._target = dialer.target(url)
         self._shown = self._target.shown  # what was dialed, whatever a redirect leads to
-        self._way = ""  # what came before the step that is waited for
+        self._way = ""  # what a timeout says before the step: a redirect, a proxy
         self._step: Waiting | None = None
         timeout = dialer.handshake_timeout
         self.deadline = None if timeout is None else now + timeout
@@ -73,7 +72,7 @@ class Dial:
             raise self._timed_out() from error
 
     def _legs(self) -> Steps:
-        """Shake hands with one target after the other, until one lets us in."""
+        """Shake hands with one target after the other, until one accepts."""
         while True:
             target = self._target
             request, key = self._dialer.request(target, self._headers)
@@ -91,9 +90,9 @@ class Dial:
             self._target = outcome
 
     def _begin(self, step: Waiting) -> Answer:
-        """Yield a step that is waited for, and tell of it."""
+        """Log a step that may take time, and yield it."""
         self._step = step
-        if not isinstance(step, Connect):  # of which each attempt is told
+        if not isinstance(step, Connect):  # each of its attempts is logged
             log.debug("%s: %s", self._target.shown, step.doing)
         return (yield step)
 
@@ -167,10 +166,10 @@ class Dial:
             early = f"the proxy {proxy.name} sent {reader.rest[:40]!r} before the target was asked"
             raise ConnectionError(early)
 
-    # What became of it
+    # When the time is over
 
     def _timed_out(self) -> TimeoutError:
-        """Return the error of a dial whose time is over: it names what did not happen."""
+        """Return the error of the dial: it names what did not happen."""
         step = self._step
         assert step is not None
         lacking = self._way + step.lacking

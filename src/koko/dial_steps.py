@@ -1,7 +1,7 @@
-"""The steps of a dial: what a face does for it, and in which words it is told.
+"""The steps of a dial, as data: what a face does, and the words for it.
 
-A step is data. Its ``doing`` goes to the log when it begins, its ``lacking`` is what a timeout says
-did not happen. No query, user or password is shown.
+``doing`` goes to the log when a step begins; ``lacking`` is what a timeout says did not happen.
+No query, user or password is shown.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""What a client asks for and what it accepts: the policy of dialing, as a ``Dialer``.
+"""The options of a client, as a ``Dialer``: what it asks for and which answers it accepts.
 
-URLs, headers, cookies, proxies and redirects in; requests and verdicts out. Nothing
-here knows a socket: the faces connect to the ``Target`` and carry the heads.
+Nothing here knows a socket or an order of steps; ``dial_plan`` puts them in order.
 
-Each step of a dial is told to the logger ``koko.dialing`` at DEBUG; headers, user and password
-never are.
+The logger ``koko.dialing`` gets each step of a dial at DEBUG, and never a header, a user or a
+password.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ log = logging.getLogger("koko.dialing")
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The server let us in: what was agreed."""
+    """The server accepted: what was agreed."""
 
     subprotocol: str | None
     agreed: Agreed | None
@@ -83,13 +82,13 @@ class DialerOptions(TypedDict, total=False):
 
 
 def check_dialer_options(call: str, options: Collection[str]) -> None:
-    """Raise for options that are none; say what they are called here."""
+    """Raise for an unknown option; the error suggests the one that was meant."""
     check_names(call, (*DialerOptions.__annotations__, "sock"), options)
 
 
 @dataclass(kw_only=True)
 class Dialer(ConnectionOptions):
-    """The options of a client, and its verdict on each answer.
+    """The options of a client, and what it makes of each answer.
 
     May be shared by any number of threads and tasks.
 
@@ -233,9 +232,9 @@ class Dialer(ConnectionOptions):
         return fields
 
     def conclude(self, target: Target, key: str, response: Response) -> Opened | Target:
-        """Return what the answer to a handshake means: we are in, or have to go elsewhere.
+        """Return what the answer to a handshake means: what was agreed, or where to go next.
 
-        Cookies are stored first, be the answer what it may.
+        Cookies are stored first, whatever the answer is.
 
         Raises:
             ErrBadHandshake: the server refused, or broke the rules.
@@ -253,8 +252,8 @@ class Dialer(ConnectionOptions):
         """Return where an answer sends us, None if it does not.
 
         Raises:
-            ErrBadHandshake: it sends us once too often, from ``wss`` to ``ws``, or to what
-                is no URL.
+            ErrBadHandshake: it is one redirect too many, leads from ``wss`` to ``ws``, or
+                to something that is not a URL.
         """
         location = response.headers.get("Location")
         if response.status not in _REDIRECTS or not location or self.max_redirects == 0:
@@ -299,10 +298,10 @@ _HTTP = re.compile(r"^http(?=s?:)", re.IGNORECASE)
 
 
 def check_socket(sock: Any) -> None:
-    """Raise unless ``sock`` is what a ``net_dial`` may return: a socket with nothing round it.
+    """Raise unless ``sock`` is what a ``net_dial`` may return: a plain socket.
 
     Raises:
-        TypeError: it is none, or speaks TLS by itself.
+        TypeError: it is not a socket, or it does TLS itself.
     """
     if not hasattr(sock, "getpeername"):
         raise TypeError(f"net_dial returned {sock!r}, expected a connected socket.socket")
@@ -311,7 +310,7 @@ def check_socket(sock: Any) -> None:
 
 
 def _environment_proxy(target: Target) -> str | None:
-    from urllib.request import getproxies, proxy_bypass  # 60 ms, only for whom needs it
+    from urllib.request import getproxies, proxy_bypass  # it takes 60 ms: only if needed
 
     if _is_loopback(target.host):  # as in Go: a proxy elsewhere would connect to itself
         return None

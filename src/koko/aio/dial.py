@@ -68,12 +68,12 @@ class Dialing(Pending[Conn]):
     async def _open(self) -> Conn:
         now = asyncio.get_running_loop().time()
         dial = Dial(self._dialer, self._url, self._headers, now)
-        driver = _Driver(self._dialer, dial.deadline)
+        runner = _StepRunner(self._dialer, dial.deadline)
         try:
-            done = await driver.drive(dial.steps())
-            return self._conn_on(driver.exchange, done)
+            done = await runner.run(dial.steps())
+            return self._conn_on(runner.exchange, done)
         except BaseException:
-            driver.exchange.abort()
+            runner.exchange.abort()
             raise
 
     def _conn_on(self, exchange: HttpExchange, done: Done) -> Conn:
@@ -86,15 +86,15 @@ class Dialing(Pending[Conn]):
         return conn
 
 
-class _Driver:
+class _StepRunner:
     """Performs the steps of a dial, each before the deadline, on one connection."""
 
     def __init__(self, dialer: dialing.Dialer, deadline: float | None) -> None:
-        self._farewell = dialer.close_timeout
+        self._close_timeout = dialer.close_timeout
         self._deadline = deadline
         self.exchange = HttpExchange()
 
-    async def drive(self, steps: Steps) -> Done:
+    async def run(self, steps: Steps) -> Done:
         step = next(steps)
         while not isinstance(step, Done):
             try:
@@ -111,7 +111,7 @@ class _Driver:
                 return await self._perform(step)
         except TimeoutError as error:
             if not limit.expired():
-                raise  # the system's own patience ended first
+                raise  # a timeout of the system's own
             raise OutOfTimeError from error
 
     async def _perform(self, step: Step) -> Any:
@@ -121,14 +121,13 @@ class _Driver:
             case Resolve():
                 return await resolve(step)
             case StartTLS():
-                return await self.exchange.start_tls(step, self._farewell)
+                return await self.exchange.start_tls(step, self._close_timeout)
             case Disconnect():
                 self.exchange.abort()
                 self.exchange = HttpExchange()
             case Connect() | ConnectUnix() | CallNetDial():
                 sock = await connect(step, self._deadline)
-                dialing.log.debug("connected to %s port %d: %s", step.host, step.port, sock)
-                await self.exchange.attach(sock, step.for_tls)
+                await self.exchange.attach(step, sock)
 
 
 def dial(

@@ -1,4 +1,4 @@
-"""The connection of one dial, from its socket to the protocol that goes on with it."""
+"""The connection of one dial, from its socket to the protocol of the open WebSocket."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, cast
 
 from koko.aio.transport import attach, attach_to_the_loops
 from koko.default_context import default_context, made_context
-from koko.dial_steps import Exchange, Reader, StartTLS
+from koko.dial_steps import Connecting, Exchange, Reader, StartTLS
+from koko.dialing import log
 
-LONG = 86400.0  # seconds, where None would mean a minute: the deadline of the dial ends it before
+LONG = 86400.0  # seconds; None would mean a minute. The deadline of the dial comes first
 
 
 class HttpExchange(asyncio.Protocol):
@@ -29,12 +30,13 @@ class HttpExchange(asyncio.Protocol):
         assert self._transport is not None
         return self._transport
 
-    async def attach(self, sock: socket.socket, for_tls: bool) -> None:
+    async def attach(self, step: Connecting, sock: socket.socket) -> None:
         """Take a connected socket; where it fails, the socket is closed."""
-        await (attach_to_the_loops if for_tls else attach)(sock, self)
+        log.debug("connected to %s port %d: %s", step.host, step.port, sock)
+        await (attach_to_the_loops if step.for_tls else attach)(sock, self)
 
-    async def start_tls(self, step: StartTLS, farewell: float) -> ssl.SSLObject:
-        """Put TLS on the transport; ``farewell`` is how many seconds its end may take.
+    async def start_tls(self, step: StartTLS, shutdown_timeout: float) -> ssl.SSLObject:
+        """Put TLS on the transport; its end may later take ``shutdown_timeout`` seconds.
 
         Not create_connection(ssl=...): cancelled before its first byte, it forgets the socket.
 
@@ -48,7 +50,7 @@ class HttpExchange(asyncio.Protocol):
                 step.context or await _default_context(),
                 server_hostname=step.name,
                 ssl_handshake_timeout=LONG,
-                ssl_shutdown_timeout=farewell,
+                ssl_shutdown_timeout=shutdown_timeout,
             )
         except TypeError as error:
             # CPython before 3.11.8 and 3.12.2 trips over TLS in TLS that fails (its gh-113214).
@@ -85,7 +87,7 @@ class HttpExchange(asyncio.Protocol):
             self._transport.abort()
 
     def hand_over(self, protocol: asyncio.Protocol, early: bytes) -> None:
-        """Give the transport, and what came behind the answer, to the one who goes on."""
+        """Give the transport, and what came behind the answer, to the connection's protocol."""
         self.transport.set_protocol(protocol)
         self.transport.resume_reading()  # what is in the socket comes after this call
         if octets := b"".join((early, *self._early)):

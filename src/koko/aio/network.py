@@ -1,4 +1,4 @@
-"""From a name and a port to a connected socket; whoever cancels it finds nothing left open."""
+"""From a name and a port to a connected socket; a call that is cancelled leaves nothing open."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ async def _call_net_dial(step: CallNetDial, deadline: float | None) -> socket.so
         if isinstance(sock, socket.socket):
             sock.close()
         raise
-    # Moved: whoever closes theirs afterwards could else close what has our number next.
+    # Moved into an object of ours: if the application closed its own later, it could close
+    # whatever has the number of the descriptor by then.
     return socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
 
 

@@ -1,7 +1,6 @@
-"""Through a proxy: what its URL says, and CONNECT as request and answer (RFC 9110 §9.3.6).
+"""A tunnel through a proxy: what its URL says, and CONNECT (RFC 9110 §9.3.6).
 
-Functions of heads; the faces carry them. SOCKS is spoken by python-socks, which gets
-its arguments from here.
+Requests and answers as data; nothing is sent here. SOCKS is in ``socks``.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy, as its URL tells of it.
+    """A proxy, as its URL describes it.
 
     Attributes:
         scheme: ``http``, ``https`` (TLS to the proxy itself) or a ``socks`` one.
@@ -95,7 +94,7 @@ class Proxy:
         """Raise unless the tunnel is open; ``rest`` came behind the answer.
 
         Raises:
-            ErrBadHandshake: the proxy refused, or spoke on in the place of the target.
+            ErrBadHandshake: the proxy refused, or sent what only the target could send.
         """
         if not 200 <= response.status < 300:
             reason = f"the proxy {self.name} answered {response.reason!r}, expected a 2xx"

@@ -41,9 +41,9 @@ class Dialer(dialing.Dialer):
         ``headers`` are added to the dialer's own and replace those of the same name. The whole
         of it - name resolution, TCP, proxy, TLS, HTTP, redirects - takes at most
         ``handshake_timeout`` seconds; a name server that does not answer may keep a thread of
-        ours busy for longer. ``sock`` is a socket
-        that is connected already: it is closed if the handshake fails (a ``ValueError`` leaves it
-        as it was), and as nobody can open a second one, redirects are not followed.
+        ours busy for longer. ``sock`` is a socket that is connected already: it is closed if the
+        handshake fails (a ``ValueError`` leaves it as it was), and as nobody can open a second
+        one, redirects are not followed.
 
         Raises:
             ErrBadHandshake: the server answered, but not with an acceptance; see ``response``.
@@ -54,25 +54,25 @@ class Dialer(dialing.Dialer):
         """
         dialer = self if sock is None else self.over(sock)
         dial = Dial(dialer, url, headers, monotonic())
-        driver = _Driver(dial.deadline)
+        runner = _StepRunner(dial.deadline)
         try:
-            done = driver.drive(dial.steps())
+            done = runner.run(dial.steps())
             core = Connection(Role.CLIENT, dialer, done.opened.agreed, monotonic())
-            onward = Driver(core, driver.exchange.stream, done.early)
-            return Conn(onward, done.request, done.response, done.opened.subprotocol)
+            driver = Driver(core, runner.exchange.stream, done.early)
+            return Conn(driver, done.request, done.response, done.opened.subprotocol)
         except BaseException:
-            driver.exchange.close()
+            runner.exchange.close()
             raise
 
 
-class _Driver:
+class _StepRunner:
     """Performs the steps of a dial, each before the deadline, on one connection."""
 
     def __init__(self, deadline: float | None) -> None:
         self._deadline = deadline
         self.exchange = HttpExchange(deadline)
 
-    def drive(self, steps: Steps) -> Done:
+    def run(self, steps: Steps) -> Done:
         step = next(steps)
         while not isinstance(step, Done):
             try:
@@ -88,7 +88,7 @@ class _Driver:
             return self._perform(step)
         except TimeoutError as error:
             if time_left(self._deadline) != 0:
-                raise  # the system's own patience ended first
+                raise  # a timeout of the system's own
             raise OutOfTimeError from error
 
     def _perform(self, step: Step) -> Any:
@@ -103,8 +103,7 @@ class _Driver:
                 self.exchange.close()
             case Connect() | ConnectUnix() | CallNetDial():
                 sock = connect(step, self._deadline)
-                dialing.log.debug("connected to %s port %d: %s", step.host, step.port, sock)
-                self.exchange.attach(sock)
+                self.exchange.attach(step, sock)
 
 
 def dial(url: str, *, sock: socket.socket | None = None, **options: Unpack[DialerOptions]) -> Conn:

@@ -1,4 +1,4 @@
-"""The connection of one dial, from its socket to the driver that goes on with it."""
+"""The connection of one dial, from its socket to the driver of the open WebSocket."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import ssl
 from typing import Any
 
 from koko.default_context import default_context
-from koko.dial_steps import Exchange, StartTLS
+from koko.dial_steps import Connecting, Exchange, StartTLS
+from koko.dialing import log
 from koko.sync.tls import TLSStream
 from koko.sync.transport import PlainStream, Stream, recv_by, write_by
 
@@ -27,9 +28,10 @@ class HttpExchange:
         assert self._stream is not None
         return self._stream
 
-    def attach(self, sock: socket.socket) -> None:
+    def attach(self, step: Connecting, sock: socket.socket) -> None:
         """Take a connected socket; where it fails, the socket is closed."""
         try:
+            log.debug("connected to %s port %d: %s", step.host, step.port, sock)
             self._stream = PlainStream(sock)
         except BaseException:
             sock.close()

@@ -1,4 +1,4 @@
-"""From a name and a port to a connected socket, before a deadline; nothing else is left open."""
+"""From a name and a port to a connected socket by a deadline; a failure leaves nothing open."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _call_net_dial(step: CallNetDial, deadline: float | None) -> socket.socket:
         check_socket(sock)
         _check_time(deadline)
     except (TypeError, TimeoutError):
-        if hasattr(sock, "close"):  # nobody else knows it
+        if hasattr(sock, "close"):  # nobody else would
             sock.close()
         raise
     return sock
