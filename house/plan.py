@@ -15,7 +15,7 @@ ROOMS: Rows = {
     "inside the servers of others": ("adapters",),
     "the faces": ("sync", "aio"),
     "policies": (
-        *("dialing", "dial_progress", "reconnecting"),
+        *("dialing", "dial_plan", "dial_steps", "default_context", "reconnecting"),
         *("upgrading", "hijacking", "serving", "listening", "places"),
         *("broadcasting", "send_queue", "hung_up"),
     ),
@@ -42,7 +42,7 @@ MODULES: dict[str, Rows] = {
     },
     "opening": {
         "both sides' handshake": ("handshake",),
-        "CONNECT through a proxy": ("tunnel",),
+        "through a proxy: CONNECT and SOCKS": ("tunnel", "socks"),
         "a jar, one handshake at a time": ("cookies",),
         "HTTP/1.1 heads, within limits": ("head",),
         "where a URL leads": ("target", "address"),
@@ -55,11 +55,13 @@ MODULES: dict[str, Rows] = {
         "tells many": ("broadcast",),
         "the verbs": ("conn",),
         "messages in parts, control frames": ("streams", "control"),
-        "transport to core, tasks woken": ("protocol",),
-        "native or pure": ("reflex",),
+        "the general path with the fast path before it": ("protocol",),
+        "a message's verbs, in plain Python": ("message_verbs",),
+        "transport to core, tasks woken": ("general_path",),
         "one epoll for all": ("_native_transport", "_native_poller"),
-        "the way of a message": ("_reflex", "_native_reflex"),
-        "from and to a socket": ("accept", "proxy", "asking", "listen", "network"),
+        "a short cut for messages": ("_native_fast_path",),
+        "from and to a socket": ("accept", "exchange", "listen", "network"),
+        "parts of a path": ("waiter", "handler_tasks", "read_deadline"),
         "asyncio's tools": ("transport", "timers", "pending", "message_lock"),
         "tasks, signals, fork": ("logs", "tasks", "waiting", "signals", "forking"),
     },
@@ -73,7 +75,7 @@ MODULES: dict[str, Rows] = {
         "stream to core, threads in turn": ("driver",),
         "native or none": ("reflex", "_native_reflex"),
         "who reads, who writes": ("reader", "writer", "housekeeper"),
-        "ways to a server": ("proxy", "network", "listen"),
+        "ways to a server": ("exchange", "network", "listen"),
         "sockets": ("tls", "transport"),
         "one thread at a time": ("monitor", "message_lock"),
         "time and signals": ("clock", "signals"),
@@ -102,10 +104,12 @@ WAITING = {
 MAY_KNOW = {
     "http": {"http.HTTPStatus"},
     "opening": {"http.HTTPStatus", "http.cookiejar.CookieJar"},
+    "default_context": {"ssl"},  # it reads the system's certificates, once
+    "dial_plan": {"ssl.SSLContext", "ssl.SSLObject"},
+    "dial_steps": {"ssl.SSLContext"},
     "dialing": {
         "http.cookiejar.CookieJar",
         "ssl.SSLContext",
-        "ssl.SSLObject",
         "urllib.request.getproxies",  # reads the environment
         "urllib.request.proxy_bypass",
     },
