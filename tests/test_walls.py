@@ -29,10 +29,8 @@ pytestmark = pytest.mark.once
 STILL = {
     ("koko.core.incoming", "koko.core.connection"),
     ("koko.core.outgoing", "koko.core.connection"),
-    ("koko.aio.streams", "koko.aio.conn"),
     ("koko.aio.admit", "koko.aio.serve"),
     ("koko.aio.door", "koko.aio.serve"),
-    ("koko.sync.streams", "koko.sync.conn"),
 }
 
 FILES = modules()

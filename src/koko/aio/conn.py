@@ -1,30 +1,35 @@
-"""One end of an open WebSocket, for asyncio: the verbs.
+"""One end of an open WebSocket, for asyncio: the verbs that wait.
 
-Only waiting is done here. What the bytes mean is ``koko.core``'s, how they move is
-``protocol``'s.
+``koko.core`` decides what the bytes mean, and ``protocol`` moves them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
-from koko.aio.control import ControlVerbs
+from koko.aio.general_path import GeneralPath
 from koko.aio.protocol import ConnProtocol, MessageVerbs
-from koko.aio.streams import StreamVerbs
+from koko.aio.streams import MessageReader, PendingWriter
+from koko.aio.tasks import not_ours
 from koko.aio.waiting import TOO_SLOW, within
-from koko.core.connection import Connection
+from koko.conn import BaseConn, ControlHandler
+from koko.core.connection import Ping
+from koko.core.incoming import Joined
 from koko.errors import CloseError
 from koko.http import Request, Response
 from koko.message import Data, Kind, PreparedMessage, check_kind
-from koko.opening.address import written
 
 
-class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
+# recv, send and the iteration are inherited: where MessageVerbs is native, the interpreter
+# finds them in C, and a method here that calls a part would cost more than they do.
+class Conn(BaseConn, MessageVerbs):
     """One end of an open WebSocket.
 
     Any number of tasks may send; messages are never interleaved. One task receives.
@@ -48,14 +53,11 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
     def __init__(
         self, protocol: ConnProtocol, request: Request, response: Response, subprotocol: str | None
     ) -> None:
-        super().__init__(protocol)
-        self._core: Connection = protocol.core
-        self.request = request
-        self.response = response
-        self.subprotocol = subprotocol
-        # A transport that was closed cannot be asked any more.
-        self.local_address: Any = protocol.transport.get_extra_info("sockname")
-        self.remote_address: Any = protocol.transport.get_extra_info("peername")
+        MessageVerbs.__init__(self, protocol)
+        look_up = protocol.transport.get_extra_info  # a closed one has forgotten its addresses
+        local, remote = look_up("sockname"), look_up("peername")
+        calls = HandlerCalls(protocol)
+        BaseConn.__init__(self, protocol.core, calls, request, response, subprotocol, local, remote)
 
     # Receiving
 
@@ -73,6 +75,18 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
         the connection unharmed; the message has been read then.
         """
         return decoder(await self.recv(timeout))
+
+    async def next_reader(self, timeout: float | None = None) -> tuple[Kind, MessageReader]:
+        """Return the kind of the next message and a reader of its bytes, once it has begun.
+
+        Waits and raises as ``recv``. What was not read of the message before is skipped.
+        """
+        if timeout is not None:
+            return await within(timeout, "no message came", self.next_reader())
+        protocol, core = self._protocol, self._core
+        while (message := protocol.ask(core.next_stream)) is None:
+            await protocol.arrives()
+        return message.kind, MessageReader(protocol, message, partial(core.read_stream, message))
 
     # Sending
 
@@ -111,6 +125,19 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
             owe(*message)
             self._protocol.sent()
 
+    def next_writer(self, kind: int, timeout: float | None = None) -> PendingWriter:
+        """Begin a message of this kind; ``async with`` or ``await`` gives its writer.
+
+        Waits while another task is writing a message in parts, or the peer reads too slowly.
+
+        Raises:
+            CloseError: the connection is over.
+            TimeoutError: it could not begin within ``timeout`` seconds; nothing was sent.
+            RuntimeError: this task is writing one already.
+        """
+        check_kind(kind, b"")
+        return PendingWriter(self._protocol, Kind(kind), timeout)
+
     @contextmanager
     def cork(self) -> Iterator[None]:
         """Gather what is sent in this ``with`` block and write it together.
@@ -126,22 +153,64 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
             self._protocol.flush()
 
     @property
-    def write_compression(self) -> bool:
-        """Whether messages are compressed; True, and without effect where none was agreed on."""
-        return self._core.write_compression
-
-    @write_compression.setter
-    def write_compression(self, enabled: bool) -> None:
-        self._core.write_compression = enabled
-
-    @property
     def compression_level(self) -> int | None:
-        """The deflate level of the next messages, -2 to 9; None where none are compressed."""
+        """The deflate level of the next messages, -2 to 9; None where nothing is compressed."""
         return self._core.compression_level
 
     @compression_level.setter
     def compression_level(self, level: int) -> None:
         self._core.compression_level = level
+
+    # Control frames: they do not wait for a message that is being written (§5.4)
+
+    async def write_control(
+        self, kind: int, data: bytes = b"", deadline: float | None = None
+    ) -> None:
+        """Send a ping, a pong or a Close of at most 125 bytes, ahead of waiting messages.
+
+        A Close sent so is not waited for; see ``close``. ``deadline`` is a time of the
+        loop's clock up to which to wait for a peer that reads too slowly; without one the
+        frame is left to be written when it can be.
+
+        Raises:
+            ValueError: the payload may not stand in such a frame.
+            ErrCloseSent: a Close was sent already.
+            TimeoutError: the deadline passed first; nothing was sent.
+        """
+        if deadline is not None:
+            left = deadline - self._protocol.now()
+            if left <= 0:
+                raise TimeoutError("the deadline had passed before the frame was written")
+            await within(left, TOO_SLOW, self._protocol.writable())
+        self._write_control(kind, data)
+
+    async def ping(self, data: bytes | None = None, timeout: float | None = None) -> float:
+        """Send a ping, wait for its pong and return the round trip in seconds.
+
+        ``data`` is the ping's payload, at most 125 bytes; random without it. A pong
+        answers every ping before it as well.
+
+        Raises:
+            CloseError: the connection ended first.
+            TimeoutError: no pong came within ``timeout`` seconds; the connection is unharmed.
+            ValueError: a ping with this payload is still without its pong.
+        """
+        protocol = self._protocol
+        ping = self._core.start_ping(data, protocol.now())
+        ping.on_pong = protocol.release_waiters
+        protocol.flush()
+        return await within(timeout, "no pong came", self._pong_of(ping))
+
+    async def _pong_of(self, ping: Ping) -> float:
+        while ping.round_trip is None:
+            if self._core.ending is not None:
+                raise self._core.ending
+            await self._protocol.wait_for_change()
+        return ping.round_trip
+
+    async def pong(self, data: bytes = b"") -> None:
+        """Send a pong that answers nothing, as a heartbeat (§5.5.3)."""
+        self._write_control(Kind.PONG, data)
 
     # Ending
 
@@ -180,11 +249,6 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
         """
         await within(timeout, "the connection was not over", self._protocol.closed())
 
-    @property
-    def ending(self) -> BaseException | None:
-        """How it ended, None while it has not: a CloseError, or what a handler raised."""
-        return self._core.ending
-
     async def __aenter__(self) -> Self:
         return self
 
@@ -201,15 +265,6 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
             await self.close(1011 if isinstance(error, Exception) else 1001)
 
     # What it stands on
-
-    @property
-    def read_limit(self) -> int | None:
-        """Bytes of one message, on the wire and inflated; a larger one is closed with 1009."""
-        return self._core.read_limit
-
-    @read_limit.setter
-    def read_limit(self, limit: int | None) -> None:
-        self._core.read_limit = limit
 
     @property
     def read_deadline(self) -> float | None:
@@ -245,11 +300,48 @@ class Conn(ControlVerbs, StreamVerbs, MessageVerbs):
         """The transport underneath; writing to it breaks the connection."""
         return self._protocol.transport
 
+    def _write_control(self, kind: int, payload: bytes) -> None:
+        _write_control(self._protocol, kind, payload)
+
     def _disown(self) -> None:
         self._protocol.disown()
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a connection can be neither copied nor pickled")
 
-    def __repr__(self) -> str:
-        return f"<koko.aio.Conn {self._core.state.value} with {written(self.remote_address)}>"
+class HandlerCalls:
+    """Calls the handlers of control frames, and runs what a coroutine function returned."""
+
+    __slots__ = ("_protocol",)
+
+    def __init__(self, protocol: GeneralPath) -> None:
+        self._protocol = protocol
+
+    def check(self, name: str, handler: ControlHandler | None) -> None:
+        """Raise for none: plain functions and coroutine functions are called alike."""
+
+    def call(self, handler: ControlHandler, *args: object) -> None:
+        try:
+            result = handler(*args)
+        except asyncio.CancelledError as error:  # of a future that it looked at
+            raise not_ours(error) from error
+        if inspect.isawaitable(result):
+            self._protocol.run(result)
+
+    def answer_ping(self, payload: bytes) -> None:
+        _write_control(self._protocol, Kind.PONG, payload)
+
+
+def _write_control(protocol: GeneralPath, kind: int, payload: bytes) -> None:
+    protocol.core.write_control(kind, payload, protocol.now())
+    protocol.flush()
+    protocol.apply_stream_action()
+
+
+def join_messages(conn: Conn, separator: Data = b"") -> MessageReader:
+    """Return a reader of all messages to come as one, each followed by ``separator``.
+
+    Text and binary alike. An ordinary end of the connection, as for iteration, is the end
+    of it; any other is raised.
+    """
+    octets = separator.encode() if isinstance(separator, str) else bytes(separator)
+    joined = Joined(conn._core, octets)
+    return MessageReader(conn._protocol, joined, joined.read)

@@ -1,6 +1,6 @@
 """Messages in parts, for asyncio: a reader and a writer, awaited.
 
-What has come and what may leave is ``koko.core``'s; only waiting is done here.
+``koko.core`` decides what has come and what may leave; only waiting is done here.
 """
 
 from __future__ import annotations
@@ -10,18 +10,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from koko.aio.general_path import GeneralPath
 from koko.aio.pending import Pending
 from koko.aio.waiting import within
-from koko.core.connection import Connection
 from koko.core.incoming import ALL, LINE, Incoming, Joined
 from koko.core.outgoing import PART, Outgoing
 from koko.message import Data, Kind, check_kind
-
-if TYPE_CHECKING:
-    from koko.aio.conn import Conn
 
 
 class MessageReader:
@@ -204,8 +200,8 @@ def _cut(protocol: GeneralPath, message: Outgoing) -> None:
     protocol.apply_stream_action()
 
 
-class Opening(Pending[MessageWriter]):
-    """A message being begun."""
+class PendingWriter(Pending[MessageWriter]):
+    """The writer of a message that has yet to begin."""
 
     def __init__(self, protocol: GeneralPath, kind: Kind, timeout: float | None) -> None:
         self._protocol = protocol
@@ -218,46 +214,3 @@ class Opening(Pending[MessageWriter]):
         timeout = protocol.message_lock.time_left(self._timeout)
         message = await within(timeout, "no message could begin", protocol.open_message(self._kind))
         return MessageWriter(protocol, self._kind, message)
-
-
-class StreamVerbs:
-    """The verbs of a ``Conn`` for messages in parts."""
-
-    _protocol: GeneralPath
-    _core: Connection
-
-    async def next_reader(self, timeout: float | None = None) -> tuple[Kind, MessageReader]:
-        """Return the kind of the next message and a reader of its bytes, once it has begun.
-
-        Waits and raises as ``recv``. What was not read of the message before is skipped.
-        """
-        if timeout is not None:
-            return await within(timeout, "no message came", self.next_reader())
-        protocol, core = self._protocol, self._core
-        while (message := protocol.ask(core.next_stream)) is None:
-            await protocol.arrives()
-        return message.kind, MessageReader(protocol, message, partial(core.read_stream, message))
-
-    def next_writer(self, kind: int, timeout: float | None = None) -> Opening:
-        """Begin a message of this kind; ``async with`` or ``await`` gives its writer.
-
-        Waits while another task is writing a message in parts, or the peer reads too slowly.
-
-        Raises:
-            CloseError: the connection is over.
-            TimeoutError: it could not begin within ``timeout`` seconds; nothing was sent.
-            RuntimeError: this task is writing one already.
-        """
-        check_kind(kind, b"")
-        return Opening(self._protocol, Kind(kind), timeout)
-
-
-def join_messages(conn: Conn, separator: Data = b"") -> MessageReader:
-    """Return a reader of all messages to come as one, each followed by ``separator``.
-
-    Text and binary alike. An ordinary end of the connection, as for iteration, is the end
-    of it; any other is raised.
-    """
-    octets = separator.encode() if isinstance(separator, str) else bytes(separator)
-    joined = Joined(conn._core, octets)
-    return MessageReader(conn._protocol, joined, joined.read)

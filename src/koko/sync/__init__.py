@@ -3,11 +3,10 @@
 from koko.broadcasting import Delivery
 from koko.reconnecting import Backoff, is_transient
 from koko.sync.broadcast import broadcast
-from koko.sync.conn import Conn
+from koko.sync.conn import Conn, join_messages
 from koko.sync.dial import Dialer, dial
 from koko.sync.reconnect import reconnect
 from koko.sync.serve import Server, serve
-from koko.sync.streams import join_messages
 from koko.sync.upgrade import Upgrader
 
 __all__ = [

@@ -1,7 +1,6 @@
-"""One end of an open WebSocket, for threads: the verbs.
+"""One end of an open WebSocket, for threads: the verbs that wait.
 
-Only waiting is done here. What the bytes mean is ``koko.core``'s, which thread moves
-them is ``driver``'s.
+``koko.core`` decides what the bytes mean, and ``driver`` which thread moves them.
 """
 
 from __future__ import annotations
@@ -9,24 +8,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from socket import socket as Socket  # noqa: N812 - "socket" is a word of Conn's own
 from threading import get_ident
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
+from koko.conn import BaseConn, ControlHandler
+from koko.core.incoming import Incoming, Joined
 from koko.errors import CloseError
 from koko.http import Request, Response
 from koko.message import Data, Kind, PreparedMessage, check_kind, kind_of
-from koko.opening.address import written
-from koko.sync.control import ControlVerbs
+from koko.misuse import refuse_async
 from koko.sync.driver import Driver
-from koko.sync.streams import StreamVerbs
+from koko.sync.streams import MessageReader, MessageWriter
 from koko.sync.transport import peer_name
 
 _TEXT, _BINARY = Kind.TEXT, Kind.BINARY
 
 
-class Conn(ControlVerbs, StreamVerbs):
+class Conn(BaseConn):
     """One end of an open WebSocket.
 
     Any number of threads may send; messages are never interleaved. One thread receives.
@@ -54,12 +55,10 @@ class Conn(ControlVerbs, StreamVerbs):
         self, driver: Driver, request: Request, response: Response, subprotocol: str | None
     ) -> None:
         self._driver = driver
-        self._core = driver.core
-        self.request = request
-        self.response = response
-        self.subprotocol = subprotocol
-        self.local_address: Any = self.socket.getsockname()
-        self.remote_address: Any = peer_name(self.socket)
+        local, remote = self.socket.getsockname(), peer_name(self.socket)
+        super().__init__(
+            driver.core, HandlerCalls(driver), request, response, subprotocol, local, remote
+        )
 
     # Receiving
 
@@ -92,6 +91,16 @@ class Conn(ControlVerbs, StreamVerbs):
         the connection unharmed; the message has been read then.
         """
         return decoder(self._driver.reader.receive(timeout, self._core.next_message))
+
+    def next_reader(self, timeout: float | None = None) -> tuple[Kind, MessageReader]:
+        """Return the kind of the next message and a reader of its bytes, once it has begun.
+
+        Waits and raises as ``recv``. What was not read of the message before is skipped.
+        """
+        take = partial(self._driver.reader.read_parts, self._core.next_stream)
+        message: Incoming = self._driver.reader.receive(timeout, take)
+        read = partial(self._core.read_stream, message)
+        return message.kind, MessageReader(self._driver, message, read)
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Yield messages until an ordinary end of the connection.
@@ -156,6 +165,19 @@ class Conn(ControlVerbs, StreamVerbs):
         """Send a message that is encoded once for many connections; waits as ``send``."""
         self._driver.writer.write(timeout, self._core.send_prepared, prepared)
 
+    def next_writer(self, kind: int, timeout: float | None = None) -> MessageWriter:
+        """Begin a message of this kind and return its writer, to be used in ``with``.
+
+        Waits while another thread is writing a message in parts.
+
+        Raises:
+            CloseError: the connection is over.
+            TimeoutError: it could not begin within ``timeout`` seconds; nothing was sent.
+            RuntimeError: this thread is writing one already.
+        """
+        check_kind(kind, b"")
+        return MessageWriter(self._driver, Kind(kind), timeout)
+
     @contextmanager
     def cork(self) -> Iterator[None]:
         """Gather what this thread sends in the ``with`` block and write it together.
@@ -175,15 +197,6 @@ class Conn(ControlVerbs, StreamVerbs):
             driver.writer.write_gathered()
 
     @property
-    def write_compression(self) -> bool:
-        """Whether messages are compressed; True, and without effect where none was agreed on."""
-        return self._core.write_compression
-
-    @write_compression.setter
-    def write_compression(self, enabled: bool) -> None:
-        self._core.write_compression = enabled
-
-    @property
     def compression_level(self) -> int | None:
         """The deflate level of the next messages, -2 to 9; None where nothing is compressed."""
         return self._core.compression_level
@@ -191,6 +204,47 @@ class Conn(ControlVerbs, StreamVerbs):
     @compression_level.setter
     def compression_level(self, level: int) -> None:
         self._driver.monitor.call(setattr, self._core, "compression_level", level)
+
+    # Control frames: they do not wait for a message that is being written (§5.4)
+
+    def write_control(self, kind: int, data: bytes = b"", deadline: float | None = None) -> None:
+        """Send a ping, a pong or a Close of at most 125 bytes.
+
+        A Close sent so is not waited for; see ``close``. ``deadline`` is a time of
+        ``time.monotonic`` up to which to wait for a peer that reads too slowly; without
+        one the frame is left to be written when it can be.
+
+        Raises:
+            ValueError: the payload may not stand in such a frame.
+            ErrCloseSent: a Close was sent already.
+            TimeoutError: the deadline passed first; nothing was sent.
+        """
+        core, driver = self._core, self._driver
+        if deadline is None:
+            driver.writer.owe(core.write_control, kind, data, driver.clock.now())
+            return
+        now = driver.clock.now()
+        if deadline <= now:
+            raise TimeoutError("the deadline had passed before the frame was written")
+        driver.writer.write_between(deadline, core.write_control, kind, data, now)
+
+    def ping(self, data: bytes | None = None, timeout: float | None = None) -> float:
+        """Send a ping, wait for its pong and return the round trip in seconds.
+
+        ``data`` is the ping's payload, at most 125 bytes; random without it. A pong
+        answers every ping before it as well. Messages that arrive meanwhile are kept for
+        ``recv``; once more than 64 KiB of them wait, the pong behind them cannot be seen
+        until somebody receives.
+
+        Raises:
+            CloseError: the connection ended first.
+            TimeoutError: no pong came within ``timeout`` seconds; the connection is unharmed.
+        """
+        return self._driver.ping(data, timeout)
+
+    def pong(self, data: bytes = b"") -> None:
+        """Send a pong that answers nothing, as a heartbeat (§5.5.3)."""
+        self.write_control(Kind.PONG, data)
 
     # Ending
 
@@ -216,11 +270,6 @@ class Conn(ControlVerbs, StreamVerbs):
         """
         self._driver.wait_closed(timeout)
 
-    @property
-    def ending(self) -> BaseException | None:
-        """How it ended, None while it has not: a CloseError, or what a handler raised."""
-        return self._core.ending
-
     def __enter__(self) -> Self:
         return self
 
@@ -237,15 +286,6 @@ class Conn(ControlVerbs, StreamVerbs):
             self.close(1011 if isinstance(error, Exception) else 1001)
 
     # What it stands on
-
-    @property
-    def read_limit(self) -> int | None:
-        """Bytes of one message, on the wire and inflated; a larger one is closed with 1009."""
-        return self._core.read_limit
-
-    @read_limit.setter
-    def read_limit(self, limit: int | None) -> None:
-        self._core.read_limit = limit
 
     @property
     def read_deadline(self) -> float | None:
@@ -279,8 +319,32 @@ class Conn(ControlVerbs, StreamVerbs):
         """The socket underneath; reading or writing it breaks the connection."""
         return self._driver.stream.socket
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a connection can be neither copied nor pickled")
 
-    def __repr__(self) -> str:
-        return f"<koko.sync.Conn {self._core.state.value} with {written(self.remote_address)}>"
+class HandlerCalls:
+    """Calls the handlers of control frames, in the thread that reads."""
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def check(self, name: str, handler: ControlHandler | None) -> None:
+        refuse_async("a Conn of koko.sync", name, handler)
+
+    def call(self, handler: ControlHandler, *args: object) -> None:
+        handler(*args)
+
+    def answer_ping(self, payload: bytes) -> None:
+        driver = self._driver
+        driver.writer.owe(driver.core.write_control, Kind.PONG, payload, driver.clock.now())
+
+
+def join_messages(conn: Conn, separator: Data = b"") -> MessageReader:
+    """Return a reader of all messages to come as one, each followed by ``separator``.
+
+    Text and binary alike. An ordinary end of the connection, as for iteration, is the end
+    of it; any other is raised.
+    """
+    octets = separator.encode() if isinstance(separator, str) else bytes(separator)
+    joined = Joined(conn._core, octets)
+    return MessageReader(conn._driver, joined, joined.read)

@@ -1,6 +1,6 @@
 """Messages in parts, for threads: a reader and a writer that are ``io`` objects.
 
-What has come and what may leave is ``koko.core``'s; only waiting is done here.
+``koko.core`` decides what has come and what may leave; only waiting is done here.
 """
 
 from __future__ import annotations
@@ -10,23 +10,13 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from koko.core.connection import Connection
 from koko.core.incoming import ALL, LINE, Incoming, Joined
 from koko.core.outgoing import PART, Outgoing
 from koko.message import Data, Kind, check_kind
 from koko.sync.driver import Driver
 from koko.sync.writer import Late
-
-if TYPE_CHECKING:
-    from koko.sync.conn import Conn
-
-
-class Source(Protocol):
-    """What a reader reads and gives up."""
-
-    def close(self) -> None: ...
 
 
 class MessageReader(io.RawIOBase):
@@ -41,9 +31,13 @@ class MessageReader(io.RawIOBase):
     from it is a ValueError. So does ``close``; the rest of the message is skipped.
     """
 
-    _source: Source | None = None  # so that one whose making was interrupted can be collected
+    _source: Incoming | Joined | None = (
+        None  # so that one whose making was interrupted can be collected
+    )
 
-    def __init__(self, driver: Driver, source: Source, read: Callable[[int], bytes | None]) -> None:
+    def __init__(
+        self, driver: Driver, source: Incoming | Joined, read: Callable[[int], bytes | None]
+    ) -> None:
         self._driver = driver
         self._source = source
         self._take = read
@@ -187,44 +181,3 @@ class MessageWriter(io.RawIOBase):
         if self._message is not None:
             self._driver.writer.leave_message(self._message)
         super().close()
-
-
-class StreamVerbs:
-    """The verbs of a ``Conn`` for messages in parts."""
-
-    _driver: Driver
-    _core: Connection
-
-    def next_reader(self, timeout: float | None = None) -> tuple[Kind, MessageReader]:
-        """Return the kind of the next message and a reader of its bytes, once it has begun.
-
-        Waits and raises as ``recv``. What was not read of the message before is skipped.
-        """
-        take = partial(self._driver.reader.read_parts, self._core.next_stream)
-        message: Incoming = self._driver.reader.receive(timeout, take)
-        read = partial(self._core.read_stream, message)
-        return message.kind, MessageReader(self._driver, message, read)
-
-    def next_writer(self, kind: int, timeout: float | None = None) -> MessageWriter:
-        """Begin a message of this kind and return its writer, to be used in ``with``.
-
-        Waits while another thread is writing a message in parts.
-
-        Raises:
-            CloseError: the connection is over.
-            TimeoutError: it could not begin within ``timeout`` seconds; nothing was sent.
-            RuntimeError: this thread is writing one already.
-        """
-        check_kind(kind, b"")
-        return MessageWriter(self._driver, Kind(kind), timeout)
-
-
-def join_messages(conn: Conn, separator: Data = b"") -> MessageReader:
-    """Return a reader of all messages to come as one, each followed by ``separator``.
-
-    Text and binary alike. An ordinary end of the connection, as for iteration, is the end
-    of it; any other is raised.
-    """
-    octets = separator.encode() if isinstance(separator, str) else bytes(separator)
-    joined = Joined(conn._core, octets)
-    return MessageReader(conn._driver, joined, joined.read)
