@@ -507,13 +507,13 @@ cdef class MessageVerbs:
     def send(self, message, timeout=None):
         """Send one message: str as text, bytes and other buffers as binary.
 
-        Waits while the peer reads too slowly. Returns when the message has been handed
-        to the transport, which does not mean that the peer has it.
+        Waits while the peer reads too slowly or another task is writing. Returns when the
+        message has been handed to the transport, which does not mean that the peer has it.
 
         Raises:
             ErrCloseSent: a Close was sent already; nothing was written.
             CloseError: the connection is over.
-            TimeoutError: it was not our turn within ``timeout`` seconds; nothing was sent.
+            TimeoutError: it could not begin within ``timeout`` seconds; nothing was sent.
         """
         cdef Awaited awaited
         cdef int kind = TEXT

@@ -188,7 +188,8 @@ class Conn(BaseConn, MessageVerbs):
         """Send a ping, wait for its pong and return the round trip in seconds.
 
         ``data`` is the ping's payload, at most 125 bytes; random without it. A pong
-        answers every ping before it as well.
+        answers every ping before it as well. Once more than 64 KiB of messages wait unread,
+        the pong behind them cannot be seen until somebody receives.
 
         Raises:
             CloseError: the connection ended first.
@@ -219,9 +220,10 @@ class Conn(BaseConn, MessageVerbs):
 
         Takes at most ``timeout`` seconds (default ``close_timeout``), then the socket is
         dropped. What had come before can still be received, up to 64 KiB of it. A
-        connection that is closing or closed already is only waited for. When cancelled, the
-        closing goes on within its bounds. A message that is being written in parts is cut
-        off: then the Close says 1011.
+        connection that is closing or closed already is only waited for. Tasks that wait
+        in ``recv`` or ``send`` are woken. When cancelled, the closing goes on within its
+        bounds. A message that is being written in parts is cut off: then the Close says
+        1011.
         """
         core, protocol = self._core, self._protocol
         if timeout is None:

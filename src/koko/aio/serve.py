@@ -124,7 +124,7 @@ class Server:
     # Life
 
     async def start(self) -> None:
-        """Begin to accept connections.
+        """Begin to accept connections. Where that fails nothing is left open.
 
         Raises:
             RuntimeError: it was started before; a server serves once.

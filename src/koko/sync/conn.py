@@ -208,7 +208,7 @@ class Conn(BaseConn):
     # Control frames: they do not wait for a message that is being written (§5.4)
 
     def write_control(self, kind: int, data: bytes = b"", deadline: float | None = None) -> None:
-        """Send a ping, a pong or a Close of at most 125 bytes.
+        """Send a ping, a pong or a Close of at most 125 bytes, ahead of waiting messages.
 
         A Close sent so is not waited for; see ``close``. ``deadline`` is a time of
         ``time.monotonic`` up to which to wait for a peer that reads too slowly; without
@@ -239,6 +239,7 @@ class Conn(BaseConn):
         Raises:
             CloseError: the connection ended first.
             TimeoutError: no pong came within ``timeout`` seconds; the connection is unharmed.
+            ValueError: a ping with this payload is still without its pong.
         """
         return self._driver.ping(data, timeout)
 
@@ -252,8 +253,10 @@ class Conn(BaseConn):
         """Close the connection: send a Close, await the peer's, end the stream (§7.1.2).
 
         Takes at most ``timeout`` seconds (default ``close_timeout``), then the socket is
-        dropped. Threads that wait in ``recv`` or ``send`` are woken. A connection that is
-        closing or closed already is only waited for. In a handler it waits for nothing.
+        dropped. What had come before can still be received, up to 64 KiB of it. A
+        connection that is closing or closed already is only waited for. Threads that wait
+        in ``recv`` or ``send`` are woken. In a handler it waits for nothing. A message that
+        is being written in parts is cut off: then the Close says 1011.
         """
         self._driver.start_close(code, reason)
         self._driver.finish(self._core.close_timeout if timeout is None else timeout)

@@ -28,7 +28,7 @@ from koko.upgrading import Accepted, Incoming, Refused
 
 
 class Upgrader(upgrading.Upgrader):
-    """Decides which requests become connections; options as in ``koko.upgrading.Upgrader``."""
+    """Decides which requests become connections; the options are ``koko.upgrading.Upgrader``'s."""
 
     def upgrade(self, request: Any, headers: Headers | None = None) -> Conn:
         """Make an open connection of a request that another handler was given.
