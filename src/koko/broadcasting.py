@@ -1,7 +1,7 @@
-"""What a broadcast is told and what it counts: the policy of telling many at once.
+"""The options and the outcome of a broadcast: what both faces' ``broadcast`` share.
 
-Who is slow is the faces' to see, and so is the waiting; what becomes of the slow ones is
-said here.
+A face decides which connections are slow, and waits for them. This module decides how long
+it may wait, and what happens to those that stay slow.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from koko.message import Data, PreparedMessage, kind_of
 Slow = Literal["drop", "close"]
 
 # §7.4.1 has no code for it; the registry's 1013 tells a client to come back later.
-TOO_SLOW = Close(1013, "too slow for what is broadcast")
+SLOW_CLOSE = Close(1013, "too slow for what is broadcast")
 
 
 class Patience:
     """How long broadcasts may still wait for one connection: their timeout once, not each.
 
-    A peer that reads just fast enough would else be waited for by every broadcast, and never
-    be late. What is waited for it counts together, less the time in which it has room.
+    Otherwise every broadcast would wait for a peer that reads just fast enough, and it would
+    never be late. The waits of all broadcasts are added up, less the time in which the
+    connection has room.
 
     Attributes:
-        spent: the seconds that were waited and are not made good.
+        spent: the seconds of waiting that count against the connection.
     """
 
     __slots__ = ("_looked_at", "spent")
@@ -34,17 +35,17 @@ class Patience:
         self._looked_at = 0.0
 
     def left(self, timeout: float | None, now: float) -> float | None:
-        """Return how long a broadcast that finds no room may wait, None for ever."""
+        """Return how long a broadcast that finds no room may wait, None for any time."""
         self._looked_at = now
         return None if timeout is None else max(0.0, timeout - self.spent)
 
     def spend(self, seconds: float, now: float) -> None:
-        """Take note that so long was waited, up to now."""
+        """Count a wait of so many seconds that ends now."""
         self.spent += seconds
         self._looked_at = now
 
     def make_good(self, now: float) -> None:
-        """Take note that there is room, and was since the last look."""
+        """Give back the time since the last look: the connection had room all the while."""
         self.spent = max(0.0, self.spent - (now - self._looked_at))
         self._looked_at = now
 
@@ -66,7 +67,7 @@ class Delivery(NamedTuple):
 
 
 def prepare(message: Data | PreparedMessage, slow: str, timeout: float | None) -> PreparedMessage:
-    """Return the message, encoded once; complain of options that cannot be."""
+    """Return the message, encoded once; raise for options that mean nothing."""
     if slow not in get_args(Slow):
         raise ValueError(f"slow={slow!r}: 'drop' for the message or 'close' for the connection")
     if timeout is not None and timeout < 0:
@@ -77,6 +78,6 @@ def prepare(message: Data | PreparedMessage, slow: str, timeout: float | None) -
 
 
 def count(sent: int, gone: int, too_slow: int, slow: Slow) -> Delivery:
-    """Return the outcome; what the caller said of the slow ones has happened to them."""
+    """Return the outcome, in which the slow ones count as what ``slow`` did to them."""
     dropped, closed = (too_slow, 0) if slow == "drop" else (0, too_slow)
     return Delivery(sent, dropped, closed, gone)

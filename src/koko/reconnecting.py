@@ -1,7 +1,7 @@
 """When to dial again, and after how long: the policy of a client that keeps coming back.
 
-Arithmetic over failures and seconds, and the line in the log for each. Chance comes in as
-an argument, and so does the time: nothing here waits, dials or reads a clock.
+Arithmetic over failures and seconds, and the line in the log for each. Chance and time
+come in as arguments: nothing here waits, dials or reads a clock.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
+from typing import TypeVar
 
+from koko.dialing import Dialer, DialerOptions, check_dialer_options
 from koko.errors import CloseError, ErrBadHandshake, HandshakeError, ProtocolError
 from koko.http import Response
+from koko.misuse import check_face
 
+D = TypeVar("D", bound=Dialer)
 Retry = Callable[[Exception], bool]
 
 logger = logging.getLogger("koko.client")
 
-LONGEST = 3600.0  # seconds of a Retry-After that are honoured: a typing error costs an hour
+LONGEST = 3600.0  # seconds at most that a Retry-After may ask for: a typing error costs an hour
 
 # 408 Request Timeout, 425 Too Early, 429 Too Many Requests (RFC 9110, 8470, 6585)
 _NOT_NOW = frozenset({408, 425, 429})
-_NEVER = frozenset({501, 505, 511})  # of the 5xx those that no waiting changes
+_NEVER = frozenset({501, 505, 511})  # the 5xx that waiting does not change
 # §7.4.1 and the registry's 3000, Unauthorized, and 3003, Forbidden: what was wrong with us
-# will be wrong again. Not 1000: most servers say it whenever a handler returns.
+# will be wrong again. Not 1000: most servers send it whenever a handler returns.
 _FINAL = frozenset({1002, 1003, 1007, 1008, 1009, 1010, 3000, 3003})
 
 
@@ -34,9 +38,9 @@ class Backoff:
     """How long to wait before dialing again: exponential, with full jitter.
 
     After the first failure it is anything between 0 and ``base`` seconds, after each
-    further one between 0 and twice as much as before, but never more than ``cap``: the
-    clients that lost a server together do not come back together. What a server asks
-    for by ``Retry-After`` comes on top, up to an hour of it.
+    further one between 0 and twice as much as before, but never more than ``cap``: clients
+    that lost a server together do not come back together. The seconds that a server asks
+    for by ``Retry-After`` are added, up to an hour.
 
     Attributes:
         base: seconds at most after the first failure.
@@ -62,8 +66,19 @@ class Backoff:
         return min(retry_after, LONGEST) + self.random() * longest
 
 
+def chosen_dialer(kind: type[D], dialer: D | None, options: DialerOptions) -> D:
+    """Return the dialer of ``reconnect``: the one it was given, or one with these options."""
+    check_dialer_options("reconnect()", options)
+    check_face("reconnect()", "dialer", dialer, kind)
+    if dialer is None:
+        return kind(**options)
+    if options:
+        raise TypeError(f"give dialer= or its options, not both: {', '.join(options)}")
+    return dialer
+
+
 class Attempts:
-    """How often it went wrong in a row, and what follows; each end is one line at INFO."""
+    """Counts the failures in a row and says what follows; each end is one line at INFO."""
 
     def __init__(self, name: str, backoff: Backoff, retry: Retry) -> None:
         self._name = name
@@ -72,7 +87,7 @@ class Attempts:
         self._failures = 0
 
     def failed(self, error: BaseException) -> float:
-        """Return how long to wait after a failure; raise it where no other try is worth it."""
+        """Return how long to wait after a failure; raise it if another try is not worth it."""
         if not (isinstance(error, Exception) and self._retry(error)):
             logger.info("%s: %s; no other try is worth it", self._name, error)
             raise error
@@ -80,18 +95,18 @@ class Attempts:
         return self._next_delay(error, asked)
 
     def ended(self, ending: BaseException | None, lasted: float) -> float:
-        """Return how long to wait after a connection; raise an end that is worth no other.
+        """Return how long to wait after a connection; raise its end if no other is worth it.
 
-        ``ending`` is None where the application wants another though this one is open. A
-        server that closes every connection at once, be it with 1000, is a failing one: the
-        wait grows until a connection has lasted.
+        ``ending`` is None where the application wants another although this one is open. A
+        server that closes every connection at once, even with 1000, is failing: the wait
+        grows until a connection has lasted.
         """
         if lasted >= self._backoff.healthy:
             self._failures = 0
         return self._next_delay("asked for another") if ending is None else self.failed(ending)
 
     def left(self, ending: BaseException | None) -> None:
-        """Take note that the application left the loop; ``ending`` is that of its connection."""
+        """Log that the application left the loop; ``ending`` is how its connection ended."""
         logger.info("%s: %s; left by the application", self._name, ending)
 
     def _next_delay(self, why: object, asked: float = 0.0) -> float:
@@ -102,14 +117,14 @@ class Attempts:
 
 
 def is_transient(error: Exception) -> bool:
-    """Tell whether what went wrong may go right another time; what ``reconnect`` goes by.
+    """Tell whether what went wrong may go right another time: the default of ``reconnect``.
 
     Another try is worth it when there was no connection (refused, unreachable, unknown
     name, timeout), when the answer was cut off, was 408, 425, 429 or a 5xx of the passing
-    kind, when a connection was lost, and after any Close but these: 1002, 1003, 1007 to
-    1010, 3000 and 3003 (what was wrong will be wrong again). After our own Close it is, too.
-    It is not for a bad URL, a certificate that cannot be
-    trusted, any other answer such as 401 or 404, and a peer that broke the protocol.
+    kind, when a connection was lost, after our own Close, and after any Close of the peer's
+    but these: 1002, 1003, 1007 to 1010, 3000 and 3003 (what was wrong will be wrong again).
+    It is not worth it after a bad URL, a certificate that cannot be trusted, any other
+    answer such as 401 or 404, and a peer that broke the protocol.
     """
     if isinstance(error, ErrBadHandshake):
         status = error.status
@@ -135,7 +150,7 @@ def retry_after(response: Response) -> float:
 
 
 def _time(date: str) -> float | None:
-    from email.utils import mktime_tz, parsedate_tz  # 20 ms, only for whom is sent a date
+    from email.utils import mktime_tz, parsedate_tz  # takes 20 ms: only where a date was sent
 
     parts = parsedate_tz(date)
     try:

@@ -1,4 +1,4 @@
-"""One message to many connections, for asyncio: one pass, and no waiting that nobody asked for."""
+"""One message to many connections, for asyncio: one pass, then a wait for the slow ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from koko.aio.conn import Conn
 from koko.aio.protocol import offer
-from koko.broadcasting import TOO_SLOW, Delivery, Patience, Slow, count, prepare
+from koko.broadcasting import SLOW_CLOSE, Delivery, Patience, Slow, count, prepare
 from koko.core.lifecycle import State
 from koko.errors import CloseError
 from koko.message import Data, Kind, PreparedMessage, format_close_message
@@ -25,23 +25,23 @@ async def broadcast(
 ) -> Delivery:
     """Send one message to many connections, encoded once; return what became of it, in numbers.
 
-    Who has room is sent it before anything else can run: two broadcasts reach them all in
-    the same order. A connection is slow while more than 64 KiB wait for its peer, or while
-    another task's message is being written. The slow ones are waited for, all at once and
-    behind nobody else. Each is waited for at most ``timeout`` seconds, not by each broadcast
-    but by all of them together, less the time in which it has room; None leaves the giving
-    up to the keepalive. To those who are still slow then, and to those whose ``write_deadline``
-    has passed, happens what ``slow`` says: "drop" the message, or "close" the connection
-    with 1013, within its ``close_timeout`` and without waiting for that.
+    Connections that have room are sent it before anything else can run: two broadcasts
+    reach them all in the same order. A connection is slow while more than 64 KiB wait for
+    its peer, or while another task's message is being written. The slow ones are waited
+    for, all at once, and keep nobody else waiting. All broadcasts together wait at most
+    ``timeout`` seconds for each, less the time in which it has room; with None only the
+    keepalive gives it up. ``slow`` says what happens to those that are still slow then, and
+    to those whose ``write_deadline`` has passed: "drop" the message, or "close" the
+    connection with 1013, within its ``close_timeout`` and without waiting for that.
 
-    When cancelled, those who are still waited for do not get the message.
+    When cancelled, the connections that are still waited for do not get the message.
     """
     prepared = prepare(message, slow, timeout)
-    crowd = dict.fromkeys(conns)
-    sent, gone, late = offer(crowd, prepared)
+    audience = dict.fromkeys(conns)
+    sent, gone, late = offer(audience, prepared)
     for conn in late:
         conn._protocol.message_lock.check_own()
-    _make_good(crowd, late)
+    _note_room(audience, late)
     if late and timeout != 0:
         awaited = await asyncio.gather(*(_send(conn, prepared, timeout) for conn in late))
         sent += awaited.count(True)
@@ -49,13 +49,13 @@ async def broadcast(
         late = [conn for conn, outcome in zip(late, awaited, strict=True) if outcome is False]
     if slow == "close":
         for conn in late:
-            with suppress(CloseError):  # somebody else has closed it meanwhile
-                conn._write_control(Kind.CLOSE, format_close_message(*TOO_SLOW))
+            with suppress(CloseError):  # another task has closed it meanwhile
+                conn._write_control(Kind.CLOSE, format_close_message(*SLOW_CLOSE))
     return count(sent, gone, len(late), slow)
 
 
 async def _send(conn: Conn, prepared: PreparedMessage, timeout: float | None) -> bool | None:
-    """Send in its turn: True when sent, False when it is slow, None when it is over."""
+    """Send when it is our turn: True when sent, False when it is slow, None when it is over."""
     patience = _patiences.setdefault(conn, Patience())
     began = monotonic()
     left = patience.left(timeout, began)
@@ -68,21 +68,21 @@ async def _send(conn: Conn, prepared: PreparedMessage, timeout: float | None) ->
     except Exception:
         if conn._core.state is State.OPEN:
             raise
-        return None  # how it ended is told to its own reader
+        return None  # its own receiver is told how it ended
     finally:
         patience.spend(monotonic() - began, monotonic())
     return True
 
 
-# Of those that were waited for, and have not made good for it.
+# Of the connections for which broadcasts have waited, as long as that counts against them.
 _patiences: WeakKeyDictionary[Conn, Patience] = WeakKeyDictionary()
 
 
-def _make_good(crowd: Iterable[Conn], late: Iterable[Conn]) -> None:
-    """Take note of who had room this time."""
+def _note_room(audience: Iterable[Conn], late: Iterable[Conn]) -> None:
+    """Give back to those that had room this time what counts against them."""
     if not _patiences:
         return
-    for conn in set(crowd).difference(late):
+    for conn in set(audience).difference(late):
         if (patience := _patiences.get(conn)) is not None:
             patience.make_good(monotonic())
             if not patience.spent:

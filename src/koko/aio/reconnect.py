@@ -9,9 +9,8 @@ from typing import Unpack
 from koko.aio.conn import Conn
 from koko.aio.dial import Dialer
 from koko.aio.tasks import clock_of
-from koko.dialing import DialerOptions, check_dialer_options
-from koko.misuse import check_face
-from koko.reconnecting import Attempts, Backoff, Retry, is_transient
+from koko.dialing import DialerOptions
+from koko.reconnecting import Attempts, Backoff, Retry, chosen_dialer, is_transient
 
 
 def reconnect(
@@ -25,9 +24,9 @@ def reconnect(
     """Yield open connections to ``url``, one after the other, for ``async for``.
 
     Each time the loop comes back, however the last connection ended, another is dialed; one
-    that is still open is closed first. How long to wait before that, ``backoff`` says. Each
-    end, with the wait that follows, is one line at INFO by the logger "koko.client". What a
-    connection raises in the body of the loop, the body must catch::
+    that is still open is closed first. ``backoff`` says how long to wait before that. Each end,
+    with the wait that follows, is one line at INFO by the logger "koko.client". The body of
+    the loop must catch what a connection raises there::
 
         async for conn in reconnect("wss://example.org/"):
             try:
@@ -38,7 +37,7 @@ def reconnect(
 
     A Close with 1000 is followed by another connection like any other end: ``break`` where
     there is nothing left to do. ``retry`` is asked whether a failure, or the end of a
-    connection, is worth another try, ``is_transient`` by default; what is not is raised.
+    connection, is worth another try, ``is_transient`` by default; one that is not is raised.
     ``break``, ``return`` and an exception close the connection, soon after; with
     ``contextlib.aclosing`` before the block is left.
 
@@ -47,11 +46,7 @@ def reconnect(
     Raises:
         ValueError: the URL or an option cannot be used; at once.
     """
-    check_dialer_options("reconnect()", options)
-    check_face("reconnect()", "dialer", dialer, Dialer)
-    if dialer is not None and options:
-        raise TypeError(f"give dialer= or its options, not both: {', '.join(options)}")
-    dialer = dialer or Dialer(**options)
+    dialer = chosen_dialer(Dialer, dialer, options)
     attempts = Attempts(dialer.target(url).shown, backoff or Backoff(), retry)
     return _connections(dialer, url, attempts)
 

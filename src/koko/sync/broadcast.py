@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from time import monotonic
 
-from koko.broadcasting import TOO_SLOW, Delivery, Slow, count, prepare
+from koko.broadcasting import SLOW_CLOSE, Delivery, Slow, count, prepare
 from koko.core.lifecycle import State
 from koko.message import Data, PreparedMessage
 from koko.sync.clock import deadline_in, time_left
@@ -28,13 +28,12 @@ def broadcast(
     """Send one message to many connections, encoded once; return what became of it, in numbers.
 
     A connection is slow while the system takes no more for its peer, or while another
-    thread writes, be it a message in parts. The slow ones are waited for, all at once, in
-    this thread and behind nobody else. Each is waited for at most ``timeout`` seconds, not
-    by each broadcast but by all of them together, less the time in which it has room;
-    None leaves the giving up to the keepalive. To those who are still slow then, and to
-    those whose ``write_deadline`` has passed, happens what ``slow`` says: "drop" the
-    message, or "close" the connection with 1013, within its ``close_timeout`` and without
-    waiting for that.
+    thread's message is being written. The slow ones are waited for, all at once, in this
+    thread, and keep nobody else waiting. All broadcasts together wait at most ``timeout``
+    seconds for each, less the time in which it has room; with None only the keepalive gives
+    it up. ``slow`` says what happens to those that are still slow then, and to those whose
+    ``write_deadline`` has passed: "drop" the message, or "close" the connection with 1013,
+    within its ``close_timeout`` and without waiting for that.
 
     A message that the system takes only in part counts as sent. Its rest is written while
     it is waited for and then by the thread that looks after all connections, twice a second;
@@ -48,7 +47,7 @@ def broadcast(
         round_.wait()
     if slow == "close":
         for conn in round_.late:
-            conn._driver.start_close(*TOO_SLOW)
+            conn._driver.start_close(*SLOW_CLOSE)
     return count(round_.sent, round_.gone, len(round_.late), slow)
 
 
