@@ -107,8 +107,8 @@ class Conn(BaseConn, MessageVerbs):
     ) -> None:
         """Send ``value`` encoded as a text message; waits and raises as ``send``.
 
-        ``encoder`` may be another library's, such as ``orjson.dumps``; where it fails,
-        nothing is sent.
+        ``encoder`` may be another library's, such as ``orjson.dumps``; if it fails, nothing
+        is sent.
         """
         await self._write(timeout, self._core.send, Kind.TEXT, encoder(value))
 
@@ -168,9 +168,9 @@ class Conn(BaseConn, MessageVerbs):
     ) -> None:
         """Send a ping, a pong or a Close of at most 125 bytes, ahead of waiting messages.
 
-        A Close sent so is not waited for; see ``close``. ``deadline`` is a time of the
-        loop's clock up to which to wait for a peer that reads too slowly; without one the
-        frame is left to be written when it can be.
+        Nothing waits for the answer to a Close that is sent so; see ``close``. ``deadline``
+        is a time of the loop's clock up to which to wait for a peer that reads too slowly;
+        without one the frame is left to be written when it can be.
 
         Raises:
             ValueError: the payload may not stand in such a frame.
@@ -233,8 +233,8 @@ class Conn(BaseConn, MessageVerbs):
             core.start_close(code, reason, protocol.now())
         protocol.say_goodbye()
         if core.due_at is not None and core.due_at <= protocol.now() + timeout:
-            return await protocol.closed()  # the core gives up in time by itself
-        with suppress(TimeoutError):  # another's Close may have been given more time
+            return await protocol.closed()  # the core gives up in time without us
+        with suppress(TimeoutError):  # another close() may have more time
             return await self.wait_closed(timeout)
         protocol.abort(f"no answer within {timeout:g} s")
         await protocol.closed()
@@ -266,14 +266,14 @@ class Conn(BaseConn, MessageVerbs):
         else:
             await self.close(1011 if isinstance(error, Exception) else 1001)
 
-    # What it stands on
+    # Deadlines, and what is underneath
 
     @property
     def read_deadline(self) -> float | None:
         """A time of the loop's clock after which no read waits any longer; None for never.
 
-        For every read, beside its own timeout: the earlier one counts. What has come is
-        still given, and nothing is lost: a read under a later deadline goes on. A read
+        It holds for every read, beside its own timeout: the earlier one counts. What has
+        come is still given, and nothing is lost: a read under a later deadline goes on. A read
         that waits notices when it is put off, by a handler of pongs say, or brought forward.
         """
         deadline = self._protocol.read_deadline
@@ -287,8 +287,8 @@ class Conn(BaseConn, MessageVerbs):
     def write_deadline(self) -> float | None:
         """A time of the loop's clock after which no message is written; None for never.
 
-        For every message, beside its own timeout: the earlier one counts. What had not
-        begun by then is not sent; a message cut in the middle ends the connection.
+        It holds for every message, beside its own timeout: the earlier one counts. A message
+        that had not begun by then is not sent; one cut in the middle ends the connection.
         """
         turn = self._protocol.lock
         return None if turn is None else turn.deadline
@@ -341,8 +341,8 @@ def _write_control(protocol: GeneralPath, kind: int, payload: bytes) -> None:
 def join_messages(conn: Conn, separator: Data = b"") -> MessageReader:
     """Return a reader of all messages to come as one, each followed by ``separator``.
 
-    Text and binary alike. An ordinary end of the connection, as for iteration, is the end
-    of it; any other is raised.
+    Text and binary alike. It ends with an ordinary end of the connection, as iteration
+    does; any other end is raised.
     """
     octets = separator.encode() if isinstance(separator, str) else bytes(separator)
     joined = Joined(conn._core, octets)

@@ -1,4 +1,4 @@
-"""What is being opened, a connection or a message: to be awaited, or used in ``async with``."""
+"""A connection or a message that is being opened: awaited, or entered by ``async with``."""
 
 from __future__ import annotations
 

@@ -23,13 +23,14 @@ from koko.message import Data, Kind, check_kind
 class MessageReader:
     """The bytes of a message, read as they come; text as UTF-8, checked already.
 
-    The verbs of ``asyncio.StreamReader`` that a message has a meaning for; iteration gives
-    lines, as with any file. Reads wait as ``recv`` does, count as the connection's one
-    receiver, and end in the same errors; a message that ends in the middle because the
-    connection does is never taken for a whole one. Cancelling a read loses nothing.
+    It has the verbs of ``asyncio.StreamReader`` that mean something for a message;
+    iteration gives lines, as with any file. Reads wait as ``recv`` does, count as the
+    connection's one receiver, and end in the same errors; a message that ends in the middle
+    because the connection does is never taken for a whole one. Cancelling a read loses
+    nothing.
 
-    Asking for the next message closes a reader that was not read to its end: to read on
-    from it is a ValueError. So does ``close``; the rest of the message is skipped.
+    ``close``, or asking for the next message, closes a reader that was not read to its end:
+    the rest of the message is skipped, and reading on is a ValueError.
     """
 
     def __init__(

@@ -156,8 +156,8 @@ class Conn(BaseConn):
     ) -> None:
         """Send ``value`` encoded as a text message; waits and raises as ``send``.
 
-        ``encoder`` may be another library's, such as ``orjson.dumps``; where it fails,
-        nothing is sent.
+        ``encoder`` may be another library's, such as ``orjson.dumps``; if it fails, nothing
+        is sent.
         """
         self._driver.writer.write(timeout, self._core.send, _TEXT, encoder(value))
 
@@ -192,7 +192,7 @@ class Conn(BaseConn):
             turns.corked_by = thread
             yield
         finally:
-            # Never back to another thread, whose own block may be over by now.
+            # Never hand back to another thread: its own block may be over by now.
             turns.corked_by = thread if within_another else 0
             driver.writer.write_gathered()
 
@@ -210,9 +210,9 @@ class Conn(BaseConn):
     def write_control(self, kind: int, data: bytes = b"", deadline: float | None = None) -> None:
         """Send a ping, a pong or a Close of at most 125 bytes, ahead of waiting messages.
 
-        A Close sent so is not waited for; see ``close``. ``deadline`` is a time of
-        ``time.monotonic`` up to which to wait for a peer that reads too slowly; without
-        one the frame is left to be written when it can be.
+        Nothing waits for the answer to a Close that is sent so; see ``close``. ``deadline``
+        is a time of ``time.monotonic`` up to which to wait for a peer that reads too slowly;
+        without one the frame is left to be written when it can be.
 
         Raises:
             ValueError: the payload may not stand in such a frame.
@@ -288,14 +288,14 @@ class Conn(BaseConn):
         else:
             self.close(1011 if isinstance(error, Exception) else 1001)
 
-    # What it stands on
+    # Deadlines, and what is underneath
 
     @property
     def read_deadline(self) -> float | None:
         """A time of ``time.monotonic`` after which no read waits any longer; None for never.
 
-        For every read, beside its own timeout: the earlier one counts. What has come is
-        still given, and nothing is lost: a read under a later deadline goes on. A read
+        It holds for every read, beside its own timeout: the earlier one counts. What has
+        come is still given, and nothing is lost: a read under a later deadline goes on. A read
         that waits notices when a handler, of pongs say, puts it off.
         """
         return self._driver.turns.read_deadline
@@ -308,8 +308,8 @@ class Conn(BaseConn):
     def write_deadline(self) -> float | None:
         """A time of ``time.monotonic`` after which no message is written; None for never.
 
-        For every message, beside its own timeout: the earlier one counts. What had not
-        begun by then is not sent; a message cut in the middle ends the connection.
+        It holds for every message, beside its own timeout: the earlier one counts. A message
+        that had not begun by then is not sent; one cut in the middle ends the connection.
         """
         return self._driver.turns.write_deadline
 
@@ -345,8 +345,8 @@ class HandlerCalls:
 def join_messages(conn: Conn, separator: Data = b"") -> MessageReader:
     """Return a reader of all messages to come as one, each followed by ``separator``.
 
-    Text and binary alike. An ordinary end of the connection, as for iteration, is the end
-    of it; any other is raised.
+    Text and binary alike. It ends with an ordinary end of the connection, as iteration
+    does; any other end is raised.
     """
     octets = separator.encode() if isinstance(separator, str) else bytes(separator)
     joined = Joined(conn._core, octets)

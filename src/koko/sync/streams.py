@@ -27,13 +27,11 @@ class MessageReader(io.RawIOBase):
     connection's one receiver, and end in the same errors; a message that ends in the middle
     because the connection does is never taken for a whole one. One thread at a time.
 
-    Asking for the next message closes a reader that was not read to its end: to read on
-    from it is a ValueError. So does ``close``; the rest of the message is skipped.
+    ``close``, or asking for the next message, closes a reader that was not read to its end:
+    the rest of the message is skipped, and reading on is a ValueError.
     """
 
-    _source: Incoming | Joined | None = (
-        None  # so that one whose making was interrupted can be collected
-    )
+    _source: Incoming | Joined | None = None  # unset if an interrupt cut off __init__
 
     def __init__(
         self, driver: Driver, source: Incoming | Joined, read: Callable[[int], bytes | None]
@@ -102,7 +100,7 @@ class MessageWriter(io.RawIOBase):
     connection is closed with 1011.
     """
 
-    _message: Outgoing | None = None  # so that a failed opening can be collected
+    _message: Outgoing | None = None  # unset if the message could not begin
 
     def __init__(self, driver: Driver, kind: Kind, timeout: float | None) -> None:
         self._driver = driver
@@ -111,7 +109,7 @@ class MessageWriter(io.RawIOBase):
             self._message = driver.writer.open_message(kind, timeout, id(self))
         finally:
             if self._message is None:
-                driver.message_lock.drop(id(self))  # it may have been opened all the same
+                driver.message_lock.drop(id(self))  # an interrupt may have come behind it
 
     def writable(self) -> bool:
         return True
@@ -162,8 +160,8 @@ class MessageWriter(io.RawIOBase):
             self._leave()
 
     def __del__(self) -> None:
-        # Not the base class's, which would end the message as if it were whole. This may run
-        # anywhere, inside the core even: the housekeeper does what is to be done.
+        # The base class would end the message as if it were whole. This may run anywhere,
+        # even inside the core: the housekeeper does the work.
         if self._message is not None and not self.closed:
             self._driver.message_lock.drop(id(self))
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
