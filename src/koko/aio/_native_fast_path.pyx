@@ -527,7 +527,7 @@ cdef class MessageVerbs:
         return awaited if timeout is None else within(timeout, TOO_SLOW, awaited)
 
 
-def offer(conns, prepared):
+def send_now(conns, prepared):
     """Send a prepared message to all who have room, without waiting.
 
     Returns how many it was sent to, how many were over, and who has no room.

@@ -9,7 +9,7 @@ from time import monotonic
 from weakref import WeakKeyDictionary
 
 from koko.aio.conn import Conn
-from koko.aio.protocol import offer
+from koko.aio.protocol import send_now
 from koko.broadcasting import SLOW_CLOSE, Delivery, Patience, Slow, count, prepare
 from koko.core.lifecycle import State
 from koko.errors import CloseError
@@ -38,7 +38,7 @@ async def broadcast(
     """
     prepared = prepare(message, slow, timeout)
     audience = dict.fromkeys(conns)
-    sent, gone, late = offer(audience, prepared)
+    sent, gone, late = send_now(audience, prepared)
     for conn in late:
         conn._protocol.message_lock.check_own()
     _note_room(audience, late)

@@ -88,7 +88,7 @@ class MessageVerbs:
 C = TypeVar("C", bound=MessageVerbs)
 
 
-def offer(conns: Iterable[C], prepared: PreparedMessage) -> tuple[int, int, list[C]]:
+def send_now(conns: Iterable[C], prepared: PreparedMessage) -> tuple[int, int, list[C]]:
     """Send a prepared message to all who have room, without waiting.
 
     Returns how many it was sent to, how many were over, and who has no room.

@@ -12,13 +12,13 @@ from koko.aio.general_path import GeneralPath
 from koko.core.codec import IMPLEMENTATION
 
 if TYPE_CHECKING or IMPLEMENTATION == "pure":
-    from koko.aio.message_verbs import MessageVerbs, offer
+    from koko.aio.message_verbs import MessageVerbs, send_now
 
     class ConnProtocol(GeneralPath):
         """The private half of a ``Conn``, in plain Python."""
 
 else:
-    from koko.aio._native_fast_path import FastPath, MessageVerbs, offer
+    from koko.aio._native_fast_path import FastPath, MessageVerbs, send_now
 
     class ConnProtocol(FastPath, GeneralPath):
         """The private half of a ``Conn``, with a short cut for messages."""
@@ -37,4 +37,4 @@ else:
         )
 
 
-__all__ = ["ConnProtocol", "MessageVerbs", "offer"]
+__all__ = ["ConnProtocol", "MessageVerbs", "send_now"]
