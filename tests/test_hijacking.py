@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from koko.errors import HandshakeError
-from koko.hijacking import asked
+from koko.hijacking import hijackable
 from koko.http import Response
 
 
@@ -34,39 +34,39 @@ def environ(**more: Any) -> dict[str, Any]:
 
 
 def test_a_request_is_put_together_from_an_environ():
-    request = asked(environ()).request
+    request = hijackable(environ()).request
     assert (request.method, request.target, request.version) == ("GET", "/app/caf%C3%A9?a=b", "1.1")
     assert (request.path, request.query) == ("/app/café", "a=b")
     assert dict(request.headers) == {"Host": "koko.example", "Sec-Websocket-Version": "13"}
 
 
 def test_the_target_is_as_it_was_sent_where_the_server_tells():
-    assert asked(environ(RAW_URI="/caf%c3%a9?x")).request.target == "/caf%c3%a9?x"
+    assert hijackable(environ(RAW_URI="/caf%c3%a9?x")).request.target == "/caf%c3%a9?x"
 
 
 def test_an_announced_body_is_seen():
-    headers = asked(environ(CONTENT_LENGTH="5", CONTENT_TYPE="text/plain")).request.headers
+    headers = hijackable(environ(CONTENT_LENGTH="5", CONTENT_TYPE="text/plain")).request.headers
     assert (headers["Content-Length"], headers["Content-Type"]) == ("5", "text/plain")
 
 
 def test_a_request_object_of_a_framework_is_known_by_its_environ():
-    assert asked(SimpleNamespace(environ=environ())).request.target == "/app/caf%C3%A9?a=b"
+    assert hijackable(SimpleNamespace(environ=environ())).request.target == "/app/caf%C3%A9?a=b"
 
 
 def test_tls_is_told_by_the_scheme():
-    assert asked(environ(**{"wsgi.url_scheme": "https"})).secure
-    assert not asked(environ()).secure
+    assert hijackable(environ(**{"wsgi.url_scheme": "https"})).secure
+    assert not hijackable(environ()).secure
 
 
 @pytest.mark.parametrize("stranger", [None, {}, "GET /", object()])
 def test_what_is_no_request_is_told_what_is(stranger):
     with pytest.raises(TypeError, match="expected a WSGI environ or a request that has one"):
-        asked(stranger)
+        hijackable(stranger)
 
 
 def test_an_answer_leaves_the_hop_by_hop_headers_to_a_wsgi_server():
     refusal = Response(426, "no", {"Upgrade": "websocket", "Connection": "close", "X": "y"})
-    answer = asked(environ()).answer(refusal)
+    answer = hijackable(environ()).answer(refusal)
     assert dict(answer.headers) == {"X": "y", "Content-Type": "text/plain; charset=utf-8"}
     assert (answer.status, answer.body) == (426, b"no")
 
@@ -86,7 +86,7 @@ def test_what_the_server_has_read_ahead_is_handed_over_and_no_longer_there(pair)
     with theirs.makefile("rb") as reader:
         client.sendall(b"the last line of the head\r\nearly")
         reader.readline()
-        ours, early = asked(environ(**{"wsgi.input": reader})).take()
+        ours, early = hijackable(environ(**{"wsgi.input": reader})).take()
         with ours:
             assert early == b"early"
             client.sendall(b"later")
@@ -98,7 +98,7 @@ def test_nothing_read_ahead_is_not_waited_for(pair):
     theirs, _ = pair
     theirs.settimeout(5)
     with theirs.makefile("rb") as reader:
-        ours, early = asked(environ(**{"wsgi.input": reader})).take()
+        ours, early = hijackable(environ(**{"wsgi.input": reader})).take()
         with ours:
             assert early == b""
             assert theirs.gettimeout() == 5
@@ -107,7 +107,7 @@ def test_nothing_read_ahead_is_not_waited_for(pair):
 def test_the_server_is_left_with_a_dead_socket_that_it_may_close(pair):
     theirs, client = pair
     with theirs.makefile("rb") as reader:
-        ours, _ = asked(environ(**{"wsgi.input": reader})).take()
+        ours, _ = hijackable(environ(**{"wsgi.input": reader})).take()
     with ours:
         with pytest.raises(BrokenPipeError):
             theirs.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -121,7 +121,7 @@ def test_gunicorn_gives_what_its_parser_holds(pair):
     theirs, _ = pair
     unreader = SimpleNamespace(buf=io.BytesIO(b"early"))
     body = SimpleNamespace(reader=SimpleNamespace(unreader=unreader))
-    ours, early = asked(environ(**{"gunicorn.socket": theirs, "wsgi.input": body})).take()
+    ours, early = hijackable(environ(**{"gunicorn.socket": theirs, "wsgi.input": body})).take()
     with ours:
         assert early == b"early"
         assert unreader.buf.getvalue() == b""
@@ -131,11 +131,11 @@ def test_a_gunicorn_that_keeps_it_elsewhere_is_not_robbed(pair):
     theirs, client = pair
     strange = environ(**{"gunicorn.socket": theirs, "wsgi.input": object()})
     with pytest.raises(HandshakeError, match="500: this gunicorn keeps what it has read ahead"):
-        asked(strange).take()
+        hijackable(strange).take()
     theirs.sendall(b"still its own")
     assert client.recv(100) == b"still its own"
 
 
 def test_a_server_that_keeps_its_socket_is_named():
     with pytest.raises(HandshakeError, match="500: mod_wsgi does not let go of its socket"):
-        asked(environ(SERVER_SOFTWARE="mod_wsgi")).take()
+        hijackable(environ(SERVER_SOFTWARE="mod_wsgi")).take()

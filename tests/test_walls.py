@@ -29,8 +29,6 @@ pytestmark = pytest.mark.once
 STILL = {
     ("koko.core.incoming", "koko.core.connection"),
     ("koko.core.outgoing", "koko.core.connection"),
-    ("koko.aio.admit", "koko.aio.serve"),
-    ("koko.aio.door", "koko.aio.serve"),
 }
 
 FILES = modules()

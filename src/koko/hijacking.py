@@ -1,13 +1,13 @@
 """How other people's HTTP servers let go of a connection: what Go calls hijacking.
 
-For each of them: what the client asked, and how to come by the socket and by the bytes
-that the server has read already behind the head. Servers are known here by what they
-put into a request; none of them is imported, and no face is: sockets go up from here.
+For each of them: what the client asked, and how to get the socket and the bytes that the
+server has read already behind the head. Servers are recognized by what they put into a
+request; neither they nor the faces are imported here.
 
 A socket that is taken is taken for good. It moves to a descriptor of its own, and the
-server is left with one whose other end is gone: what it still writes fails as if the
-client had hung up, which every server expects and none makes a noise about. Only a TLS
-session cannot be moved; the server keeps that one and closes it in the end.
+server keeps one whose other end is gone: what it still writes fails as if the client had
+hung up, which every server expects and reports to nobody. Only a TLS session cannot be
+moved; the server keeps it and closes it in the end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import io
 import os
 import socket
 import ssl
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -30,8 +30,11 @@ _HOP_BY_HOP = ("Connection", "Upgrade")
 _BARE = {"CONTENT_TYPE": "Content-Type", "CONTENT_LENGTH": "Content-Length"}
 
 
-class Asked(Protocol):
-    """A request to another server, its connection not touched yet."""
+S_co = TypeVar("S_co", covariant=True)
+
+
+class Hijackable(Protocol[S_co]):
+    """A request whose socket can be taken; the connection is not touched before."""
 
     request: Request
     secure: bool
@@ -39,25 +42,25 @@ class Asked(Protocol):
     def answer(self, response: Response) -> Response:
         """Return ``response`` as the server lets an application give it."""
 
-    def take(self) -> tuple[socket.socket, bytes]:
-        """Return the connection, and what was read of it behind the request."""
+    def take(self) -> tuple[S_co, bytes]:
+        """Return the socket, or a stream on it, and the bytes read behind the request."""
 
 
-def asked(request: Any) -> Asked:
+def hijackable(request: Any) -> Hijackable[socket.socket]:
     """Recognize what a server has given to its application."""
     environ = getattr(request, "environ", request)
     if isinstance(environ, dict) and "wsgi.input" in environ:
-        return Environ(environ)
+        return WSGIRequest(environ)
     if hasattr(request, "rfile") and hasattr(request, "request_version"):
-        return Handler(request)
+        return HTTPServerRequest(request)
     raise TypeError(
         f"upgrade() got {type(request).__name__!r}, expected a WSGI environ or a request that has "
         "one, a handler of http.server, or what Koko's server gave to http="
     )
 
 
-class Environ:
-    """The ``environ`` of a WSGI server (PEP 3333)."""
+class WSGIRequest:
+    """A request as the ``environ`` of a WSGI server (PEP 3333)."""
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self._environ = environ
@@ -93,8 +96,8 @@ class Environ:
         return _move(sock), early
 
 
-class Handler:
-    """A ``BaseHTTPRequestHandler`` of ``http.server``."""
+class HTTPServerRequest:
+    """A request as a ``BaseHTTPRequestHandler`` of ``http.server``."""
 
     def __init__(self, handler: Any) -> None:
         self._handler = handler
@@ -149,7 +152,7 @@ def _read_ahead(sock: socket.socket, reader: io.BufferedReader) -> bytes:
     sock.settimeout(0)
     try:
         return reader.read1(len(reader.peek()))
-    except OSError:  # TLS has nothing; or the connection broke, as whoever reads next will see
+    except OSError:  # TLS has nothing; or the connection broke, which the next read finds
         return b""
     finally:
         sock.settimeout(timeout)

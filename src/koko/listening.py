@@ -1,6 +1,6 @@
 """Listening on every address that a name stands for, all of them on one port.
 
-Sockets are made and bound here, which waits for nothing; names are resolved by the faces.
+Sockets are made, bound and set to listen here, which waits for nothing; the faces resolve names.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 from koko.opening.address import distinct, written
 
 _ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})  # as IPv6 on many a machine
+BACKLOG = 1024  # connections that wait to be accepted, if the system allows as many
 _TRIES = 8  # at a port that is free for the first address and then for all others
 
 
 def names(host: str | list[str] | None) -> list[str | None]:
-    """Return what to resolve; None stands for all interfaces."""
+    """Return the names to resolve; None stands for all interfaces."""
     return [name or None for name in (host if isinstance(host, list) else [host])]
 
 
@@ -37,6 +38,24 @@ def bind(found: Iterable[Any], port: int, reuse_port: bool = False) -> list[sock
             if port or error.errno != errno.EADDRINUSE:
                 raise
     return _bind_all(wanted, port, reuse_port)
+
+
+def listen(sock: socket.socket, backlog: int = BACKLOG) -> None:
+    """Have a bound socket take connections.
+
+    Raises:
+        OSError: another socket that is bound to the same port listens already.
+    """
+    try:
+        sock.listen(backlog)
+    except OSError as error:
+        raise _refused(sock.getsockname(), error) from None
+
+
+def close_all(sockets: Iterable[socket.socket]) -> None:
+    """Close them."""
+    for sock in sockets:
+        sock.close()
 
 
 def address_of(names: list[Any]) -> tuple[str, int]:
@@ -73,8 +92,7 @@ def _bind_all(addresses: list[Any], port: int, reuse_port: bool) -> list[socket.
         if failure and not bound:
             raise failure
     except BaseException:
-        for sock in bound:
-            sock.close()
+        close_all(bound)
         raise
     return bound
 
@@ -93,9 +111,13 @@ def _bind(address: Any, reuse_port: bool) -> socket.socket:
         sock.bind(address)
     except OSError as error:
         sock.close()
-        said = f"could not listen on {written(address)}: {str(error.strerror).lower()}"
-        raise OSError(error.errno, said) from None
+        raise _refused(address, error) from None
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _refused(address: object, error: OSError) -> OSError:
+    said = f"could not listen on {written(address)}: {str(error.strerror).lower()}"
+    return OSError(error.errno, said)

@@ -1,20 +1,26 @@
-"""What a server tells its operator: of itself, and one line for each client, on both faces.
+"""What a server decides, and what it tells its operator: the same on both faces.
 
-Levels and sentences only; who logs them, and when, the faces decide. A line never holds
-the query of a URL. ``docs/operating.md`` says what to do about each.
+Its options, how many clients it takes, which close code the end of a handler means, and every
+line of its log. Functions of options, state and time: the faces wait, and log. A line never
+holds the query of a URL. ``docs/operating.md`` says what to do about each.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from enum import Enum
 from typing import Any
 
 from koko.core.connection import Connection
-from koko.errors import HandshakeError
-from koko.misuse import WrongKindError
+from koko.errors import CloseError, HandshakeError
+from koko.http import Request, Response
+from koko.misuse import WrongKindError, check_face, check_handler
 from koko.opening.address import written
+from koko.opening.handshake import is_websocket_upgrade, refusal
+from koko.opening.head import write_response
+from koko.upgrading import check_server_options
 
 # Of the server; the first and the last at INFO.
 LISTENING = "listening on %s"
@@ -57,6 +63,135 @@ GONE = frozenset(
 )
 
 
+# Options
+
+
+def check_server(
+    handler: object, http: object, upgrader: object, wanted: type, options: Collection[str]
+) -> None:
+    """Raise where no server can be made of these; its upgrader is to be ``wanted``."""
+    check_server_options("Server()", upgrader, options)
+    check_face("Server()", "upgrader", upgrader, wanted)
+    if handler is None and http is None:
+        raise TypeError("a server needs a handler, or http= that upgrades by itself")
+    check_handler("Server()", handler)
+
+
+# Admission: the policy of ``max_connections``. Every client counts from being accepted to being
+# gone, handshakes and plain HTTP included: a flood of half-open handshakes must not go round it.
+
+MOST_REFUSED = 16  # clients that get a 503 at the same time; any more are dropped
+# Seconds that a refused client gets to hang up once its answer is written; one that is refused
+# before it has asked has them for its request as well.
+REFUSE_TIMEOUT = 2.0
+
+
+class Admission(Enum):
+    """What becomes of a client that was accepted."""
+
+    SERVE = "is served"
+    REFUSE = "is answered with 503"
+    DROP = "is hung up on"
+
+
+# Until Python 3.12 Admission.SERVE is looked up in Python: ten times the cost of a name.
+SERVE, REFUSE, DROP = Admission
+
+
+def admission(limit: int | None, served: int, refused: int) -> Admission:
+    """Return what becomes of the next client, given how many are being served and refused."""
+    if limit is None or served < limit:
+        return SERVE
+    return REFUSE if refused < MOST_REFUSED else DROP
+
+
+def server_full(limit: int | None) -> HandshakeError:
+    """Return the error of a client that is refused or dropped because of the limit."""
+    sentence = f"the server has all the connections it takes (max_connections={limit})"
+    return HandshakeError(503, f"{sentence}, try again later")
+
+
+def check_limit(limit: int | None) -> int | None:
+    """Return the limit if it is one."""
+    rule = f"max_connections={limit!r}: a whole number above 0, or None for no limit"
+    if limit is not None and type(limit) is not int:
+        raise TypeError(rule)
+    if limit is not None and limit <= 0:
+        raise ValueError(rule)
+    return limit
+
+
+# Requests and answers
+
+
+def is_for_http(handler: object, http: object, request: Request) -> bool:
+    """Tell whether ``http=`` answers a request: without a handler it answers every one."""
+    return http is not None and (handler is None or not is_websocket_upgrade(request))
+
+
+def no_websocket_at(request: Request) -> HandshakeError:
+    """Return the refusal of a server whose ``http=`` did not upgrade, and that has no handler."""
+    return HandshakeError(404, f"there is no WebSocket at {request.path!r}")
+
+
+def going_away() -> HandshakeError:
+    """Return the refusal of a server that is closing."""
+    return HandshakeError(503, "the server is going away, try again later")
+
+
+def failed_to_answer() -> HandshakeError:
+    """Return the refusal after a function of the application has failed."""
+    return HandshakeError(500, "the server failed to answer")
+
+
+def refusal_octets(error: HandshakeError) -> bytes:
+    """Return a refusal as it is sent to a client whose request was not read."""
+    return write_response(refusal(error))
+
+
+def answer_octets(request: Request | None, response: Response) -> bytes:
+    """Return an answer as it is sent; RFC 9110 §9.3.2: to HEAD without its body."""
+    octets = write_response(response)
+    if request is not None and request.method == "HEAD":
+        return octets[: len(octets) - len(response.body)]
+    return octets
+
+
+def linger_until(now: float, deadline: float | None) -> float:
+    """Return when a client that was answered at ``now`` is dropped if it has not hung up.
+
+    Closing with bytes of the client unread would reset the stream and could destroy the answer
+    on its way. ``deadline`` is that of the whole handshake.
+    """
+    until = now + REFUSE_TIMEOUT
+    return until if deadline is None else min(until, deadline)
+
+
+# The end of a handler
+
+
+def close_code_of(error: BaseException | None) -> int:
+    """Return which code a connection is closed with when its handler ended, perhaps in ``error``.
+
+    1000 for a ``CloseError`` and for a group of nothing else, as a task group raises it.
+    """
+    if isinstance(error, ExceptionGroup):
+        return 1000 if error.split(CloseError)[1] is None else 1011
+    return 1000 if error is None or isinstance(error, CloseError) else 1011
+
+
+def handler_failed(
+    conn: Any, error: BaseException
+) -> tuple[str, tuple[object, ...], BaseException | None]:
+    """Return what to log of a handler: a sentence, its values, and what to show a traceback of."""
+    if isinstance(error, WrongKindError):  # its sentence says it all
+        return "%s", (error,), None
+    return HANDLER_FAILED, (conn, conn.request.shown), error
+
+
+# Sentences
+
+
 def cannot_accept(error: Exception) -> str:
     """Return the sentence for a server that has run out of something; others are served on."""
     reason = str(getattr(error, "strerror", None) or error)
@@ -69,7 +204,7 @@ def answered(status: int) -> str:
 
 
 def no_tls(error: BaseException) -> str:
-    """Return the sentence for a client with which TLS did not come about."""
+    """Return the sentence for a client with which TLS was not agreed on."""
     reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
     # The end of the stream in the middle, as OpenSSL names it and as the systems and loops do.
     ends = (ConnectionResetError, BrokenPipeError)
@@ -79,7 +214,7 @@ def no_tls(error: BaseException) -> str:
 
 
 def too_slow(timeout: float | None) -> str:
-    """Return the sentence for a request that never came whole."""
+    """Return the sentence for a request that was not whole in time."""
     return f"the request was not whole within {timeout:g} s"
 
 
@@ -104,15 +239,6 @@ def ended(core: Connection, now: float, others: int | None) -> str:
     lasted = now - core.opened_at
     said = f"{core.ending}; after {lasted:.1f} s, {core.bytes_in} bytes in, {core.bytes_out} out"
     return said if others is None else f"{said}; {others} open"
-
-
-def handler_failed(
-    conn: Any, error: BaseException
-) -> tuple[str, tuple[object, ...], BaseException | None]:
-    """Return what to log of a handler: a sentence, its values, and what to show a traceback of."""
-    if isinstance(error, WrongKindError):  # its sentence says it all
-        return "%s", (error,), None
-    return HANDLER_FAILED, (conn, conn.request.shown), error
 
 
 def addresses(of: Sequence[object]) -> str:

@@ -1,8 +1,7 @@
-"""Whom a server lets in: the policy of an opening handshake, as an ``Upgrader``.
+"""Which requests a server accepts: the policy of an opening handshake, as an ``Upgrader``.
 
 A request comes in, ``Accepted`` or ``Refused`` comes out, each with the response to
-send. Nothing here knows a socket or a framework; whatever is in the way of a
-handshake is told to the client in one sentence.
+send. Nothing here knows a socket or a framework; a refusal says in one sentence what is wrong.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from koko.opening.handshake import (
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The client is let in: the 101 to send and what was agreed."""
+    """A request that is accepted: the 101 to send and what was agreed."""
 
     response: Response
     subprotocol: str | None
@@ -41,20 +40,20 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The client is turned away: the response to send and why."""
+    """A request that is refused: the response to send and why."""
 
     response: Response
     error: HandshakeError
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Incoming(Request):
-    """A request that reached our own server and may still be upgraded.
+class UpgradableRequest(Request):
+    """A request to our own server, as ``http=`` gets it: it may still be upgraded.
 
-    ``door`` is where it came in; what that is is known to the face that made it.
+    ``handshake`` is the ``OpeningHandshake`` of the face that made it.
     """
 
-    door: Any = field(kw_only=True, repr=False, compare=False)
+    handshake: Any = field(kw_only=True, repr=False, compare=False)
 
 
 class UpgraderOptions(TypedDict, total=False):
@@ -79,7 +78,7 @@ SERVER_OPTIONS = ("http", "max_connections", "reuse_port", "sock", "ssl", "upgra
 
 
 def check_server_options(call: str, upgrader: object, options: Collection[str]) -> None:
-    """Raise for options that are none, or that an ``upgrader`` given whole has already."""
+    """Raise for unknown options, and for options beside an ``upgrader`` that has them already."""
     check_names(call, (*UpgraderOptions.__annotations__, *SERVER_OPTIONS), options)
     if upgrader is not None and options:
         raise TypeError(f"give upgrader= or its options, not both: {', '.join(options)}")
@@ -147,7 +146,7 @@ class Upgrader(ConnectionOptions):
             ValueError: ``headers`` has a name that only the handshake may write, or
                 ``select_subprotocol`` chose what was not offered.
         """
-        extra = CIMultiDict(headers or ())
+        extra = CIMultiDict(headers) if headers else None
         try:
             check_request(request)
             self._check_origin(request, secure)
@@ -198,7 +197,7 @@ class Upgrader(ConnectionOptions):
             )
         return said
 
-    def _choose_subprotocol(self, request: Request, extra: CIMultiDict[str]) -> str | None:
+    def _choose_subprotocol(self, request: Request, extra: CIMultiDict[str] | None) -> str | None:
         if self.select_subprotocol is not None:
             offered = subprotocols(request)
             chosen = self.select_subprotocol(request, offered)
@@ -208,6 +207,8 @@ class Upgrader(ConnectionOptions):
         if self.subprotocols is not None:
             spoken = self.subprotocols
             return next((name for name in subprotocols(request) if name in spoken), None)
+        if extra is None:
+            return None
         # §4.2.2: what the client did not offer must not be answered, whoever asks for it.
         chosen = extra.popall("Sec-WebSocket-Protocol", [None])[0]
         return chosen if chosen is not None and chosen in subprotocols(request) else None

@@ -18,9 +18,9 @@ import trustme
 from koko import serving
 from koko.aio import Conn, Server, Upgrader, dial
 from koko.aio import transport as transports
-from koko.aio.admit import Opening
+from koko.aio.admit import OpeningHandshake
 from koko.http import Request, Response
-from koko.places import TOLD, no_place
+from koko.serving import MOST_REFUSED, server_full
 from tests.aio.conftest import FACTORIES, echo, handshake, raw, url
 from tests.aio.test_left_behind import nothing_left
 from tests.callers import CALLERS, HELLO, SPENT, TIMEOUT, Caller, Failing, strict
@@ -51,8 +51,8 @@ def strict_tls(authority: trustme.CA) -> ssl.SSLContext:
 
 def at_tls(server: Server) -> Any:
     """Return those that were accepted and have no protocol yet."""
-    assert server._reception is not None
-    return server._reception._connecting
+    assert server._acceptor is not None
+    return server._acceptor._connecting
 
 
 async def until(done: Callable[[], object]) -> None:
@@ -110,14 +110,14 @@ async def test_one_that_has_agreed_on_tls_as_the_server_closes_is_answered(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    welcome = Opening.connection_made
+    begin = OpeningHandshake.connection_made
 
-    def closes(opening: Opening, transport: asyncio.BaseTransport) -> None:
-        welcome(opening, transport)
-        opening._server._begin_closing()
+    def closes(handshake: OpeningHandshake, transport: asyncio.BaseTransport) -> None:
+        begin(handshake, transport)
+        server._begin_closing()
 
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(Opening, "connection_made", closes)
+    monkeypatch.setattr(OpeningHandshake, "connection_made", closes)
     async with Server(echo, HERE, ssl=server_tls) as server:
         reader, writer = await asyncio.open_connection(
             *server.address, ssl=client_tls, server_hostname="localhost"
@@ -298,7 +298,7 @@ async def test_none_runs_for_one_that_came_over_tls_either(
                 socket.create_connection(server.address), server_hostname="localhost"
             )
         )
-        await until(lambda: server._openings)
+        await until(lambda: server._clients.handshakes)
         sock.sendall(handshake().encode())
         sock.close()
         await until(lambda: of_clients(caplog))
@@ -331,9 +331,9 @@ async def test_everybody_who_is_turned_away_is_one_line_with_the_address(
     caplog.set_level(logging.INFO)
     async with Server(echo, HERE, max_connections=1) as server:
         async with dial(url(server), proxy=None):
-            peers = [gives_up(server.address, b"") for _ in range(TOLD + 4)]
+            peers = [gives_up(server.address, b"") for _ in range(MOST_REFUSED + 4)]
             await until(lambda: len(of_clients(caplog)) >= len(peers))
-            told = str(no_place(1)[0])
+            told = str(server_full(1))
             assert set(of_clients(caplog, logging.INFO)) == {
                 f"koko.server INFO {peer} -: {told}" for peer in peers
             }

@@ -222,12 +222,12 @@ async def test_server_that_closes_is_not_held_up_by_a_client_that_never_spoke(
         _, writer = await asyncio.open_connection(
             "127.0.0.1", between.address[1], ssl=tls[1], server_hostname="127.0.0.1"
         )
-        while not server._openings:  # it has its half of TLS a little later
+        while not server._clients.handshakes:  # it has its half of TLS a little later
             await asyncio.sleep(0.01)
         between.stop()
         begun = time.monotonic()
         await server.close(timeout=0.2)
-        while server._openings:
+        while server._clients.handshakes:
             await asyncio.sleep(0.01)
         assert time.monotonic() - begun < 4
         between.go_on()

@@ -14,7 +14,7 @@ import pytest
 
 from koko import CloseError, ErrBadHandshake, Response
 from koko.aio import Conn, Server, Upgrader, dial
-from koko.places import TOLD
+from koko.serving import MOST_REFUSED
 from tests.aio.conftest import OWN, OWN_TOO, echo, handshake, raw, url
 from tests.logged import of_clients
 
@@ -24,7 +24,7 @@ HERE = "127.0.0.1"
 
 
 async def until_empty(server: Server) -> None:
-    while server._handlers or server._openings or server._doors:
+    while server._clients.handlers or server._clients.handshakes or server._clients.refused:
         await asyncio.sleep(0.001)
 
 
@@ -71,7 +71,7 @@ async def test_one_too_many_is_told_so_through_tls(
 
 async def test_handshake_that_has_begun_counts() -> None:
     async with Server(echo, HERE, max_connections=1) as server, raw(server) as silent:
-        while not server._openings:
+        while not server._clients.handshakes:
             await asyncio.sleep(0)
         async with raw(server) as late:
             late.says("no HTTP at all\r\n\r\n")
@@ -86,9 +86,9 @@ async def test_crowd_that_waits_at_the_door_is_bounded() -> None:
         dial(url(server), proxy=None),
         AsyncExitStack() as crowd,
     ):
-        for _ in range(TOLD):
+        for _ in range(MOST_REFUSED):
             await crowd.enter_async_context(raw(server))
-        while len(server._doors) < TOLD:
+        while len(server._clients.refused) < MOST_REFUSED:
             await asyncio.sleep(0)
         async with raw(server) as last:
             with pytest.raises(ConnectionError):

@@ -94,7 +94,7 @@ async def test_handler_that_somebody_cancels_is_no_failure(
     async with Server(echo, HERE) as server, raw(server) as client:
         client.says(handshake())
         await client.hears_head()
-        (task,) = server._handlers.values()
+        (task,) = server._clients.handlers.values()
         assert task is not None
         task.cancel()
         assert await client.hears_all() == b""

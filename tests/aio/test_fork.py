@@ -102,7 +102,7 @@ STORIES = {
 """,
     "who has shaken no hands yet hears the end while the child has copies": """
     reader, writer = await asyncio.open_connection(host, port)
-    while not (server._openings or server._reception._connecting):
+    while not (server._clients.handshakes or server._acceptor._connecting):
         await asyncio.sleep(0)
     child = lives_on(lambda: 0)
     await conn.close()

@@ -19,7 +19,7 @@ import pytest
 
 from koko import ErrBadHandshake
 from koko.aio import Dialer, Server, dial
-from koko.aio.listen import bind
+from koko.aio.accept import bind
 from tests.aio.conftest import OWN, OWN_TOO, LoopFactory, echo, run, url
 
 resource = pytest.importorskip("resource")

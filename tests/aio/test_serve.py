@@ -173,7 +173,7 @@ async def test_server_that_closes_tells_everybody_1001() -> None:
 async def test_half_open_handshake_gets_503_when_the_server_closes() -> None:
     async with Server(echo, HERE) as server, raw(server) as client, raw(server) as silent:
         client.says("GET / HTTP/1.1\r\nHos")
-        while len(server._openings) < 2:
+        while len(server._clients.handshakes) < 2:
             await asyncio.sleep(0)
         closing = asyncio.create_task(server.close())
         assert (await client.hears_all()).startswith(b"HTTP/1.1 503 ")
@@ -236,7 +236,7 @@ async def test_handler_that_does_not_let_itself_be_cancelled_is_left_behind(
         client.says(handshake())
         await begun.wait()
         await server.close(timeout=0.02)
-        (left_behind,) = server._handlers.values()
+        (left_behind,) = server._clients.handlers.values()
         enough.set()
         await asyncio.wait([left_behind])
 

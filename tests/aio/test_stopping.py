@@ -242,7 +242,7 @@ async def test_closing_is_bounded_whatever_the_handlers_do(
     for handler in (for_ever, stubborn, sends_on, fails_late):
         over.clear()
         async with Server(handler, HERE) as server, connected(server) as client:
-            began, left = loop.time(), list(server._handlers.items())
+            began, left = loop.time(), list(server._clients.handlers.items())
             await server.close(timeout=0.05)
             assert loop.time() - began < 5  # and not close_timeout, 10 s
             over.set()

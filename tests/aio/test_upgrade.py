@@ -82,10 +82,10 @@ async def test_frames_that_come_while_the_callback_thinks_are_kept_in_order() ->
         client.says(handshake().encode() + wire("1 000 0001 1 len", b"one"))
         await asked.wait()
         client.says(wire("1 000 0001 1 len", b"two") + wire("1 000 0010 1 len", bytes(200_000)))
-        (opening,) = server._openings
-        while len(opening._early) < 1 << 16:
+        (handshaking,) = server._clients.handshakes
+        while len(handshaking._early) < 1 << 16:
             await asyncio.sleep(0)
-        assert len(opening._early) < 1 << 19  # no more is read before it is wanted
+        assert len(handshaking._early) < 1 << 19  # no more is read before it is wanted
         go_on.set()
         assert (await client.hears_head()).startswith("HTTP/1.1 101 ")
         await client.hears(b"\x81\x03one\x81\x03two\x82\x7f" + (200_000).to_bytes(8, "big"))

@@ -16,7 +16,7 @@ import trustme
 from koko import serving
 from koko.http import Request
 from koko.hung_up import has_hung_up
-from koko.places import TOLD, no_place
+from koko.serving import MOST_REFUSED, server_full
 from koko.sync import Conn, Server, Upgrader, dial
 from tests.callers import CALLERS, SPENT, TIMEOUT, Caller, Failing, strict
 from tests.logged import of_client, of_clients
@@ -61,7 +61,7 @@ def test_a_server_that_closes_says_so_of_those_at_tls(
     caplog.set_level(logging.INFO)
     with Server(echo, HERE, ssl=server_tls) as server:
         sock, peer = Caller("", b"", "waits", "").calls(server.address)
-        until(lambda: server._crowd.guests)
+        until(lambda: server._clients.threads)
     sock.close()
     assert of_clients(caplog) == [
         f"koko.server INFO {peer} -: TLS failed: the server is going away"
@@ -128,12 +128,14 @@ def test_everybody_who_is_turned_away_is_one_line_with_the_address(
     caplog.set_level(logging.INFO)
     with Server(echo, HERE, max_connections=1) as server:
         with dial(f"ws://{HERE}:{server.address[1]}/", proxy=None):
-            callers = [Caller("", b"", "waits", "").calls(server.address) for _ in range(TOLD + 4)]
+            callers = [
+                Caller("", b"", "waits", "").calls(server.address) for _ in range(MOST_REFUSED + 4)
+            ]
             until(lambda: len(of_clients(caplog)) == 4)  # those that were hung up on
             for sock, _ in callers:
                 sock.close()
             until(lambda: len(of_clients(caplog)) == len(callers))
-            told = str(no_place(1)[0])
+            told = str(server_full(1))
             assert set(of_clients(caplog)) == {
                 f"koko.server INFO {peer} -: {told}" for _, peer in callers
             }
@@ -154,10 +156,10 @@ def test_a_request_that_is_upgraded_while_the_server_closes_is_told_so_as_a_conn
             client.settimeout(PATIENCE)
             assert asked.wait(PATIENCE)
             done = in_thread(server.close)
-            until(lambda: server._admission.closing)
+            until(lambda: server._clients.closing)
             until(
                 lambda: has_hung_up(
-                    next(iter(server._crowd.guests.values())).stream.socket.fileno()
+                    next(iter(server._clients.threads.values())).stream.socket.fileno()
                 )
             )
             closing.set()

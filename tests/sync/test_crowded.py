@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from koko import CloseError, ErrBadHandshake, Response
-from koko.places import TOLD, Place
+from koko.serving import MOST_REFUSED
 from koko.sync import Conn, Server, Upgrader, dial
 from tests.logged import of_clients
 from tests.sync.conftest import PATIENCE, in_thread, until
@@ -21,7 +21,7 @@ HERE = "127.0.0.1"
 
 
 def empty(server: Server) -> bool:
-    return not any(server._crowd.places.values())
+    return not (server._clients.served or server._clients.refused)
 
 
 # max_connections
@@ -68,7 +68,7 @@ def test_one_too_many_is_told_so_through_tls(
 
 def test_a_handshake_that_has_begun_counts() -> None:
     with Server(echo, HERE, max_connections=1) as server, connect(server) as silent:
-        until(lambda: server._crowd.places[Place.SEAT])
+        until(lambda: server._clients.served)
         with connect(server) as late:
             late.sendall(b"no HTTP at all\r\n\r\n")
             assert read_all(late).startswith(b"HTTP/1.1 503 ")
@@ -82,14 +82,14 @@ def test_the_crowd_that_waits_at_the_door_is_bounded() -> None:
         dial(url(server), proxy=None),
         ExitStack() as crowd,
     ):
-        for _ in range(TOLD):
+        for _ in range(MOST_REFUSED):
             crowd.enter_context(connect(server))
-        until(lambda: server._crowd.places[Place.DOOR] == TOLD)
+        until(lambda: server._clients.refused == MOST_REFUSED)
         with connect(server) as last:
             with suppress(ConnectionResetError):
                 assert last.recv(1) == b""
         crowd.close()
-        until(lambda: server._crowd.places[Place.DOOR] == 0)
+        until(lambda: server._clients.refused == 0)
 
 
 def test_plain_http_counts_and_is_answered_with_503_as_well() -> None:
@@ -190,7 +190,7 @@ def test_wait_closed_of_a_server_waits_for_its_last_handler() -> None:
 def test_a_full_server_still_closes_at_once() -> None:
     with Server(echo, HERE, max_connections=1) as server, dial(url(server), proxy=None) as client:
         late = socket.create_connection(server.address, timeout=PATIENCE)
-        until(lambda: server._crowd.places[Place.DOOR] == 1)
+        until(lambda: server._clients.refused == 1)
         closing = in_thread(server.close, timeout=1.0)
         with pytest.raises(CloseError):
             client.recv(PATIENCE)

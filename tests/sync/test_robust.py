@@ -66,7 +66,7 @@ def test_handler_that_leaves_by_what_is_no_exception_ends_its_connection_alone(
             with pytest.raises(CloseError) as raised:
                 conn.recv(timeout=PATIENCE)
             assert raised.value.code == 1011
-        until(lambda: not any(server._crowd.places.values()))
+        until(lambda: not (server._clients.served or server._clients.refused))
         with dial(url(server), proxy=None) as conn:  # there is a place again
             conn.send("work")
             assert conn.recv(timeout=PATIENCE) == "served"
@@ -128,7 +128,7 @@ def test_log_handler_that_fails_does_not_end_a_server() -> None:
             with dial(url(server), proxy=None) as conn:
                 conn.send("hello")
                 assert conn.recv(timeout=PATIENCE) == "hello"
-            until(lambda: not any(server._crowd.places.values()))
+            until(lambda: not (server._clients.served or server._clients.refused))
     assert server._closed.is_set()
 
 

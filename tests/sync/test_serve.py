@@ -305,7 +305,7 @@ def test_closing_is_bounded_by_clients_that_never_answer() -> None:
 def test_a_request_that_is_not_whole_yet_gets_503_when_the_server_closes() -> None:
     with running() as server, connect(server) as raw:
         raw.sendall(UPGRADE[:20])
-        until(lambda: server._crowd.guests)
+        until(lambda: server._clients.threads)
         closing = in_thread(server.close)
         assert read_all(raw).startswith(b"HTTP/1.1 503 ")
         raw.close()
@@ -351,7 +351,7 @@ def test_a_server_that_runs_out_of_files_goes_on_when_there_are_some_again(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with running() as server, ExitStack() as stack:
         raw = stack.enter_context(connect(server))
-        until(lambda: server._crowd.guests)
+        until(lambda: server._clients.threads)
         clients = [stack.enter_context(socket.socket()) for _ in range(5)]
         resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(raw.fileno()), hard))
         os.close(resource.getrlimit(resource.RLIMIT_NOFILE)[0])

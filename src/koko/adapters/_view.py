@@ -12,7 +12,9 @@ from koko.http import Response
 from koko.misuse import check_face, refuse_async
 from koko.opening.handshake import refusal
 from koko.serving import level_of, sentence_of
-from koko.sync.upgrade import Upgrader, complain, run_handler
+from koko.sync.handling import run_handler
+from koko.sync.logs import tell
+from koko.sync.upgrade import Upgrader
 
 _LOGGER = logging.getLogger("koko.server")
 
@@ -31,7 +33,7 @@ def run_view(upgrader: Upgrader, request: Any, handler: Callable[..., object]) -
         conn = upgrader.upgrade(request)
     except HandshakeError as error:
         level = logging.ERROR if error.status >= 500 else level_of(error)
-        complain(_LOGGER, "refused: %s", sentence_of(error), level=level)
+        tell(_LOGGER, level, "refused: %s", sentence_of(error))
         return error.response or refusal(error)
     run_handler(conn, partial(handler, conn), _LOGGER)
     return OVER

@@ -37,6 +37,20 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int epoll, int what, int fd, epoll_event *event)
     int epoll_wait(int epoll, epoll_event *events, int room, int timeout)
 
+cdef extern from *:
+    """
+    #define _GNU_SOURCE
+    #include <poll.h>
+    """
+
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLRDHUP
+    struct pollfd:
+        int fd
+        short events, revents
+    int poll(pollfd *each, unsigned long count, int timeout)
+
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
 
@@ -59,6 +73,13 @@ os.register_at_fork(after_in_child=_start_anew)
 cdef object failure():
     """Return the error that the kernel has just given, as Python knows it."""
     return OSError(errno, os.strerror(errno))
+
+
+def has_hung_up(int descriptor):
+    """Tell what ``koko.hung_up.has_hung_up`` does, in C."""
+    cdef pollfd asked
+    asked.fd, asked.events, asked.revents = descriptor, POLLRDHUP, 0
+    return descriptor >= 0 and poll(&asked, 1, 0) > 0
 
 
 cdef class Watched(DirectTransport):

@@ -15,15 +15,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-from koko import serving, upgrading
+from koko import listening, serving, upgrading
 from koko.aio import transport
 from koko.aio.exchange import LONG
 from koko.aio.forking import disown, keep
 from koko.aio.logs import tell
+from koko.aio.network import ask_resolver
 from koko.opening.address import written
 
-# Gets the peer's address, unless the transport knows it. What it makes has its ``transport`` as an
-# attribute from ``connection_made`` on.
+# Gets the peer's address, unless the transport knows it. What it makes has an attribute
+# ``transport`` from ``connection_made`` on.
 Factory = Callable[..., asyncio.Protocol]
 Task = asyncio.Task[tuple[asyncio.Transport, asyncio.Protocol]]
 
@@ -37,13 +38,13 @@ class Listening(Protocol):
     def close(self) -> None: ...
 
 
-class Newcomer:
-    """An accepted socket on its way to its protocol."""
+class AcceptedSocket:
+    """A socket that has no protocol yet."""
 
     def __init__(self, protocol: Factory, sock: socket.socket, peer: Any) -> None:
         self.sock = sock
         self.peer = peer
-        self.protocol: asyncio.Protocol | None = None  # not asked for, and so no transport either
+        self.protocol: asyncio.Protocol | None = None  # None: it has no transport either
         self._factory = protocol
 
     def make(self) -> asyncio.Protocol:
@@ -52,12 +53,12 @@ class Newcomer:
 
     @property
     def has_arrived(self) -> bool:
-        """True when its protocol has it, which tells of its end."""
+        """True when its protocol has it, which then logs its end."""
         return hasattr(self.protocol, "transport")
 
 
-class Reception:
-    """The clients that were accepted and have no protocol yet; how each that gets none is told."""
+class Acceptor:
+    """Gives each accepted socket a protocol; logs one line for each that never gets one."""
 
     def __init__(
         self,
@@ -76,38 +77,38 @@ class Reception:
         self._logger = logger
         self._loop = asyncio.get_running_loop()
         self._connect = transport.connector(self._loop, self.tls)
-        self._connecting: dict[Task, Newcomer] = {}
+        self._connecting: dict[Task, AcceptedSocket] = {}
         keep(self)
 
     def admit(self, sock: socket.socket, peer: Any) -> None:
         """Give an accepted socket a protocol, once TLS has come about."""
-        newcomer = Newcomer(self.protocol, sock, peer)
-        task = self._loop.create_task(self._connect(newcomer.make, sock))
-        self._connecting[task] = newcomer
+        accepted = AcceptedSocket(self.protocol, sock, peer)
+        task = self._loop.create_task(self._connect(accepted.make, sock))
+        self._connecting[task] = accepted
         task.add_done_callback(self._conclude)
 
     def exhausted(self, error: OSError) -> None:
-        """Take note that nobody can be accepted now."""
+        """Log that nobody can be accepted now."""
         tell(self._logger, logging.ERROR, "%s", serving.cannot_accept(error))
 
     def close(self) -> set[Task]:
-        """Give up those that are still at TLS; return what ends when all have arrived or ended."""
-        for task, newcomer in self._connecting.items():
-            if self.tls and not newcomer.has_arrived:
+        """Give up those that are still at TLS; return the tasks of all without a protocol."""
+        for task, accepted in self._connecting.items():
+            if self.tls and not accepted.has_arrived:
                 task.cancel()
         return set(self._connecting)
 
     def _conclude(self, task: Task) -> None:
-        newcomer = self._connecting.pop(task)
+        accepted = self._connecting.pop(task)
         error: BaseException | None = ConnectionError(serving.GOING_AWAY)
         if not task.cancelled():
             error = task.exception()
-        if newcomer.has_arrived:
+        if accepted.has_arrived:
             return
         # Cancelled, a transport closes itself, once what it has to write is written.
-        if newcomer.protocol is None or not task.cancelled():
-            newcomer.sock.close()
-        self._tell(newcomer.peer, error or ConnectionResetError())
+        if accepted.protocol is None or not task.cancelled():
+            accepted.sock.close()
+        self._tell(accepted.peer, error or ConnectionResetError())
 
     def _tell(self, peer: Any, error: BaseException) -> None:
         who = written(peer)
@@ -122,25 +123,25 @@ class Reception:
         tell(self._logger, logging.INFO, serving.CLIENT, who, serving.UNKNOWN, sentence)
 
     def _disown(self) -> None:
-        for newcomer in self._connecting.values():
-            disown(newcomer.sock.fileno())
+        for accepted in self._connecting.values():
+            disown(accepted.sock.fileno())
 
 
 class Listener:
-    """A listening socket whose connections go to a reception.
+    """A listening socket whose connections go to an acceptor.
 
     Raises:
         NotImplementedError: the loop can watch no descriptors; the socket is as it was.
     """
 
-    def __init__(self, sock: socket.socket, backlog: int, reception: Reception) -> None:
+    def __init__(self, sock: socket.socket, backlog: int, acceptor: Acceptor) -> None:
         self.sockets = (sock,)
         self._backlog = backlog
-        self._reception = reception
+        self._acceptor = acceptor
         self._retry: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
-        self._sock = sock.dup()  # that one may be closed by whoever has it
+        self._sock = sock.dup()  # the caller may close that one
         try:
             self._watch()
         except BaseException:
@@ -162,7 +163,7 @@ class Listener:
         self._loop.add_reader(self._sock.fileno(), self._accept)
 
     def _accept(self) -> None:
-        """Accept all that wait, but no more than may wait: others have their turn."""
+        """Accept those that wait, one backlog of them at most: the loop has other work."""
         for _ in range(self._backlog):
             try:
                 sock, peer = self._sock.accept()
@@ -173,27 +174,41 @@ class Listener:
                     return self._pause(error)
             else:
                 sock.setblocking(False)
-                self._reception.admit(sock, peer)
+                self._acceptor.admit(sock, peer)
 
     def _pause(self, error: OSError) -> None:
         self._loop.remove_reader(self._sock.fileno())
         self._retry = self._loop.call_later(serving.RETRY, self._watch)
-        self._reception.exhausted(error)
+        self._acceptor.exhausted(error)
 
     def _disown(self) -> None:
         disown(self._sock.fileno())
 
 
-async def listen_on(sock: socket.socket, backlog: int, reception: Reception) -> Listening:
+async def bind(
+    host: str | list[str] | None, port: int, reuse_port: bool = False
+) -> list[socket.socket]:
+    """Bind a socket to each address of ``host``; a free port is chosen once, for all of them.
+
+    Raises:
+        OSError: a name is unknown, a port is taken, or none of the addresses is here.
+    """
+    found = []
+    for name in listening.names(host):
+        found += await ask_resolver(name, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return listening.bind(found, port, reuse_port)
+
+
+async def listen_on(sock: socket.socket, backlog: int, acceptor: Acceptor) -> Listening:
     """Accept connections on a bound socket."""
     transport.hasten(sock)  # the sockets that are accepted inherit it
-    sock.listen(backlog)  # here, since uvloop does not tell of a port that another listens on
+    listening.listen(sock, backlog)  # here: uvloop ignores that another listens on the port
     with suppress(NotImplementedError):
-        if transport.ours is not None and not reception.tls:
-            listening: Listening = transport.ours.Listener(
-                sock, reception.protocol, reception.exhausted
+        if transport.ours is not None and not acceptor.tls:
+            listener: Listening = transport.ours.Listener(
+                sock, acceptor.protocol, acceptor.exhausted
             )
-            return listening
-        return Listener(sock, backlog, reception)
+            return listener
+        return Listener(sock, backlog, acceptor)
     loop = asyncio.get_running_loop()
-    return await loop.create_server(reception.protocol, sock=sock, backlog=backlog, **reception.tls)
+    return await loop.create_server(acceptor.protocol, sock=sock, backlog=backlog, **acceptor.tls)

@@ -9,76 +9,113 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, cast
 
-from koko.aio.handling import end_with
+from koko import hung_up
+from koko.aio import transport as transports
+from koko.aio.clients import Clients
+from koko.aio.conn import Conn
+from koko.aio.handling import Handler, end_with, run_handler
 from koko.aio.logs import tell
+from koko.aio.protocol import ConnProtocol
+from koko.aio.refuse import RefusedClient
 from koko.aio.tasks import FATAL, was_cancelled
-from koko.aio.timers import Timed
-from koko.aio.transport import close, end_half
+from koko.aio.timers import Timed, TimerWheel
+from koko.aio.transport import end_half
+from koko.core.connection import Connection
+from koko.core.wire import Role
 from koko.errors import HandshakeError
 from koko.http import Request, Response
-from koko.hung_up import has_hung_up
 from koko.opening.address import written
 from koko.opening.handshake import is_websocket_upgrade, refusal
 from koko.opening.head import RequestParser, write_response
-from koko.places import full
 from koko.serving import (
     CLIENT,
+    DROP,
     HUNG_UP,
     HUNG_UP_ANSWERING,
     NO_ANSWER,
+    SERVE,
     UNKNOWN,
+    Admission,
+    answer_octets,
     answered,
+    failed_to_answer,
+    going_away,
+    is_for_http,
     level_of,
+    linger_until,
+    no_websocket_at,
     sentence_of,
+    server_full,
     too_slow,
 )
-from koko.upgrading import Accepted, Incoming, Refused, Upgrader
-
-if TYPE_CHECKING:
-    from koko.aio.conn import Conn
-    from koko.aio.serve import Server
+from koko.upgrading import Accepted, Refused, UpgradableRequest, Upgrader
 
 Http = Callable[[Request], Response | Awaitable[Response | None] | None]
 
+has_hung_up: Callable[[int], bool] = hung_up.has_hung_up
+if transports.ours is not None:
+    has_hung_up = import_module("koko.aio._native_poller").has_hung_up
+
+SERVER = Role.SERVER
 _EARLY = 1 << 16  # bytes kept of what a client says while its request is being answered
 
 
-class Opening(asyncio.Protocol):
+@dataclass(slots=True)
+class Service:
+    """What a server does with a client: all that its opening handshake needs of the server."""
+
+    handler: Handler | None
+    http: Http | None
+    upgrader: Upgrader
+    logger: logging.Logger
+    clients: Clients
+    timers: TimerWheel
+    loop: asyncio.AbstractEventLoop
+    clock: Callable[[], float]  # of the connections
+
+
+class OpeningHandshake(asyncio.Protocol):
     """One TCP connection while it is not yet, or never will be, a WebSocket."""
 
     transport: asyncio.Transport
     request: Request
 
-    def __init__(self, server: Server, peer: Any = None) -> None:
+    def __init__(self, service: Service, peer: Any = None) -> None:
         self.conn: Conn | None = None
         self._why = ""  # it was dropped
-        self._server = server
+        self._service = service
         self._peer = peer  # its address, where the transport may come too late to know it
-        self._parser = RequestParser(server.upgrader.head_limit)
+        self._parser = RequestParser(service.upgrader.head_limit)
         self._early = b""
         self._timer_slot: set[Timed] | None = None
-        self._asked = False  # the application is
-        self._answering: asyncio.Task[None] | None = None  # who asks it, once that is known
+        self._asked = False  # http= was called
+        self._answering: asyncio.Task[None] | None = None  # in which it runs, once that is known
         self._answered = False
-        self._accepted_at = asyncio.get_running_loop().time()  # TLS comes between
+        self._unsent = False  # some of the answer waits in the transport
+        timeout, now = service.upgrader.handshake_timeout, service.loop.time()
+        self._deadline = None if timeout is None else now + timeout  # for TLS as well
 
     # What the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
-        if self._server._turns_away(self):
-            self._why = str(full(self._server.max_connections))
-            return
-        self._server._welcome(self)
-        self._bound(self._server.upgrader.handshake_timeout, self._accepted_at)
-        if self._server._is_closing:
+        clients = self._service.clients
+        admission = clients.admission()
+        if admission is not SERVE:
+            return self._turn_away(admission)
+        clients.handshakes.add(self)
+        if self._deadline is not None:
+            self._timer_slot = self._service.timers.set(self._deadline, self)
+        if clients.closing:
             self.refuse_as_closing()
 
     def data_received(self, data: bytes) -> None:
         if self._answered:
-            return  # what follows an answered request is nobody's
+            return  # what follows an answered request is dropped
         if self._asked:  # but this one may still become a connection
             self._early += data
             if len(self._early) >= _EARLY:
@@ -94,6 +131,13 @@ class Opening(asyncio.Protocol):
             self._early = self._parser.rest
             self._decide()
 
+    def pause_writing(self) -> None:
+        self._unsent = True
+
+    def resume_writing(self) -> None:
+        self._unsent = False
+        self._linger()
+
     def connection_lost(self, error: Exception | None) -> None:
         if not self._answered:
             why = HUNG_UP_ANSWERING if self._asked else HUNG_UP
@@ -105,17 +149,23 @@ class Opening(asyncio.Protocol):
     # What the server calls
 
     def refuse_as_closing(self) -> None:
-        """Answer with 503, unless there is an answer already or the application has the word."""
+        """Answer with 503, unless there is an answer already or ``http=`` is working on one."""
         if not (self._answered or self._asked):
-            self._refuse(None, _going_away())
-            close(self.transport)  # nobody waits here for a client that may never have spoken
+            self._refuse(None, going_away())
+            transports.close(self.transport)  # the server does not wait for it to hang up
 
     @property
     def peer(self) -> str:
         """Its address, for the log."""
         return written(self.transport.get_extra_info("peername") or self._peer)
 
-    # The door of its request
+    def on_timer(self) -> None:
+        """Drop a client that took longer than it may."""
+        if not self._answered:
+            self._why = too_slow(self._service.upgrader.handshake_timeout)
+        self.transport.abort()
+
+    # What an Upgrader calls
 
     @property
     def secure(self) -> bool:
@@ -127,53 +177,66 @@ class Opening(asyncio.Protocol):
             raise ConnectionResetError("the client is gone")
         conn = self._open(upgrader, accepted, head)
         if self._answering is not None:
-            self._server._own(conn, self._answering)
+            self._service.clients.bind(conn, self._answering)
         return conn
 
     # How it works inside
 
+    def _turn_away(self, admission: Admission) -> None:
+        service = self._service
+        if admission is DROP:
+            self._why = str(server_full(service.clients.limit))
+            self.transport.abort()
+            return
+        limit = service.upgrader.head_limit
+        refused = RefusedClient(self.transport, self.peer, service.clients, limit, service.logger)
+        self.transport.set_protocol(refused)
+
     def _open(self, upgrader: Upgrader, accepted: Accepted, head: bytes) -> Conn:
         if self._answered:
             raise RuntimeError("this request has been upgraded or answered already")
-        if self._server._is_closing:
-            raise _going_away()
+        service, transport = self._service, self.transport
+        if service.clients.closing:
+            raise going_away()
         self._answered = True
         self._leave()
-        self.transport.write(head)
-        protocol, self.conn = self._server._admit(self.transport, upgrader, self.request, accepted)
-        self.transport.set_protocol(protocol)
-        self.transport.resume_reading()
+        transport.write(head)
+        core = Connection(SERVER, upgrader, accepted.agreed, service.clock())
+        protocol = ConnProtocol(core, transport, service.loop, service.timers)
+        self.conn = conn = Conn(protocol, self.request, accepted.response, accepted.subprotocol)
+        service.clients.handlers[conn] = None  # it counts from now on
+        transport.set_protocol(protocol)
+        transport.resume_reading()
         if self._early:
             protocol.data_received(self._early)
-        return self.conn
+        return conn
 
     def _is_gone(self) -> bool:
-        """Tell whether the client hung up, perhaps while we slept; then nobody need be asked."""
-        sock = self.transport.get_extra_info("socket")
-        if not self.transport.is_closing() and sock is not None and has_hung_up(sock.fileno()):
+        """Tell whether the client hung up, perhaps while we slept: then no handler runs."""
+        transport = self.transport
+        if not transport.is_closing() and has_hung_up(transports.descriptor_of(transport)):
             self._why = HUNG_UP_ANSWERING
-            self.transport.abort()
-        return self.transport.is_closing()
+            transport.abort()
+            return True
+        return transport.is_closing()
 
     def _decide(self) -> None:
-        server = self._server
-        if server._http is None or (
-            server.handler is not None and is_websocket_upgrade(self.request)
-        ):
-            self._upgrade()
-        else:
-            self._asked = True
-            self._answering = asyncio.get_running_loop().create_task(self._ask(server._http))
-            self._answering.add_done_callback(self._see_through)
-            if self.conn is not None:  # an eager task has upgraded before it was known
-                server._own(self.conn, self._answering)
+        service = self._service
+        http = service.http
+        if http is None or not is_for_http(service.handler, http, self.request):
+            return self._upgrade()
+        self._asked = True
+        self._answering = service.loop.create_task(self._ask(http))
+        self._answering.add_done_callback(self._ensure_answered)
+        if self.conn is not None:  # an eager task has upgraded before it was known
+            service.clients.bind(self.conn, self._answering)
 
     def _upgrade(self) -> None:
-        server = self._server
+        service = self._service
         try:
-            if server.handler is None and is_websocket_upgrade(self.request):
-                raise HandshakeError(404, f"there is no WebSocket at {self.request.path!r}")
-            decision = server.upgrader.decide(self.request, secure=self.secure)
+            if service.handler is None and is_websocket_upgrade(self.request):
+                raise no_websocket_at(self.request)
+            decision = service.upgrader.decide(self.request, secure=self.secure)
             if isinstance(decision, Refused):
                 raise decision.error
             head = write_response(decision.response)
@@ -181,20 +244,32 @@ class Opening(asyncio.Protocol):
             self._refuse_for(error)
         else:
             if not self._is_gone():
-                server._serve(self._open(server.upgrader, decision, head))
+                self._serve(self._open(service.upgrader, decision, head))
+
+    def _serve(self, conn: Conn) -> None:
+        """Run the handler of a connection, in a task of its own."""
+        service, clients = self._service, self._service.clients
+        assert service.handler is not None
+        try:
+            running = run_handler(conn, service.handler, service.logger, clients.others)
+            task = service.loop.create_task(running)
+        except BaseException:  # one that is eager has begun there
+            clients.remove(conn)
+            raise
+        clients.bind(conn, task)
 
     async def _ask(self, http: Http) -> None:
         asked = self.request
-        request = Incoming(asked.method, asked.target, asked.headers, asked.version, door=self)
+        fields = asked.method, asked.target, asked.headers, asked.version
         response = error = None
         try:
-            answer = http(request)
+            answer = http(UpgradableRequest(*fields, handshake=self))
             response = await answer if inspect.isawaitable(answer) else answer
         except BaseException as raised:
             error = raised
         try:
             if self.conn is not None:
-                logger, others = self._server.logger, self._server._others
+                logger, others = self._service.logger, self._service.clients.others
                 await end_with(self.conn, error, logger, others)
             elif error is not None:
                 self._refuse_for(error)
@@ -203,8 +278,8 @@ class Opening(asyncio.Protocol):
         finally:
             error = None  # it holds this frame
 
-    def _see_through(self, task: asyncio.Task[None]) -> None:
-        """Leave nobody without an answer whose task never began, or was cancelled."""
+    def _ensure_answered(self, task: asyncio.Task[None]) -> None:
+        """Drop a client whose task never began, or was cancelled."""
         if not self._answered:
             self.transport.abort()
 
@@ -220,7 +295,7 @@ class Opening(asyncio.Protocol):
                 self._tell(answered(response.status))
 
     def _refuse_for(self, error: BaseException) -> None:
-        """Answer after what the application raised; raise on what is not its own."""
+        """Answer after an error of the application; raise again what is not an error of its own."""
         if isinstance(error, HandshakeError):
             return self._refuse(self.request, error)
         if was_cancelled(error):
@@ -232,50 +307,42 @@ class Opening(asyncio.Protocol):
             raise error
 
     def _fail(self, error: BaseException) -> None:
-        logger, target = self._server.logger, self.request.shown
-        tell(logger, logging.ERROR, NO_ANSWER, target, error=error)
-        self._refuse(self.request, HandshakeError(500, "the server failed to answer"))
+        tell(self._service.logger, logging.ERROR, NO_ANSWER, self.request.shown, error=error)
+        self._refuse(self.request, failed_to_answer())
 
     def _refuse(self, request: Request | None, error: HandshakeError) -> None:
-        self._log(error)
+        self._tell(sentence_of(error), level_of(error))
         self._answer(request, error.response or refusal(error))
 
     def _answer(self, request: Request | None, response: Response) -> None:
-        octets = write_response(response)
-        if request is not None and request.method == "HEAD":  # RFC 9110 §9.3.2: no body
-            octets = octets[: len(octets) - len(response.body)]
+        octets = answer_octets(request, response)
         self._answered = True
-        self.transport.resume_reading()
-        self.transport.write(octets)
-        # Our half ends here; closing the whole with bytes unread would reset the stream
-        # and could destroy the answer on its way. A timer bounds the wait for the peer's.
-        if self._timer_slot is None:
-            self._bound(self._server.upgrader.close_timeout)
-        end_half(self.transport)
+        transport = self.transport
+        transport.resume_reading()
+        transport.set_write_buffer_limits(0)  # resume_writing is called when all of it has left
+        transport.write(octets)
+        if not self._unsent:
+            self._linger()
+        elif self._deadline is None:
+            self._rearm(self._service.loop.time() + self._service.upgrader.close_timeout)
+        end_half(transport)  # only our half: see ``linger_until``
 
-    def _log(self, error: HandshakeError) -> None:
-        self._tell(sentence_of(error), level_of(error))
+    def _linger(self) -> None:
+        """Give the client a bounded time to hang up, now that its answer has left."""
+        if self._answered:
+            self._rearm(linger_until(self._service.loop.time(), self._deadline))
+
+    def _rearm(self, when: float) -> None:
+        if self._timer_slot is not None:
+            self._timer_slot.discard(self)
+        self._timer_slot = self._service.timers.set(when, self)
 
     def _tell(self, sentence: str, level: int = logging.INFO) -> None:
         request = getattr(self, "request", None)
         target = UNKNOWN if request is None else request.shown
-        tell(self._server.logger, level, CLIENT, self.peer, target, sentence)
-
-    def _bound(self, timeout: float | None, since: float | None = None) -> None:
-        if timeout is not None:
-            since = asyncio.get_running_loop().time() if since is None else since
-            self._timer_slot = self._server._timers.set(since + timeout, self)
-
-    def on_timer(self) -> None:
-        """Drop a client that took longer than it may."""
-        self._why = too_slow(self._server.upgrader.handshake_timeout)
-        self.transport.abort()
+        tell(self._service.logger, level, CLIENT, self.peer, target, sentence)
 
     def _leave(self) -> None:
-        self._server._forget(self)
+        self._service.clients.end_handshake(self)
         if self._timer_slot is not None:
             self._timer_slot.discard(self)
-
-
-def _going_away() -> HandshakeError:
-    return HandshakeError(503, "the server is going away, try again later")

@@ -3,50 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import socket
 import ssl as tls
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from koko import upgrading
-from koko.aio.accept import Listening, Reception, listen_on
-from koko.aio.admit import Http, Opening
+from koko.aio.accept import Acceptor, Listening, bind, listen_on
+from koko.aio.admit import Http, OpeningHandshake, Service
+from koko.aio.clients import Clients
 from koko.aio.conn import Conn
-from koko.aio.door import Door
-from koko.aio.forking import disown, disown_transport, keep
-from koko.aio.handling import end_with
-from koko.aio.listen import bind
+from koko.aio.forking import disown, keep
+from koko.aio.handling import Handler
 from koko.aio.logs import tell
-from koko.aio.protocol import ConnProtocol
 from koko.aio.signals import stopped_by_signals
 from koko.aio.tasks import clock_of
 from koko.aio.timers import TimerWheel
 from koko.aio.upgrade import Upgrader
-from koko.core.connection import Connection
 from koko.core.control import close_payload
-from koko.core.wire import Role
 from koko.errors import Close
-from koko.http import Request
-from koko.listening import address_of
-from koko.misuse import (
-    check_face,
-    check_handler,
-    not_awaitable,
-    refuse_async,
+from koko.listening import BACKLOG, address_of, close_all
+from koko.misuse import refuse_async
+from koko.serving import (
+    CLOSED,
+    CLOSING,
+    HURRIED,
+    LATE,
+    LISTENING,
+    addresses,
+    check_limit,
+    check_server,
 )
-from koko.places import Place, check_limit, place
-from koko.serving import CLOSED, CLOSING, HURRIED, LATE, LISTENING, addresses
-from koko.upgrading import Accepted, UpgraderOptions, check_server_options
+from koko.upgrading import UpgraderOptions, check_server_options
 
-BACKLOG = 1024  # connections that wait to be accepted, if the system allows as many
-LEAVE = 1.0  # seconds that cancelled handlers may take to come out
-
-Handler = Callable[[Conn], Awaitable[object]]
+LEAVE = 1.0  # seconds that cancelled handlers get to end
 
 
 class Server:
@@ -72,9 +65,9 @@ class Server:
             to refuse otherwise. May be a coroutine function. Without a handler it gets every
             request and may make a connection of it by ``Upgrader.upgrade``; what holds for a
             handler holds for it from there on.
-        max_connections: how many it serves at once. Whoever comes then gets 503 and can try
-            again; handshakes and plain HTTP count as well, though none while it is still
-            at TLS. None: as many as come.
+        max_connections: how many it serves at once. Any more get 503 and can try again;
+            handshakes and plain HTTP count as well, though none while it is still at TLS.
+            None: as many as come.
         sock: a bound socket to listen on instead of host and port.
         reuse_port: let several processes listen on one port.
         logger: where to log; the standard library's logger "koko.server" by default.
@@ -95,28 +88,20 @@ class Server:
         logger: logging.Logger | None = None,
         **options: Unpack[UpgraderOptions],
     ) -> None:
-        check_server_options("Server()", upgrader, options)
-        check_face("Server()", "upgrader", upgrader, Upgrader)
-        if handler is None and http is None:
-            raise TypeError("a server needs a handler, or http= that upgrades by itself")
-        check_handler("Server()", handler)
+        check_server(handler, http, upgrader, Upgrader, options)
         self.handler = handler
         self.upgrader = upgrader or Upgrader(**options)
         self._http = http
         self.logger = logger or logging.getLogger("koko.server")
-        self.max_connections = check_limit(max_connections)
+        self._clients = Clients(check_limit(max_connections))
         self._ssl = ssl
         self._where = (host, port, sock, reuse_port)
         self._timers: TimerWheel  # of the loop it was started in
+        self._acceptor: Acceptor | None = None
         self._listeners: list[Listening] = []
         self._listened: list[Any] = []  # the addresses, kept after its end
-        self._reception: Reception | None = None
-        self._doors: set[Door] = set()
-        self._openings: set[Opening] = set()
-        self._no_openings = asyncio.Event()  # set while it closes
-        self._handlers: dict[Conn, asyncio.Task[None] | None] = {}  # None until it is known
         self._closing: asyncio.Task[None] | None = None
-        self._patience: asyncio.Timeout | None = None  # with those who are to leave
+        self._waiting: asyncio.Timeout | None = None  # bounds the wait for handlers to end
         self._hurried = False
         self._stop = asyncio.Event()
         self._started = False
@@ -130,7 +115,7 @@ class Server:
             RuntimeError: it was started before; a server serves once.
             OSError: it cannot listen there.
         """
-        if self._started or self._is_closing:
+        if self._started or self._closing is not None:
             raise RuntimeError("this server was started before; make another Server to serve again")
         self._started = True
         try:
@@ -141,37 +126,44 @@ class Server:
         tell(self.logger, logging.INFO, LISTENING, addresses(self._listened))
 
     async def _listen(self) -> None:
-        self._timers = TimerWheel(asyncio.get_running_loop())
         keep(self)
         host, port, sock, reuse_port = self._where
-        opening = partial(Opening, self)
-        self._reception = Reception(opening, self.upgrader, self._ssl, self.logger)
+        handshake = partial(OpeningHandshake, self._service())
+        self._acceptor = Acceptor(handshake, self.upgrader, self._ssl, self.logger)
         sockets = [sock] if sock is not None else await bind(host, port, bool(reuse_port))
         try:
             for bound in sockets:
-                self._listeners.append(await listen_on(bound, BACKLOG, self._reception))
+                self._listeners.append(await listen_on(bound, BACKLOG, self._acceptor))
             self._listened = [bound.getsockname() for bound in sockets]
         except BaseException:
             self._unbind([] if sock is not None else sockets[len(self._listeners) :])
             raise
 
-    def _disown(self) -> None:
-        for sock in self.sockets:
-            disown(sock.fileno())
-        for conn in self.connections:
-            conn._disown()
-        for opening in self._openings:
-            disown_transport(opening.transport)
-        for door in self._doors:
-            disown_transport(door.transport)
+    def _service(self) -> Service:
+        loop = asyncio.get_running_loop()
+        self._timers = TimerWheel(loop)
+        return Service(
+            self.handler,
+            self._http,
+            self.upgrader,
+            self.logger,
+            self._clients,
+            self._timers,
+            loop,
+            clock_of(loop),
+        )
 
-    def _unbind(self, sockets: list[socket.socket]) -> None:
+    def _unbind(self, sockets: Iterable[socket.socket]) -> None:
         """Free the ports of a start that failed: those listened on, and ``sockets``."""
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
-        for bound in sockets:
-            bound.close()
+        close_all(sockets)
+
+    def _disown(self) -> None:
+        for sock in self.sockets:
+            disown(sock.fileno())
+        self._clients.disown()
 
     async def serve_forever(self) -> None:
         """Serve until ``close`` is called; when cancelled, close gracefully with 1001."""
@@ -196,10 +188,10 @@ class Server:
     ) -> asyncio.Task[None]:
         """Do what ``close`` does without waiting for it; return the task that does it."""
         if self._closing is None:
-            close_payload(Close(code, reason))  # misuse is told before anything has changed
+            close_payload(Close(code, reason))  # misuse raises before anything has changed
             if timeout is None:
                 timeout = self.upgrader.close_timeout
-            # A handler that closes its server cannot be waited for while it waits for us.
+            # A handler that closes its server waits for this: to wait for it would be for ever.
             caller = asyncio.current_task()
             self._closing = asyncio.create_task(self._close(code, reason, timeout, caller))
             self._stop.set()
@@ -228,7 +220,16 @@ class Server:
     @property
     def connections(self) -> set[Conn]:
         """The open connections, as they are now."""
-        return set(self._handlers)
+        return set(self._clients.handlers)
+
+    @property
+    def max_connections(self) -> int | None:
+        """How many clients it serves at once; a new limit counts for those that come next."""
+        return self._clients.limit
+
+    @max_connections.setter
+    def max_connections(self, limit: int | None) -> None:
+        self._clients.limit = check_limit(limit)
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -247,87 +248,6 @@ class Server:
         """
         return address_of(self._listened)
 
-    @property
-    def _is_closing(self) -> bool:
-        return self._closing is not None
-
-    # How it works inside
-
-    def _turns_away(self, opening: Opening) -> bool:
-        """Tell whether there is no place for a client; it is told so, or hung up on."""
-        seated = len(self._openings) + len(self._handlers)
-        given = place(self.max_connections, seated, len(self._doors))
-        if given is Place.NOWHERE:
-            opening.transport.abort()
-        elif given is Place.DOOR:
-            door = Door(self, opening.transport, opening.peer)
-            self._doors.add(door)
-            opening.transport.set_protocol(door)
-        return given is not Place.SEAT
-
-    def _welcome(self, opening: Opening) -> None:
-        """Take note of somebody whose handshake has begun."""
-        self._openings.add(opening)
-
-    def _forget(self, opening: Opening) -> None:
-        """Take note that his handshake is over."""
-        self._openings.discard(opening)
-        if self._is_closing and not self._openings:
-            self._no_openings.set()
-
-    def _admit(
-        self,
-        transport: asyncio.Transport,
-        upgrader: upgrading.Upgrader,
-        request: Request,
-        accepted: Accepted,
-    ) -> tuple[ConnProtocol, Conn]:
-        """Make a connection of an accepted handshake; from now on it counts."""
-        loop = asyncio.get_running_loop()
-        core = Connection(Role.SERVER, upgrader, accepted.agreed, clock_of(loop)())
-        protocol = ConnProtocol(core, transport, loop, self._timers)
-        conn = Conn(protocol, request, accepted.response, accepted.subprotocol)
-        self._handlers[conn] = None
-        return protocol, conn
-
-    def _serve(self, conn: Conn) -> None:
-        """Run the handler of a connection, in a task of its own."""
-        try:
-            task = asyncio.get_running_loop().create_task(self._run(conn))
-        except BaseException:  # one that is eager has begun there
-            self._release(conn)
-            raise
-        self._own(conn, task)
-
-    def _own(self, conn: Conn, task: asyncio.Task[None]) -> None:
-        """Take note of who looks after a connection: it lives no longer than that task."""
-        self._handlers[conn] = task
-        task.add_done_callback(lambda _: self._release(conn))
-
-    def _release(self, conn: Conn) -> None:
-        self._handlers.pop(conn, None)
-        if conn._core.may_send:  # the task never began, or failed where nobody expects it
-            conn.abort()
-
-    async def _run(self, conn: Conn) -> None:
-        assert self.handler is not None
-        error = None
-        try:
-            result = self.handler(conn)
-            if not inspect.isawaitable(result):
-                raise not_awaitable("handler", self.handler, result)
-            await result
-        except BaseException as raised:
-            error = raised
-        try:
-            await end_with(conn, error, self.logger, self._others)
-        finally:
-            error = None  # it holds this frame
-
-    def _others(self) -> int:
-        """Return how many connections are open beside the one that is ending."""
-        return len(self._handlers) - 1
-
     # Closing
 
     def _stop_by_signal(self) -> None:
@@ -337,58 +257,44 @@ class Server:
         elif not self._hurried:
             tell(self.logger, logging.WARNING, HURRIED)
             self._hurried = True
-            if self._patience is not None and not self._patience.expired():
-                self._patience.reschedule(asyncio.get_running_loop().time())
+            if self._waiting is not None and not self._waiting.expired():
+                self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def _close(
         self, code: int, reason: str, timeout: float, caller: asyncio.Task[Any] | None
     ) -> None:
-        began = asyncio.get_running_loop().time()
-        given_up = self._accept_no_more()
-        if not self._openings:
-            self._no_openings.set()
-        if self._handlers and not self._hurried:
-            names = addresses([conn.remote_address for conn in self._handlers])
-            tell(self.logger, logging.INFO, CLOSING, timeout, len(self._handlers), names)
-        goings: set[asyncio.Task[Any]] = {
-            *given_up,
-            asyncio.create_task(self._no_openings.wait()),
-            *(asyncio.create_task(conn.close(code, reason, timeout)) for conn in self.connections),
-            *(task for task in self._handlers.values() if task and task is not caller),
+        began, handlers = asyncio.get_running_loop().time(), self._clients.handlers
+        accepting = self._stop_accepting()
+        self._clients.refuse_all()
+        if handlers and not self._hurried:
+            names = addresses([conn.remote_address for conn in handlers])
+            tell(self.logger, logging.INFO, CLOSING, timeout, len(handlers), names)
+        ends: set[asyncio.Task[Any]] = {
+            *accepting,
+            asyncio.create_task(self._clients.no_handshakes.wait()),
+            *(asyncio.create_task(conn.close(code, reason, timeout)) for conn in handlers),
+            *(task for task in handlers.values() if task and task is not caller),
         }
         with suppress(TimeoutError):
-            async with asyncio.timeout(0 if self._hurried else timeout) as self._patience:
-                await asyncio.wait(goings)
-        self._patience = None
-        self._complain_of_late([conn for conn, task in self._handlers.items() if task in goings])
-        self._drop_all()
-        for task in goings:
+            async with asyncio.timeout(0 if self._hurried else timeout) as self._waiting:
+                await asyncio.wait(ends)
+        self._waiting = None
+        late = [conn.remote_address for conn, task in handlers.items() if task in ends]
+        if late and not self._hurried:
+            tell(self.logger, logging.WARNING, LATE, len(late), addresses(late))
+        self._clients.drop_all()
+        for task in ends:
             task.cancel()
-        # A handler that does not let itself be cancelled is left behind: nobody can end it.
-        await asyncio.wait(goings, timeout=LEAVE)
+        # A handler that ignores its cancellation is left behind: nothing else can end it.
+        await asyncio.wait(ends, timeout=LEAVE)
         self._timers.settle()
         lasted = asyncio.get_running_loop().time() - began
         tell(self.logger, logging.INFO, CLOSED, lasted, addresses(self._listened))
 
-    def _accept_no_more(self) -> set[asyncio.Task[Any]]:
+    def _stop_accepting(self) -> set[asyncio.Task[Any]]:
         for listener in self._listeners:
             listener.close()
-        for door in tuple(self._doors):
-            door.transport.abort()
-        for opening in tuple(self._openings):
-            opening.refuse_as_closing()
-        return self._reception.close() if self._reception else set()
-
-    def _complain_of_late(self, conns: list[Conn]) -> None:
-        if conns and not self._hurried:
-            names = addresses([conn.remote_address for conn in conns])
-            tell(self.logger, logging.WARNING, LATE, len(conns), names)
-
-    def _drop_all(self) -> None:
-        for opening in tuple(self._openings):
-            opening.transport.abort()
-        for conn in self.connections:
-            conn.abort()
+        return set(self._acceptor.close()) if self._acceptor else set()
 
 
 async def serve(

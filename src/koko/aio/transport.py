@@ -105,8 +105,15 @@ def hasten(sock: socket.socket) -> None:
 
 def backlog_of(transport: asyncio.Transport) -> Backlog:
     """Return what waits for the peer: in the transport, in those below it, in the system."""
+    return backlog_on(descriptor_of(transport), unsent_in(transport))
+
+
+def descriptor_of(transport: asyncio.Transport) -> int:
+    """Return the descriptor under a transport, -1 where it has none any more."""
+    if ours is not None and type(transport) is ours.SocketTransport:
+        return transport.fileno()  # type: ignore[attr-defined, no-any-return]
     sock = transport.get_extra_info("socket")
-    return backlog_on(-1 if sock is None else sock.fileno(), unsent_in(transport))
+    return -1 if sock is None else sock.fileno()
 
 
 def unsent_in(transport: asyncio.Transport) -> int:

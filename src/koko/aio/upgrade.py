@@ -9,7 +9,7 @@ from koko.aio.conn import Conn
 from koko.aio.pending import Pending
 from koko.http import Headers
 from koko.opening.head import write_response
-from koko.upgrading import Incoming, Refused
+from koko.upgrading import Refused, UpgradableRequest
 
 
 class Upgrader(upgrading.Upgrader):
@@ -27,7 +27,7 @@ class Upgrader(upgrading.Upgrader):
             OSError: the client is gone; nobody can be answered.
             ValueError: ``headers`` has a name that only the handshake may write.
         """
-        if not isinstance(request, Incoming):
+        if not isinstance(request, UpgradableRequest):
             raise TypeError(
                 f"upgrade() got {type(request).__name__!r}, expected what Koko's server gave to "
                 "http=; other servers' requests are for koko.sync.Upgrader"
@@ -38,15 +38,17 @@ class Upgrader(upgrading.Upgrader):
 class Upgrading(Pending[Conn]):
     """A connection being opened to a client."""
 
-    def __init__(self, upgrader: Upgrader, request: Incoming, headers: Headers | None) -> None:
+    def __init__(
+        self, upgrader: Upgrader, request: UpgradableRequest, headers: Headers | None
+    ) -> None:
         self._upgrader = upgrader
-        self._door = request.door
+        self._handshake = request.handshake
         self._headers = headers
 
     async def _open(self) -> Conn:
-        door = self._door
-        decision = self._upgrader.decide(door.request, self._headers, secure=door.secure)
+        upgrader, handshake = self._upgrader, self._handshake
+        decision = upgrader.decide(handshake.request, self._headers, secure=handshake.secure)
         if isinstance(decision, Refused):
             raise decision.error
-        conn: Conn = door.open(self._upgrader, decision, write_response(decision.response))
+        conn: Conn = handshake.open(upgrader, decision, write_response(decision.response))
         return conn

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
-import selectors
 import socket
 import ssl as tls
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
 from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from koko import serving
-from koko.listening import address_of
-from koko.misuse import check_face, check_handler, refuse_async
+from koko.listening import address_of, close_all
+from koko.misuse import refuse_async
 from koko.opening.address import written
-from koko.places import Place, check_limit, full
-from koko.sync.admit import Admission, Handler, Http
+from koko.serving import DROP, REFUSE, Admission
+from koko.sync.accept import Acceptor, bind
+from koko.sync.admit import Http, OpeningHandshake, Service
+from koko.sync.clients import Client, Clients
 from koko.sync.conn import Conn
-from koko.sync.crowd import Crowd, Guest
-from koko.sync.door import turn_away
-from koko.sync.listen import close_all, listen, open_up
+from koko.sync.handling import Handler
+from koko.sync.logs import tell
 from koko.sync.monitor import LOOK, Role, hold
+from koko.sync.refuse import refuse
 from koko.sync.signals import Signals, stop_signals
 from koko.sync.transport import PlainStream
-from koko.sync.upgrade import Upgrader, complain
+from koko.sync.upgrade import Upgrader
 from koko.upgrading import UpgraderOptions, check_server_options
 
-_LEAVE = 1.0  # seconds that handlers get to come out after their sockets were dropped
+_LEAVE = 1.0  # seconds that handlers get to end after their sockets were dropped
 
 
 class Server:
@@ -58,8 +58,8 @@ class Server:
             to refuse otherwise. Without a handler it gets every request and may make a
             connection of it by ``Upgrader.upgrade``; what holds for a handler holds for it
             from there on.
-        max_connections: how many it serves at once. Whoever comes then gets 503 and can try
-            again; handshakes and plain HTTP count as well. None: as many as come.
+        max_connections: how many it serves at once. Any more get 503 and can try again;
+            handshakes and plain HTTP count as well. None: as many as come.
         sock: a bound socket to listen on instead of host and port.
         reuse_port: let several processes listen on one port.
         logger: where to log; the standard library's logger "koko.server" by default.
@@ -80,31 +80,23 @@ class Server:
         logger: logging.Logger | None = None,
         **options: Unpack[UpgraderOptions],
     ) -> None:
-        check_server_options("Server()", upgrader, options)
-        check_face("Server()", "upgrader", upgrader, Upgrader)
-        if handler is None and http is None:
-            raise TypeError("a server needs a handler, or http= that upgrades by itself")
-        check_handler("Server()", handler)
+        serving.check_server(handler, http, upgrader, Upgrader, options)
         refuse_async("Server()", "handler", handler)
         refuse_async("Server()", "http=", http)
         self.handler = handler
         self.upgrader = upgrader or Upgrader(**options)
         self.logger = logger or logging.getLogger("koko.server")
-        self.max_connections = check_limit(max_connections)
-        self._admission = Admission(handler, self.upgrader, ssl, http, self.logger, self._others)
-        self._ssl = ssl
+        self._clients = clients = Clients(serving.check_limit(max_connections))
+        self._service = Service(handler, http, self.upgrader, ssl, self.logger, clients)
         self._where = (host, port, sock, bool(reuse_port))
-        self._listeners: list[socket.socket] = []
+        self._acceptor: Acceptor | None = None
         self._listened: list[Any] = []  # the addresses, kept after its end
-        self._crowd = Crowd()
         self._lock = threading.Lock()
-        self._closer: Role | None = None  # who closes it
-        self._goodbye = (1001, "")
+        self._closer: Role | None = None  # the thread that closes it
+        self._close_with = (1001, "")
         self._stopping = threading.Event()
         self._closed = threading.Event()
         self._on_closed: Callable[[], object] = int
-        self._acceptor: threading.Thread | None = None
-        self._waker: socket.socket | None = None
 
     # Life
 
@@ -118,25 +110,15 @@ class Server:
         if self._acceptor is not None or self._stopping.is_set():
             raise RuntimeError("this server was started before; make another Server to serve again")
         host, port, sock, reuse_port = self._where
-        listeners = [sock] if sock else listen(host, port, reuse_port)
-        needed = ExitStack()  # closed where one of them is not to be had
+        sockets = [sock] if sock else bind(host, port, reuse_port)
         try:
-            woken, waker = map(needed.enter_context, socket.socketpair())
-            selector = needed.enter_context(selectors.DefaultSelector())
-            open_up(listeners)
-            self._listeners = listeners
-            self._listened = [listener.getsockname() for listener in listeners]
-            name = f"koko-accept-{written(self._listened[0])}"
-            arguments = (woken, selector)
-            acceptor = threading.Thread(target=self._accept, args=arguments, name=name, daemon=True)
-            acceptor.start()
+            self._listened = [bound.getsockname() for bound in sockets]
+            self._acceptor = Acceptor(sockets, self._admit, self.logger)
         except BaseException:
-            self._listeners, self._listened = [], []
-            needed.close()
+            self._listened = []
             if sock is None:  # else it is still the caller's
-                close_all(listeners)
+                close_all(sockets)
             raise
-        self._waker, self._acceptor = waker, acceptor
         _servers.add(self)
 
     def serve_forever(self) -> None:
@@ -171,8 +153,8 @@ class Server:
                 self._closer = None
 
     def _hurry(self) -> None:
-        """Drop everything that a ``close`` in another thread still waits for."""
-        self._crowd.hurry()
+        """End the waiting of a ``close`` in another thread: it drops what is left."""
+        self._clients.hurry()
 
     def wait_closed(self) -> None:
         """Wait until the server has been closed and its last handler has ended."""
@@ -195,12 +177,22 @@ class Server:
     @property
     def connections(self) -> set[Conn]:
         """The open connections, as they are now."""
-        return set(self._crowd.conns.values())
+        return set(self._clients.conns.values())
+
+    @property
+    def max_connections(self) -> int | None:
+        """How many clients it serves at once; a new limit counts for those that come next."""
+        return self._clients.limit
+
+    @max_connections.setter
+    def max_connections(self, limit: int | None) -> None:
+        self._clients.limit = serving.check_limit(limit)
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
         """The sockets it listens on; none before its start and after its end."""
-        return tuple(sock for sock in self._listeners if sock.fileno() >= 0)
+        found = self._acceptor.sockets if self._acceptor else []
+        return tuple(sock for sock in found if sock.fileno() >= 0)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -213,144 +205,104 @@ class Server:
         """
         return address_of(self._listened)
 
-    # Accepting
+    # One client
 
-    def _accept(self, woken: socket.socket, selector: selectors.BaseSelector) -> None:
-        told = serving.addresses(self._listened)
-        complain(self.logger, serving.LISTENING, told, level=logging.INFO)
-        with woken, selector:
-            selector.register(woken, selectors.EVENT_READ)
-            for listener in self._listeners:
-                selector.register(listener, selectors.EVENT_READ)
-            while not self._stopping.is_set():
-                for key, _ in selector.select():
-                    if key.fileobj is not woken:
-                        self._accept_one(key.fileobj)
-        close_all(self._listeners)
-
-    def _accept_one(self, listener: Any) -> None:
-        # Whatever fails here, a log handler of the application's say, the next one is accepted.
+    def _admit(self, sock: socket.socket, peer: Any) -> None:
+        """Have an accepted client served or refused by a thread of its own, or drop it."""
+        given = self._clients.admission()
         try:
-            sock, peer = listener.accept()
-        except BlockingIOError:
-            return  # another process was faster
-        except OSError as error:
-            if error.errno not in serving.GONE:
-                self._pause(error)
-            return
-        given = self._crowd.take_place(self.max_connections)
-        try:
-            if given is not Place.NOWHERE:
+            if given is not DROP:
                 return self._start(PlainStream(sock), written(peer), given)
-            told = (written(peer), serving.UNKNOWN, full(self.max_connections))
-            complain(self.logger, serving.CLIENT, *told, level=logging.INFO)
+            error = serving.server_full(self.max_connections)
+            tell(self.logger, logging.INFO, serving.CLIENT, written(peer), serving.UNKNOWN, error)
         except OSError:
             pass  # it has hung up already
-        except RuntimeError as error:  # the system has no thread for it
-            self._pause(error)
-        sock.close()
-        self._crowd.give_back(given)
+        except RuntimeError:  # the system has no thread for it
+            self._forget(sock, given)
+            raise
+        self._forget(sock, given)
 
-    def _start(self, stream: PlainStream, peer: str, given: Place) -> None:
+    def _forget(self, sock: socket.socket, given: Admission) -> None:
+        sock.close()
+        self._clients.count_out(given)
+
+    def _start(self, stream: PlainStream, peer: str, given: Admission) -> None:
         arguments, name = (stream, peer, given), f"koko-{peer}"
         threading.Thread(target=self._serve, args=arguments, name=name, daemon=True).start()
 
-    def _pause(self, error: Exception) -> None:
-        complain(self.logger, "%s", serving.cannot_accept(error))
-        self._stopping.wait(serving.RETRY)
-
-    # One connection, in its thread
-
-    def _serve(self, stream: PlainStream, peer: str, given: Place) -> None:
+    def _serve(self, stream: PlainStream, peer: str, given: Admission) -> None:
         thread = threading.get_ident()
-        self._crowd.guests[thread] = Guest(stream, peer)
+        self._clients.threads[thread] = Client(stream, peer)
         try:
-            if given is Place.DOOR:
-                head_limit = self.upgrader.head_limit
-                turn_away(stream, peer, self._ssl, self.max_connections, head_limit, self.logger)
+            if given is REFUSE:
+                limit, head_limit = self.max_connections, self.upgrader.head_limit
+                refuse(stream, peer, self._service.ssl, limit, head_limit, self.logger)
             else:
-                self._admission.admit(stream, peer, partial(self._welcome, thread))
-        except BaseException as error:  # of an application's: it was told, and we go on
-            complain(self.logger, "what serves %s failed", peer, exc_info=error)
+                on_open = partial(self._opened, thread)
+                OpeningHandshake(self._service, stream, peer, on_open).run()
+        except BaseException as error:  # of the application's; the server goes on
+            tell(self.logger, logging.ERROR, "what serves %s failed", peer, error=error)
         finally:
-            self._crowd.see_out(thread, given)
+            self._clients.remove(thread, given)
 
-    def _welcome(self, thread: int, conn: Conn) -> None:
-        self._crowd.conns[thread] = conn
+    def _opened(self, thread: int, conn: Conn) -> None:
+        self._clients.conns[thread] = conn
         if self._stopping.is_set():  # too late for ``close`` to see it
-            conn.close(*self._goodbye)
-
-    def _others(self) -> int:
-        """Return how many connections are open beside the one that is ending."""
-        return len(self._crowd.conns) - 1
+            conn.close(*self._close_with)
 
     # Closing
 
-    def _become_closer(self, mine: Role, goodbye: tuple[int, str], timeout: float) -> bool:
+    def _become_closer(self, mine: Role, close_with: tuple[int, str], timeout: float) -> bool:
         if self._closer is not None or self._closed.is_set():
             return False
         self._closer = mine
         if not self._stopping.is_set():
-            self._goodbye = goodbye
-            self._crowd.deadline = monotonic() + timeout
+            self._close_with = close_with
+            self._clients.deadline = monotonic() + timeout
         self._stopping.set()
         return True
 
     def _close(self, timeout: float) -> None:
         began = monotonic()
-        self._stop_accepting()
-        self._admission.closing = True
-        conns, others = dict(self._crowd.conns), self._crowd.others
+        if self._acceptor is not None:
+            self._acceptor.close()
+        conns = tuple(self._clients.conns.values())
         if conns:
-            names = serving.addresses([conn.remote_address for conn in conns.values()])
-            told = (timeout, len(conns), names)
-            complain(self.logger, serving.CLOSING, *told, level=logging.INFO)
-        for thread, guest in others.items():
-            if thread not in conns:
-                guest.stream.hush()  # a request that is not whole yet gets its 503
+            names = serving.addresses([conn.remote_address for conn in conns])
+            tell(self.logger, logging.INFO, serving.CLOSING, timeout, len(conns), names)
+        self._clients.refuse_all()
         try:
-            for conn in conns.values():
-                conn._driver.start_close(*self._goodbye)
-            self._crowd.wait()
-        finally:  # a bad code, or Ctrl-C: who waits for the end is not left waiting
-            self._drop_guests()
+            for conn in conns:
+                conn._driver.start_close(*self._close_with)
+            self._clients.wait()
+        finally:  # a bad code, or Ctrl-C: threads that wait for the end are not left waiting
+            self._drop_all()
             try:
-                self._say_closed(monotonic() - began)
+                self._tell_closed(monotonic() - began)
             finally:
                 self._closed.set()
                 self._on_closed()
 
-    def _stop_accepting(self) -> None:
-        if self._waker is not None and self._acceptor is not None:
-            with suppress(OSError):
-                self._waker.send(b"\0")  # to close it says nothing while a child has it, too
-            self._acceptor.join(_LEAVE)
-            self._waker.close()
-
-    def _drop_guests(self) -> None:
-        for conn in tuple(self._crowd.conns.values()):
-            conn.abort()
-        for guest in self._crowd.others.values():
-            guest.stream.shutdown()
-        self._crowd.deadline = monotonic() + _LEAVE
-        self._crowd.wait()
-        if late := [guest.peer for guest in self._crowd.others.values()]:
+    def _drop_all(self) -> None:
+        self._clients.drop_all()
+        self._clients.deadline = monotonic() + _LEAVE
+        self._clients.wait()
+        if late := [client.peer for client in self._clients.of_others.values()]:
             names = serving.addresses(late)
-            complain(self.logger, serving.LATE, len(late), names, level=logging.WARNING)
+            tell(self.logger, logging.WARNING, serving.LATE, len(late), names)
 
-    def _say_closed(self, lasted: float) -> None:
+    def _tell_closed(self, lasted: float) -> None:
         if names := serving.addresses(self._listened):
-            complain(self.logger, serving.CLOSED, lasted, names, level=logging.INFO)
+            tell(self.logger, logging.INFO, serving.CLOSED, lasted, names)
 
     def _disown(self) -> None:
         self._lock = threading.Lock()
         self._stopping, self._closed = threading.Event(), threading.Event()
         self._stopping.set()
         self._closed.set()
-        self._crowd.disown()
-        close_all(self._listeners)
-        if self._waker is not None:
-            self._waker.close()
+        self._clients.disown()
+        if self._acceptor is not None:
+            self._acceptor.disown()
 
 
 def serve(
@@ -399,7 +351,7 @@ def _close_by_signal(server: Server, signals: Signals) -> None:
     except RuntimeError:  # the system has no thread for it
         return
     if signals.wait():
-        complain(server.logger, serving.HURRIED, level=logging.WARNING)
+        tell(server.logger, logging.WARNING, serving.HURRIED)
         server._hurry()
 
 
@@ -411,6 +363,6 @@ def _disown_all() -> None:
         server._disown()
 
 
-# A child that lives on would hold the port, and connections wait in it for nobody.
+# A child that lives on would hold the port, and accept none of its connections.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_disown_all)

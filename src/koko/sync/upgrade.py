@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import logging
+import socket
 import ssl
-import threading
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from koko import hijacking, upgrading
 from koko.core.connection import Connection
 from koko.core.wire import Role
-from koko.errors import CloseError, HandshakeError
-from koko.http import Headers, Request, Response
-from koko.misuse import check_returned
-from koko.opening.address import written
+from koko.errors import HandshakeError
+from koko.hijacking import Hijackable
+from koko.http import Headers
 from koko.opening.handshake import refusal
 from koko.opening.head import write_response
-from koko.serving import CLIENT, ended, handler_failed
 from koko.sync.clock import deadline_in
 from koko.sync.conn import Conn
 from koko.sync.driver import Driver
 from koko.sync.tls import LentStream
 from koko.sync.transport import PlainStream, Stream, write_by
-from koko.upgrading import Accepted, Incoming, Refused
+from koko.upgrading import Accepted, Refused, UpgradableRequest
 
 
 class Upgrader(upgrading.Upgrader):
@@ -51,40 +48,27 @@ class Upgrader(upgrading.Upgrader):
             OSError: the client is gone; nobody can be answered.
             ValueError: ``headers`` has a name that only the handshake may write.
         """
-        door = request.door if isinstance(request, Incoming) else _Elsewhere(request)
-        decision = self.decide(door.request, headers, secure=door.secure)
+        ours = isinstance(request, UpgradableRequest)
+        hijackable = request.handshake if ours else _OtherServers(hijacking.hijackable(request))
+        decision = self.decide(hijackable.request, headers, secure=hijackable.secure)
         if isinstance(decision, Refused):
-            decision.error.response = door.answer(decision.response)
+            decision.error.response = hijackable.answer(decision.response)
             raise decision.error
-        return open_conn(self, door, decision, deadline_in(self.handshake_timeout))
+        deadline = deadline_in(self.handshake_timeout)
+        return open_conn(self, hijackable, decision, deadline, hijackable.opened)
 
 
-class Door(Protocol):
-    """Where a request came in, and where its answer goes out."""
+class _OtherServers:
+    """A request to another server, with a stream on its socket."""
 
-    request: Request
-    secure: bool
-
-    def answer(self, response: Response) -> Response:
-        """Return ``response`` as it may be given here."""
-
-    def take(self) -> tuple[Stream, bytes]:
-        """Return the stream, from now on ours alone, and what was read behind the request."""
-
-    def opened(self, conn: Conn) -> None:
-        """Take note of what became of it."""
-
-
-class _Elsewhere:
-    """The door of another server."""
-
-    def __init__(self, request: Any) -> None:
-        self._asked = asked = hijacking.asked(request)
-        self.request, self.secure, self.answer = asked.request, asked.secure, asked.answer
+    def __init__(self, hijackable: Hijackable[socket.socket]) -> None:
+        self.request, self.secure = hijackable.request, hijackable.secure
+        self.answer = hijackable.answer
+        self._take = hijackable.take
 
     def take(self) -> tuple[Stream, bytes]:
         try:
-            sock, early = self._asked.take()
+            sock, early = self._take()
         except HandshakeError as error:
             error.response = self.answer(refusal(error))
             raise
@@ -95,80 +79,27 @@ class _Elsewhere:
 
 
 def open_conn(
-    upgrader: upgrading.Upgrader, door: Door, accepted: Accepted, deadline: float | None
+    upgrader: upgrading.Upgrader,
+    hijackable: Hijackable[Stream],
+    accepted: Accepted,
+    deadline: float | None,
+    on_open: Callable[[Conn], object],
 ) -> Conn:
-    """Tell an accepted client so and return the connection."""
+    """Send the 101 of an accepted request; return the connection, which ``on_open`` gets first."""
     octets = write_response(accepted.response)
-    stream, early = door.take()
+    stream, early = hijackable.take()
     try:
         write_by(stream, octets, deadline)
         core = Connection(Role.SERVER, upgrader, accepted.agreed, monotonic())
         driver = Driver(core, stream, early)
-        conn = Conn(driver, door.request, accepted.response, accepted.subprotocol)
+        conn = Conn(driver, hijackable.request, accepted.response, accepted.subprotocol)
     except BaseException:
         stream.shutdown()
         stream.close()
         raise
     try:
-        door.opened(conn)
+        on_open(conn)
     except BaseException:
         conn.abort()
         raise
     return conn
-
-
-# The rest of a connection's life, when nobody but us looks after it
-
-
-def run_handler(
-    conn: Conn,
-    handler: Callable[[], object],
-    logger: logging.Logger,
-    others: Callable[[], int | None] = lambda: None,
-) -> None:
-    """Run a handler, close its connection with the code it deserves, log how it ended."""
-    error = None
-    try:
-        check_returned("handler", handler, handler())
-    except BaseException as raised:
-        error = raised
-    end_with(conn, error, logger, others)
-
-
-def end_with(
-    conn: Conn,
-    error: BaseException | None,
-    logger: logging.Logger,
-    others: Callable[[], int | None],
-) -> None:
-    """Close the connection of a handler that came out, perhaps with an error, and log that.
-
-    ``others`` tells how many are open still, None where nobody knows. What is no ``Exception``
-    - ``sys.exit()``, a test's failure - is raised again, for whoever runs this thread; the
-    connection is over all the same.
-    """
-    code = 1000
-    try:
-        if error is not None and not isinstance(error, CloseError):
-            code = 1011
-            sentence, values, shown = handler_failed(conn, error)
-            complain(logger, sentence, *values, exc_info=shown)
-        if error is not None and not isinstance(error, Exception):
-            conn._driver.start_close(code, "")
-            raise error
-        conn.close(code)
-    finally:
-        conn.abort()
-        if logger.isEnabledFor(logging.INFO):
-            peer, target = written(conn.remote_address), conn.request.shown
-            ending = ended(conn._core, conn._driver.clock.now(), others())
-            complain(logger, CLIENT, peer, target, ending, level=logging.INFO)
-
-
-def complain(logger: logging.Logger, sentence: str, *values: object, **how: Any) -> None:
-    """Log something; what a log handler of the application's raises ends no thread of ours."""
-    try:
-        logger.log(how.pop("level", logging.ERROR), sentence, *values, **how)
-    except BaseException:
-        if threading.current_thread() is threading.main_thread():  # not ours
-            raise

@@ -1,0 +1,95 @@
+"""The clients of one server: those in their opening handshake, those refused, the connections."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Protocol
+
+from koko.aio.conn import Conn
+from koko.aio.forking import disown_transport
+from koko.serving import Admission, admission
+
+
+class Client(Protocol):
+    """A client that has no connection yet, or never gets one."""
+
+    transport: asyncio.Transport
+
+
+class Handshake(Client, Protocol):
+    """A client in its opening handshake."""
+
+    def refuse_as_closing(self) -> None: ...
+
+
+class Clients:
+    """Each client of a server is in one of these, from being accepted to being gone.
+
+    Attributes:
+        limit: ``max_connections``.
+        closing: the server is.
+        handshakes: those in their opening handshake, or in plain HTTP.
+        refused: those for which the server is full.
+        handlers: the connections, with the task that each belongs to; None until it is known.
+        no_handshakes: set when the server is closing and the last handshake is over.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.closing = False
+        self.handshakes: set[Handshake] = set()
+        self.refused: set[Client] = set()
+        self.handlers: dict[Conn, asyncio.Task[None] | None] = {}
+        self.no_handshakes = asyncio.Event()
+
+    def admission(self) -> Admission:
+        """Return what becomes of the next client."""
+        served = len(self.handshakes) + len(self.handlers)
+        return admission(self.limit, served, len(self.refused))
+
+    def others(self) -> int:
+        """Return how many connections are open beside the one that is ending."""
+        return len(self.handlers) - 1
+
+    def end_handshake(self, handshake: Handshake) -> None:
+        """Remove a client whose opening handshake is over."""
+        self.handshakes.discard(handshake)
+        if self.closing and not self.handshakes:
+            self.no_handshakes.set()
+
+    def bind(self, conn: Conn, task: asyncio.Task[None]) -> None:
+        """Have a connection last no longer than the task that its handler runs in."""
+        self.handlers[conn] = task
+        task.add_done_callback(partial(self.remove, conn))
+
+    def remove(self, conn: Conn, task: object = None) -> None:
+        """Remove a connection; drop it if its handler never began or left it open."""
+        self.handlers.pop(conn, None)
+        core = conn._core
+        if core.ending is None and core.may_send:
+            conn.abort()
+
+    def refuse_all(self) -> None:
+        """Refuse or drop everybody who has no connection: the server is closing."""
+        self.closing = True
+        for client in tuple(self.refused):
+            client.transport.abort()
+        for handshake in tuple(self.handshakes):
+            handshake.refuse_as_closing()
+        if not self.handshakes:
+            self.no_handshakes.set()
+
+    def drop_all(self) -> None:
+        """Drop everybody at once."""
+        for handshake in tuple(self.handshakes):
+            handshake.transport.abort()
+        for conn in tuple(self.handlers):
+            conn.abort()
+
+    def disown(self) -> None:
+        """Let go of them all in a child of fork: they are the parent's."""
+        for conn in tuple(self.handlers):
+            conn._disown()
+        for client in (*self.handshakes, *self.refused):
+            disown_transport(client.transport)

@@ -1,0 +1,117 @@
+"""The clients of one server, each from being accepted to being gone, and the wait for their end."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import NamedTuple
+
+from koko.serving import DROP, SERVE, Admission, admission
+from koko.sync.conn import Conn
+from koko.sync.monitor import News, hold
+from koko.sync.transport import PlainStream
+
+
+class Client(NamedTuple):
+    """A client that a thread serves or refuses."""
+
+    stream: PlainStream
+    peer: str
+
+
+class Clients:
+    """The clients of one server.
+
+    Attributes:
+        limit: ``max_connections``.
+        closing: the server is.
+        served, refused: how many of each there are.
+        threads: the clients, by the thread that serves or refuses them.
+        conns: those of them with an open connection.
+        deadline: when ``wait`` ends; ``hurry`` brings it forward.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.closing = False
+        self.served = self.refused = 0
+        self.threads: dict[int, Client] = {}
+        self.conns: dict[int, Conn] = {}
+        self.deadline = 0.0
+        self._lock = threading.Lock()
+        self._left = News()  # threads that wait for clients to leave
+
+    def admission(self) -> Admission:
+        """Return what becomes of the next client; it counts from now on."""
+        return hold(self._lock, self._admission)  # type: ignore[no-any-return]
+
+    def count_out(self, given: Admission) -> None:
+        """Count a client no more."""
+        hold(self._lock, self._count, given, -1)
+
+    def remove(self, thread: int, given: Admission) -> None:
+        """Remove a client, and count it no more."""
+        hold(self._lock, self._remove, thread, given)
+
+    def others(self) -> int:
+        """Return how many connections are open beside the one that is ending."""
+        return len(self.conns) - 1
+
+    @property
+    def of_others(self) -> dict[int, Client]:
+        """Those that this thread does not serve itself."""
+        me = threading.get_ident()
+        return {thread: client for thread, client in tuple(self.threads.items()) if thread != me}
+
+    def wait(self) -> None:
+        """Wait until those of all other threads have left, or for the deadline."""
+        while True:
+            ticket = hold(self._lock, self._left.ticket)
+            left = self.deadline - monotonic()
+            if left <= 0 or not self.of_others:
+                return
+            self._left.wait(ticket, left)
+
+    def hurry(self) -> None:
+        """End every ``wait``."""
+        self.deadline = 0.0
+        hold(self._lock, self._left.tell)
+
+    def refuse_all(self) -> None:
+        """Have those without a connection answered with 503: the server is closing."""
+        self.closing = True
+        for thread, client in self.of_others.items():
+            if thread not in self.conns:
+                client.stream.hush()  # its thread finds the end of the request, and answers
+
+    def drop_all(self) -> None:
+        """Drop everybody at once; the threads find that out by themselves."""
+        for conn in tuple(self.conns.values()):
+            conn.abort()
+        for client in self.of_others.values():
+            client.stream.shutdown()
+
+    def disown(self) -> None:
+        """Let go of them all in a child of fork: they are the parent's."""
+        self._lock = threading.Lock()
+        for client in self.threads.values():
+            client.stream.close()
+        self.threads.clear()
+        self.conns.clear()
+
+    def _admission(self) -> Admission:
+        given = admission(self.limit, self.served, self.refused)
+        self._count(given, 1)
+        return given
+
+    def _count(self, given: Admission, change: int) -> None:
+        if given is SERVE:
+            self.served += change
+        elif given is not DROP:
+            self.refused += change
+
+    def _remove(self, thread: int, given: Admission) -> None:
+        self._count(given, -1)
+        self.conns.pop(thread, None)
+        self.threads.pop(thread, None)
+        self._left.tell()

@@ -1,0 +1,58 @@
+"""Runs the handler of a connection, and ends the connection when the handler has ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from koko.misuse import check_returned
+from koko.opening.address import written
+from koko.serving import CLIENT, close_code_of, ended, handler_failed
+from koko.sync.conn import Conn
+from koko.sync.logs import tell
+
+Handler = Callable[[Conn], object]
+
+
+def run_handler(
+    conn: Conn,
+    handler: Callable[[], object],
+    logger: logging.Logger,
+    others: Callable[[], int | None] = lambda: None,
+) -> None:
+    """Run a handler, end its connection, log how it ended."""
+    error = None
+    try:
+        check_returned("handler", handler, handler())
+    except BaseException as raised:
+        error = raised
+    end_with(conn, error, logger, others)
+
+
+def end_with(
+    conn: Conn,
+    error: BaseException | None,
+    logger: logging.Logger,
+    others: Callable[[], int | None],
+) -> None:
+    """End the connection of a handler that ended, perhaps with an error, and log that.
+
+    ``others`` tells how many are open still, None where nobody knows. What is no ``Exception``
+    - ``sys.exit()``, a test's failure - is raised again, for the caller of this thread's
+    function; the connection is over all the same.
+    """
+    code = close_code_of(error)
+    try:
+        if error is not None and code != 1000:
+            sentence, values, shown = handler_failed(conn, error)
+            tell(logger, logging.ERROR, sentence, *values, error=shown)
+        if error is not None and not isinstance(error, Exception):
+            conn._driver.start_close(code, "")
+            raise error
+        conn.close(code)
+    finally:
+        conn.abort()
+        if logger.isEnabledFor(logging.INFO):
+            peer, target = written(conn.remote_address), conn.request.shown
+            ending = ended(conn._core, conn._driver.clock.now(), others())
+            tell(logger, logging.INFO, CLIENT, peer, target, ending)

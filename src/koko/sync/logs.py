@@ -1,0 +1,21 @@
+"""What a server logs, where a log handler that fails must not end a thread of ours."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+
+def tell(
+    logger: logging.Logger,
+    level: int,
+    text: str,
+    *args: object,
+    error: BaseException | None = None,
+) -> None:
+    """Log; what a log handler raises is lost, but for the main thread, which is not ours."""
+    try:
+        logger.log(level, text, *args, exc_info=error, stacklevel=2)
+    except BaseException:
+        if threading.current_thread() is threading.main_thread():
+            raise

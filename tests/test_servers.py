@@ -1,0 +1,203 @@
+"""What servers of both faces do alike: one scene, told twice."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from koko import aio, serving, sync
+from koko.errors import CloseError
+from koko.http import Request, Response
+from tests.logged import of_clients
+
+HERE = "127.0.0.1"
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+PLAIN = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+Serve = Callable[..., Any]
+
+
+@contextmanager
+def on_threads(handler: Callable[[Any], object], **options: Any) -> Iterator[sync.Server]:
+    with sync.Server(handler, HERE, **options) as server:
+        yield server
+
+
+@contextmanager
+def on_asyncio(handler: Callable[[Any], object], **options: Any) -> Iterator[aio.Server]:
+    """A server in a loop of its own, in a thread of its own."""
+
+    async def handle(conn: aio.Conn) -> None:
+        result = handler(conn)
+        if isinstance(result, Coroutine):
+            await result
+
+    async def main() -> None:
+        async with aio.Server(handle, HERE, **options) as server:
+            started.append((server, asyncio.get_running_loop()))
+            ready.set()
+            await stop.wait()
+
+    started: list[tuple[aio.Server, asyncio.AbstractEventLoop]] = []
+    ready, stop = threading.Event(), asyncio.Event()
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    assert ready.wait(10)
+    (server, loop) = started[0]
+    try:
+        yield server
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+
+
+@pytest.fixture(params=[on_threads, on_asyncio], ids=["threads", "asyncio"])
+def serve(request: pytest.FixtureRequest) -> Serve:
+    return request.param  # type: ignore[no-any-return]
+
+
+def read_all(sock: socket.socket) -> bytes:
+    heard = b""
+    while piece := sock.recv(4096):
+        heard += piece
+    return heard
+
+
+# A refused client
+
+
+def ignore(conn: Any) -> None:
+    pass
+
+
+@pytest.mark.parametrize("behind", [b"", b"x" * 10_000], ids=["", "more than it was asked for"])
+def test_a_refused_client_that_does_not_hang_up_is_dropped_after_refuse_timeout(
+    serve: Serve, behind: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "REFUSE_TIMEOUT", 0.2)  # 2 s, and not 10, which a handshake has
+    with serve(ignore) as server, socket.create_connection(server.address, 5) as sock:
+        began = monotonic()
+        sock.sendall(PLAIN + behind)
+        assert read_all(sock).startswith(b"HTTP/1.1 426 ")
+        with pytest.raises(OSError, match="(?i)reset|pipe|abort"):
+            while monotonic() < began + 4:
+                sock.sendall(b"still here")
+                threading.Event().wait(0.01)
+        assert 0.15 < monotonic() - began < 2
+
+
+def test_an_answer_that_takes_long_to_leave_is_not_cut_off_by_refuse_timeout(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "REFUSE_TIMEOUT", 0.05)
+    body = bytes(8_000_000)  # more than a system takes at once
+
+    def http(request: Request) -> Response:
+        return Response(200, body)
+
+    with serve(ignore, http=http) as server, socket.create_connection(server.address, 5) as sock:
+        sock.sendall(PLAIN)
+        threading.Event().wait(0.3)  # nobody reads meanwhile
+        head, _, heard = read_all(sock).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert len(heard) == len(body)
+
+
+def test_a_client_for_which_the_server_is_full_is_dropped_after_refuse_timeout(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for face in ("aio", "sync"):
+        monkeypatch.setattr(f"koko.{face}.refuse.REFUSE_TIMEOUT", 0.2)
+    with serve(ignore, max_connections=1) as server:
+        with socket.create_connection(server.address, 5) as first:  # silent, and counts
+            first.sendall(PLAIN[:10])
+            threading.Event().wait(0.1)
+            with socket.create_connection(server.address, 5) as second:
+                began = monotonic()
+                assert read_all(second) == b""
+                assert 0.15 < monotonic() - began < 2
+
+
+# The end of a handler
+
+
+def lost() -> CloseError:
+    return CloseError(1006, "it was lost")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "failed"),
+    [
+        (lost(), 1000, False),
+        (ExceptionGroup("tasks", [lost(), ExceptionGroup("inner", [lost()])]), 1000, False),
+        (ExceptionGroup("tasks", [lost(), ValueError("mine")]), 1011, True),
+        (ValueError("mine"), 1011, True),
+    ],
+    ids=["one", "a group", "a mixed group", "another error"],
+)
+def test_a_handler_that_leaves_with_close_errors_alone_has_not_failed(
+    serve: Serve,
+    error: Exception,
+    code: int,
+    failed: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def handler(conn: Any) -> None:
+        raise error
+
+    caplog.set_level(logging.INFO)
+    with serve(handler) as server, socket.create_connection(server.address, 5) as sock:
+        sock.sendall(UPGRADE)
+        heard = b""
+        while not heard.endswith(b"\x88\x02" + code.to_bytes(2, "big")):
+            piece = sock.recv(4096)
+            assert piece, heard
+            heard += piece
+    levels = {record.levelno for record in caplog.records if record.name == "koko.server"}
+    assert (logging.ERROR in levels) is failed
+    assert len(of_clients(caplog, logging.INFO)) == 1 + failed
+
+
+# A port that is taken
+
+
+@pytest.fixture(params=["listens", "listens later"])
+def taken(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    """Where nobody can listen any more, as options; with it the address."""
+    with socket.socket() as other, socket.socket() as bound:
+        for sock in (other, bound):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind((HERE, 0))
+        where = other.getsockname()
+        if request.param == "listens":
+            options: dict[str, Any] = {"host": HERE, "port": where[1]}
+        else:  # both may be bound; it is listen() that the second is refused
+            bound.bind(where)
+            options = {"sock": bound}
+        other.listen()
+        yield options | {"taken": f"{HERE}:{where[1]}"}
+
+
+def test_a_taken_port_is_told_in_the_same_words(taken: dict[str, Any]) -> None:
+    where = taken.pop("taken")
+    said = f"could not listen on {where}: address already in use"
+
+    async def on_asyncio() -> None:
+        await aio.Server(aio.Conn.wait_closed, **taken).start()
+
+    for start in (sync.Server(ignore, **taken).start, lambda: asyncio.run(on_asyncio())):
+        with pytest.raises(OSError, match="in use") as raised:
+            start()
+        assert (raised.value.errno, raised.value.strerror) == (errno.EADDRINUSE, said)
