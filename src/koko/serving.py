@@ -234,7 +234,7 @@ def sentence_of(error: BaseException) -> str:
 def ended(core: Connection, now: float, others: int | None) -> str:
     """Return the sentence for the end of a connection: how, and what it had been.
 
-    ``others`` is how many are open still, None where nobody counts them.
+    ``others`` is how many are open still, None where they are not counted.
     """
     lasted = now - core.opened_at
     said = f"{core.ending}; after {lasted:.1f} s, {core.bytes_in} bytes in, {core.bytes_out} out"

@@ -209,7 +209,7 @@ class Upgrader(ConnectionOptions):
             return next((name for name in subprotocols(request) if name in spoken), None)
         if extra is None:
             return None
-        # §4.2.2: what the client did not offer must not be answered, whoever asks for it.
+        # §4.2.2: what the client did not offer must not be answered, whatever ``headers`` say.
         chosen = extra.popall("Sec-WebSocket-Protocol", [None])[0]
         return chosen if chosen is not None and chosen in subprotocols(request) else None
 

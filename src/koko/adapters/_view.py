@@ -22,7 +22,7 @@ OVER = Response(101)  # what a view returns after the conversation: for the acce
 
 
 def check_view(upgrader: Any, handler: Callable[..., object]) -> None:
-    """Raise where a view cannot be made of these: they are of asyncio."""
+    """Raise where no view can be made of these, since they belong to asyncio."""
     check_face("websocket()", "upgrader", upgrader, Upgrader)
     refuse_async("websocket()", "handler", handler)
 

@@ -1,8 +1,8 @@
 """From a listening socket to a protocol for each client: TCP, and TLS where it is asked for.
 
-Accepting is our own, because no loop tells anybody of a client with which TLS did not come
-about; here each is one line, with its address. Only where a loop can watch no descriptors
-(Windows) does the loop accept.
+Accepting is our own, because the loops report no client with which TLS was not agreed on;
+here each is one line of the log, with its address. The loop accepts only where it can watch
+no descriptors (Windows).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Task = asyncio.Task[tuple[asyncio.Transport, asyncio.Protocol]]
 
 
 class Listening(Protocol):
-    """What a server needs of whatever accepts for it."""
+    """What a server needs of its listeners, the native ones and the loop's."""
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]: ...
@@ -81,14 +81,14 @@ class Acceptor:
         keep(self)
 
     def admit(self, sock: socket.socket, peer: Any) -> None:
-        """Give an accepted socket a protocol, once TLS has come about."""
+        """Give an accepted socket a protocol, once TLS is agreed on."""
         accepted = AcceptedSocket(self.protocol, sock, peer)
         task = self._loop.create_task(self._connect(accepted.make, sock))
         self._connecting[task] = accepted
         task.add_done_callback(self._conclude)
 
     def exhausted(self, error: OSError) -> None:
-        """Log that nobody can be accepted now."""
+        """Log that the system has run out of something: no client can be accepted now."""
         tell(self._logger, logging.ERROR, "%s", serving.cannot_accept(error))
 
     def close(self) -> set[Task]:
@@ -111,16 +111,16 @@ class Acceptor:
         self._tell(accepted.peer, error or ConnectionResetError())
 
     def _tell(self, peer: Any, error: BaseException) -> None:
-        who = written(peer)
+        client = written(peer)
         if not isinstance(error, OSError):
-            tell(self._logger, logging.ERROR, "could not admit %s", who, error=error)
+            tell(self._logger, logging.ERROR, "could not admit %s", client, error=error)
             return
-        # What the loops and aiofastnet raise when the time is over; the system's has a number.
+        # The loops and aiofastnet raise this when the time is over; the system's has a number.
         if isinstance(error, ConnectionAbortedError) and error.errno is None:
             sentence = serving.too_slow(self._timeout)
         else:
             sentence = serving.no_tls(error) if self.tls else serving.HUNG_UP
-        tell(self._logger, logging.INFO, serving.CLIENT, who, serving.UNKNOWN, sentence)
+        tell(self._logger, logging.INFO, serving.CLIENT, client, serving.UNKNOWN, sentence)
 
     def _disown(self) -> None:
         for accepted in self._connecting.values():

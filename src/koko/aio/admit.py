@@ -86,14 +86,14 @@ class OpeningHandshake(asyncio.Protocol):
 
     def __init__(self, service: Service, peer: Any = None) -> None:
         self.conn: Conn | None = None
-        self._why = ""  # it was dropped
+        self._why = ""  # why it was dropped
         self._service = service
-        self._peer = peer  # its address, where the transport may come too late to know it
+        self._peer = peer  # its address; a transport that is made too late does not know it
         self._parser = RequestParser(service.upgrader.head_limit)
         self._early = b""
         self._timer_slot: set[Timed] | None = None
-        self._asked = False  # http= was called
-        self._answering: asyncio.Task[None] | None = None  # in which it runs, once that is known
+        self._asked = False  # whether http= was called
+        self._answering: asyncio.Task[None] | None = None  # in which http= runs; None at first
         self._answered = False
         self._unsent = False  # some of the answer waits in the transport
         timeout, now = service.upgrader.handshake_timeout, service.loop.time()
@@ -301,7 +301,7 @@ class OpeningHandshake(asyncio.Protocol):
         if was_cancelled(error):
             raise error
         if isinstance(error, OSError) and self.transport.is_closing():
-            return  # there is nobody to answer, and ``connection_lost`` says so
+            return  # the client is gone, and ``connection_lost`` logs that
         self._fail(error)
         if isinstance(error, FATAL):
             raise error

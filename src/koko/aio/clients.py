@@ -1,4 +1,4 @@
-"""The clients of one server: those in their opening handshake, those refused, the connections."""
+"""The clients of one server: in their opening handshake, refused, or connected."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Handshake(Client, Protocol):
 
 
 class Clients:
-    """Each client of a server is in one of these, from being accepted to being gone.
+    """Holds every client of a server, from the moment it is accepted until it is gone.
 
     Attributes:
         limit: ``max_connections``.
-        closing: the server is.
-        handshakes: those in their opening handshake, or in plain HTTP.
-        refused: those for which the server is full.
-        handlers: the connections, with the task that each belongs to; None until it is known.
+        closing: whether the server is closing.
+        handshakes: clients in their opening handshake, or in plain HTTP.
+        refused: clients that get a 503, since the server is full.
+        handlers: the connections, and the task of each handler; None until the task exists.
         no_handshakes: set when the server is closing and the last handshake is over.
     """
 
@@ -71,7 +71,7 @@ class Clients:
             conn.abort()
 
     def refuse_all(self) -> None:
-        """Refuse or drop everybody who has no connection: the server is closing."""
+        """Refuse or drop every client without a connection: the server is closing."""
         self.closing = True
         for client in tuple(self.refused):
             client.transport.abort()
@@ -81,7 +81,7 @@ class Clients:
             self.no_handshakes.set()
 
     def drop_all(self) -> None:
-        """Drop everybody at once."""
+        """Drop all clients at once."""
         for handshake in tuple(self.handshakes):
             handshake.transport.abort()
         for conn in tuple(self.handlers):

@@ -1,4 +1,4 @@
-"""What a server logs, where a log handler that fails must not leave a connection open."""
+"""Logging for a server: a log handler that fails leaves no connection open."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def tell(
     *args: object,
     error: BaseException | None = None,
 ) -> None:
-    """Log; what a log handler raises is the loop's to complain of."""
+    """Log; what a log handler raises goes to the loop's exception handler."""
     try:
         logger.log(level, text, *args, exc_info=error, stacklevel=2)
     except FATAL:

@@ -1,4 +1,4 @@
-"""The signals that stop a server: borrowed from the process, and given back as they were."""
+"""SIGINT and SIGTERM stop ``serve``: it takes them from the process, and gives them back."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-LOOK = 1.0  # seconds after which a signal is seen at the latest
+LOOK = 1.0  # seconds within which a signal is noticed
 
 
 @contextmanager
 def stopped_by_signals(stop: Callable[[], object]) -> Iterator[None]:
-    """Have the loop that runs call ``stop`` for each SIGINT and SIGTERM; in the main thread only.
+    """Have the running loop call ``stop`` for each SIGINT and SIGTERM; in the main thread only.
 
-    This does not ask the loop to handle them: a handler that was there, of the process or of
-    the loop itself, could not be put back, since no loop tells what it had.
+    The loop is not asked to handle them: it does not say which handler it replaces, so that one
+    could not be put back.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -24,7 +24,7 @@ class Upgrader(upgrading.Upgrader):
         Raises:
             HandshakeError: the client is refused. Nothing was sent yet; a server that this
                 leaves ``http`` for sends its ``response``.
-            OSError: the client is gone; nobody can be answered.
+            OSError: the client is gone; no answer can reach it.
             ValueError: ``headers`` has a name that only the handshake may write.
         """
         if not isinstance(request, UpgradableRequest):

@@ -1,4 +1,4 @@
-"""The clients of one server, each from being accepted to being gone, and the wait for their end."""
+"""The clients of one server: served, refused or connected; and the wait for their end."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Client(NamedTuple):
 
 
 class Clients:
-    """The clients of one server.
+    """Holds every client of a server, from the moment it is accepted until it is gone.
 
     Attributes:
         limit: ``max_connections``.
-        closing: the server is.
-        served, refused: how many of each there are.
+        closing: whether the server is closing.
+        served, refused: how many clients are served, and how many get a 503.
         threads: the clients, by the thread that serves or refuses them.
-        conns: those of them with an open connection.
+        conns: the open connections, by the same threads.
         deadline: when ``wait`` ends; ``hurry`` brings it forward.
     """
 
@@ -59,12 +59,12 @@ class Clients:
 
     @property
     def of_others(self) -> dict[int, Client]:
-        """Those that this thread does not serve itself."""
+        """The clients that other threads serve."""
         me = threading.get_ident()
         return {thread: client for thread, client in tuple(self.threads.items()) if thread != me}
 
     def wait(self) -> None:
-        """Wait until those of all other threads have left, or for the deadline."""
+        """Wait until the clients of all other threads have left, or for the deadline."""
         while True:
             ticket = hold(self._lock, self._left.ticket)
             left = self.deadline - monotonic()
@@ -78,14 +78,14 @@ class Clients:
         hold(self._lock, self._left.tell)
 
     def refuse_all(self) -> None:
-        """Have those without a connection answered with 503: the server is closing."""
+        """Have every client without a connection answered with 503: the server is closing."""
         self.closing = True
         for thread, client in self.of_others.items():
             if thread not in self.conns:
                 client.stream.hush()  # its thread finds the end of the request, and answers
 
     def drop_all(self) -> None:
-        """Drop everybody at once; the threads find that out by themselves."""
+        """Drop all clients at once: their threads find the end of the stream."""
         for conn in tuple(self.conns.values()):
             conn.abort()
         for client in self.of_others.values():

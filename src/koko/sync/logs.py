@@ -1,4 +1,4 @@
-"""What a server logs, where a log handler that fails must not end a thread of ours."""
+"""Logging for a server: a log handler that fails ends no thread of ours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def tell(
     *args: object,
     error: BaseException | None = None,
 ) -> None:
-    """Log; what a log handler raises is lost, but for the main thread, which is not ours."""
+    """Log; what a log handler raises is lost, except in the main thread, which is not ours."""
     try:
         logger.log(level, text, *args, exc_info=error, stacklevel=2)
     except BaseException:

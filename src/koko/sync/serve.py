@@ -136,10 +136,10 @@ class Server:
 
         New handshakes get 503, every open connection gets the Close. Whatever is not over
         after ``timeout`` seconds (default: the upgrader's ``close_timeout``) is dropped. A
-        handler that does not come out then is left behind: no thread can be ended from
+        handler that does not end then is left behind: no thread can be ended from
         outside. Calling it again waits for the first call; a handler that calls it is not
-        waited for. One line at INFO says how many are waited for, one at WARNING who did not
-        come out.
+        waited for. One line at INFO says how many are waited for, one at WARNING which did not
+        end.
         """
         mine: Role = [threading.get_ident()]
         timeout = self.upgrader.close_timeout if timeout is None else timeout
@@ -321,7 +321,7 @@ def serve(
 
     Every connection then gets a Close with 1001, within ``close_timeout``. The signals
     are watched only in the main thread; elsewhere it serves until the process ends, or
-    until ``on_start`` has given the ``Server`` to somebody who closes it. ``options`` are
+    until ``close`` is called on the ``Server`` that ``on_start`` was given. ``options`` are
     those of ``Upgrader``, which may be given whole instead; the rest is as in ``Server``.
     """
     check_server_options("serve()", upgrader, options)

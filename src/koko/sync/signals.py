@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM for ``serve``: what it borrows from the process it gives back as it was."""
+"""SIGINT and SIGTERM stop ``serve``: it takes them from the process, and gives them back."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from types import FrameType
 
-STOP = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
-    """Waits for signals, or for being told by another thread that there is nothing to wait for.
+    """Waits for signals, or until another thread calls ``tell``.
 
     A lock would lose a signal that comes just before a thread waits for it, since its handler
     only runs after that. What the system writes into a socket is not lost.
     """
 
     def __init__(self, before: int) -> None:
-        self._before = before  # where others wait for the same bytes, -1 for nowhere
+        self._before = before  # the wakeup descriptor of the application, -1 for none
         self._heard, self.woken = socket.socketpair()
         self.woken.setblocking(False)
 
     def wait(self) -> bool:
-        """Wait; True when it was a signal to stop, False when somebody ``tell``s."""
+        """Wait; return True for a signal to stop, False after ``tell``."""
         while True:
             number = self._heard.recv(1)[0]
-            if number in (0, *STOP):
+            if number in (0, *SIGNALS):
                 return number != 0
             if self._before >= 0:  # a signal that the application watches
                 with suppress(OSError):
@@ -37,7 +37,7 @@ class Signals:
 
     def tell(self) -> None:
         """End the waiting."""
-        with suppress(OSError):  # full, or nobody waits any more
+        with suppress(OSError):  # full, or closed already
             self.woken.send(b"\0")
 
     def close(self) -> None:
@@ -47,15 +47,15 @@ class Signals:
 
 @contextmanager
 def stop_signals() -> Iterator[Signals]:
-    """Yield what waits for SIGINT and SIGTERM; only in the main thread do they come."""
+    """Yield what waits for SIGINT and SIGTERM; they come in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
-        with closing(Signals(-1)) as told:
-            yield told
+        with closing(Signals(-1)) as waiter:
+            yield waiter
         return
-    wakeup = signal.set_wakeup_fd(-1)  # which it is, is told only to who sets another
+    wakeup = signal.set_wakeup_fd(-1)  # the only way to learn it is to set another
     signals: Signals | None = None
     # A handler that is None was set in C and could not be given back: it stays.
-    handlers = {number: was for number in STOP if (was := signal.getsignal(number)) is not None}
+    handlers = {number: was for number in SIGNALS if (was := signal.getsignal(number)) is not None}
     try:
         signals = Signals(wakeup)
         signal.set_wakeup_fd(signals.woken.fileno(), warn_on_full_buffer=False)

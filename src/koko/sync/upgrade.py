@@ -45,7 +45,7 @@ class Upgrader(upgrading.Upgrader):
             HandshakeError: the client is refused. Nothing was sent: its ``response`` is the
                 answer to give, as Koko's server and ``koko.adapters`` do by themselves.
                 Status 500: the server does not let go of its socket, and which ones do.
-            OSError: the client is gone; nobody can be answered.
+            OSError: the client is gone; no answer can reach it.
             ValueError: ``headers`` has a name that only the handshake may write.
         """
         ours = isinstance(request, UpgradableRequest)
