@@ -143,7 +143,7 @@ def test_to_decide_imports_nothing(built: None) -> None:
     loaded = done.stdout.split()
     assert loaded[0] == "False"
     assert not [name for name in loaded if name.startswith("koko.aio")]
-    assert "koko.sync._native_reflex" in loaded
+    assert "koko.sync._native_fast_path" in loaded
 
 
 def test_any_other_codec_is_an_error() -> None:

@@ -189,7 +189,7 @@ def test_a_cork_passes_the_turn_on(link: Link) -> None:
 
     for count, work in enumerate((corked, lambda: conn.send("c")), 1):
         senders.append(in_thread(work))
-        until(lambda count=count: len(conn._driver.writer.turn.tickets) == count)
+        until(lambda count=count: len(conn._driver.message_lock.waiting.tickets) == count)
     peer.reads_messages(3)
     for sender in senders:
         sender.result(PATIENCE)
@@ -428,7 +428,7 @@ def test_a_receiver_takes_over_when_the_thread_that_read_leaves(link: Link) -> N
     pinging = in_thread(conn.ping, b"tick")
     until(lambda: conn._driver.turns.reader)
     received = in_thread(conn.recv)
-    until(lambda: conn._driver.news.tickets)
+    until(lambda: conn._driver.link.news.tickets)
     peer.sends(wire("1 000 1010  1 0000100", b"tick"))
     pinging.result(PATIENCE)
     peer.sends(HI)

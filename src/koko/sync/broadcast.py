@@ -14,8 +14,8 @@ from koko.message import Data, PreparedMessage
 from koko.sync.clock import deadline_in, time_left
 from koko.sync.conn import Conn
 
-_LOOK = 0.5  # seconds after which those are looked at whose socket tells nothing any more
-_BREATH = 0.005  # seconds to leave to the thread whose turn it is where there is room
+_LOOK = 0.5  # seconds after which all are looked at: a closed socket reports nothing
+_BREATH = 0.005  # seconds for the thread whose turn it is, when there is room but not for us
 
 
 def broadcast(
@@ -63,8 +63,8 @@ class _Round:
     """One broadcast on its way.
 
     Attributes:
-        waiting: who must be waited for.
-        late: who is too slow, or may not be sent anything since ``write_deadline`` has passed.
+        waiting: the connections to wait for.
+        late: those that are too slow, or whose ``write_deadline`` has passed.
     """
 
     def __init__(self, prepared: PreparedMessage, timeout: float | None) -> None:
@@ -76,7 +76,7 @@ class _Round:
         self._timeout = timeout
 
     def begin(self, conn: Conn) -> None:
-        """Send what leaves without waiting, and take note of how long to wait for the rest."""
+        """Send what leaves without waiting, and note how long to wait for the rest."""
         patience, sent = conn._driver.writer.patience, self.sent
         done = self._offer(conn, False)
         begun = self.sent > sent
@@ -91,7 +91,7 @@ class _Round:
             self.waiting[conn] = _Waiting(begun, deadline_in(left))
 
     def wait(self) -> None:
-        """Offer again as room is made, until everybody had their time."""
+        """Offer again as room is made, until each has had its time."""
         began = monotonic()
         with selectors.DefaultSelector() as selector:
             for conn in self.waiting:
@@ -123,36 +123,37 @@ class _Round:
         return True
 
     def _give_up(self, conn: Conn, begun: bool) -> None:
-        if not begun:  # else it is on its way, and cannot be taken back
+        if not begun:  # a message that has begun cannot be taken back
             self.late.append(conn)
 
     def _offer(self, conn: Conn, begun: bool) -> bool:
-        """Send what leaves at once; True when there is nothing to be waited for."""
+        """Send what leaves at once; return True if there is nothing to wait for."""
         driver = conn._driver
         nested = driver.monitor.nested
         done: bool = driver.monitor.call(self._offer_locked, conn, begun, nested)
         return done
 
     def _offer_locked(self, conn: Conn, begun: bool, nested: bool) -> bool:
-        core, writer = conn._core, conn._driver.writer
+        core, link = conn._core, conn._driver.link
         if not begun:
             if core.state is not State.OPEN:
                 self.gone += 1
                 return True
-            if writer.too_late:
+            if conn._driver.writer.too_late:
                 self.late.append(conn)
                 return True
-            writer.flush()
-            if writer.message_lock.holder:
-                writer.message_lock.check_own()
+            link.flush()
+            if link.message_lock.message is not None:
+                link.message_lock.check_own()
                 if not nested:
                     return False
-                writer.write(None, core.send_prepared, self._prepared)  # behind that message
+                # It leaves behind the message that is being written.
+                conn._driver.writer.write(None, core.send_prepared, self._prepared)
                 self.sent += 1
                 return True
-            if not writer.has_room:
+            if not link.has_room:
                 return False
             core.send_prepared(self._prepared)
             self.sent += 1
-        writer.flush()
-        return writer.has_room or core.state is State.CLOSED
+        link.flush()
+        return link.has_room or core.state is State.CLOSED

@@ -1,4 +1,4 @@
-"""What time it is, and how a thread waits for another; tests hand in a clock of their own."""
+"""The time, and how a thread waits for another thread; tests pass a clock of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from time import monotonic
 
 
 class Clock:
-    """The system's: ``now`` is ``time.monotonic``."""
+    """The system's clock: ``now`` is ``time.monotonic``."""
 
     __slots__ = ()
 

@@ -298,11 +298,11 @@ class Conn(BaseConn):
         come is still given, and nothing is lost: a read under a later deadline goes on. A read
         that waits notices when a handler, of pongs say, puts it off.
         """
-        return self._driver.turns.read_deadline
+        return self._driver.read_deadline
 
     @read_deadline.setter
     def read_deadline(self, deadline: float | None) -> None:
-        self._driver.turns.read_deadline = deadline
+        self._driver.read_deadline = deadline
 
     @property
     def write_deadline(self) -> float | None:
@@ -311,11 +311,11 @@ class Conn(BaseConn):
         It holds for every message, beside its own timeout: the earlier one counts. A message
         that had not begun by then is not sent; one cut in the middle ends the connection.
         """
-        return self._driver.turns.write_deadline
+        return self._driver.message_lock.deadline
 
     @write_deadline.setter
     def write_deadline(self, deadline: float | None) -> None:
-        self._driver.turns.write_deadline = deadline
+        self._driver.message_lock.deadline = deadline
 
     @property
     def socket(self) -> Socket:

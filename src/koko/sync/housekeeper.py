@@ -1,11 +1,10 @@
-"""What must be done for a connection while no thread of the application is inside it.
+"""One thread that looks after all connections while no thread of the application does.
 
-One thread a process looks after every connection, twice a second and whenever one of them
-has something due: it sends the pings that are due, gives dead peers up, and reads, without
-waiting, where nobody else reads, so that pings are answered and pongs and Closes noticed
-while the application does something else. It reads no more than 64 KiB ahead. It runs only
-while there is a connection, and it never waits for one. Nothing that the application does
-in one of its handlers ends this thread.
+It comes twice a second, and whenever a connection has something due. It sends pings, gives
+dead peers up, and reads where no other thread reads, so that pings are answered and pongs
+and Closes noticed while the application does something else. It reads no more than 64 KiB
+ahead. It runs only while there is a connection, never waits for one, and survives whatever
+an application's handlers do.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ _BREATH = 0.02  # seconds to leave to others, whatever is due
 
 
 class Kept(Protocol):
-    """What is looked after."""
+    """What the housekeeper looks after."""
 
     def look_after(self) -> float | None:
-        """Do what is due, without waiting; return when there is more to do, None for never."""
+        """Do what is due, without waiting; return when to come again, None for never."""
 
     def disown(self) -> None:
         """Let go of what belongs to the parent of this process; called in a child of fork."""
@@ -43,7 +42,7 @@ class Housekeeper:
         self._thread: threading.Thread | None = None
 
     def keep(self, kept: Kept) -> None:
-        """Look after ``kept`` until it is forgotten or nobody else knows it.
+        """Look after ``kept`` until ``forget`` is called for it or it is garbage.
 
         Raises:
             RuntimeError: the system has no thread for it.
@@ -51,11 +50,11 @@ class Housekeeper:
         hold(self._lock, self._keep, kept)
 
     def forget(self, kept: Kept) -> None:
-        """Look after ``kept`` no more."""
+        """Stop looking after ``kept``."""
         self._kept.pop(id(kept), None)
 
     def _keep(self, kept: Kept) -> None:
-        # One that was not started, for an interrupt or for want of threads, is not alive.
+        # A thread that could not start, or was interrupted in it, is not alive.
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="koko-housekeeper", daemon=True)
             self._thread.start()
@@ -72,11 +71,10 @@ class Housekeeper:
             for kept in round_:
                 due_at = min(due_at, self._look_after(kept, due_at))
             wait = max(_BREATH, due_at - time.monotonic())
-            del round_, kept  # or the last round would keep them alive until the next
+            del round_, kept  # or they would live until the next round
 
     def _next_round(self) -> list[Kept]:
-        # No WeakSet: it would call Python where a connection is collected, and an interrupt
-        # that falls into that is lost.
+        # Not a WeakSet: its callbacks are Python, and an interrupt that comes in one is lost.
         round_ = []
         for number, known in tuple(self._kept.items()):
             if (kept := known()) is not None:
@@ -102,21 +100,21 @@ class Housekeeper:
         for kept in inherited:
             try:
                 kept.disown()
-            except Exception:  # another thread may have been in the middle of it
+            except Exception:  # another thread may have been at work on it
                 complain(kept)
 
 
-def complain(kept: Kept) -> None:
+def complain(kept: object) -> None:
     """Log what went wrong in looking after a connection."""
     try:
         logging.getLogger("koko").exception("could not look after %r", kept)
-    except BaseException:  # a log handler of the application's: the thread goes on all the same
+    except BaseException:  # raised by the application's log handler; the thread goes on
         return
 
 
 housekeeper = Housekeeper()
 
-# What a child of fork has inherited is its parent's: its copies of the descriptors would keep
-# a peer waiting for an end that the parent has sent, and nothing of it may be written twice.
+# A child of fork gives its copies of the descriptors back: while it has them, a peer does not see
+# the end that the parent sends. And nothing may be written by both.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=housekeeper.start_anew)

@@ -1,7 +1,7 @@
-"""Whose message it is: while one is written in parts, nobody else's may begin.
+"""Whose message it is: while one is written in parts, no other may begin.
 
-Control frames do not ask: they may stand between two fragments (§5.4). Who waits, and how,
-is ``writer``'s; the lock of the connection is held whenever anything here is called.
+Control frames do not ask: they may stand between two fragments (§5.4). ``writer`` does the
+waiting; the connection's lock is held whenever anything here is called but ``drop``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from contextlib import suppress
 from koko.core.connection import Connection
 from koko.core.outgoing import Outgoing
 from koko.errors import CloseError
+from koko.sync.clock import Clock
+from koko.sync.monitor import News
 
 OWN = (
     "this thread is writing a message with next_writer() and would wait for itself; "
@@ -21,50 +23,82 @@ OWN = (
 
 
 class MessageLock:
-    """Who has it, and what was sent meanwhile by handlers, which may not wait."""
+    """Who may begin a message, and until when.
 
-    __slots__ = ("_core", "_deferred", "dropped", "holder", "message", "owner")
+    Attributes:
+        deadline: no message may begin after it; None for never.
+        message: the one that is being written in parts.
+        writer: the thread that began it; not its number, which another may have soon.
+        waiting: the threads that wait to write.
+    """
 
-    def __init__(self, core: Connection) -> None:
-        # The thread that opened the message: itself, since its number may be another's soon.
-        self.holder: threading.Thread | None = None
+    __slots__ = (
+        "_core",
+        "_deferred",
+        "_dropped",
+        "_owner",
+        "deadline",
+        "message",
+        "waiting",
+        "writer",
+    )
+
+    def __init__(self, core: Connection, clock: Clock) -> None:
+        self.deadline: float | None = None
         self.message: Outgoing | None = None
-        self.owner = 0  # the writer that the application has, as ``id`` gives it
-        self.dropped = False  # that was collected as garbage
+        self.writer: threading.Thread | None = None
+        self.waiting = News(clock)
+        self._owner = 0  # the application's writer object, as ``id`` gives it
+        self._dropped = False  # that object was collected as garbage
         self._core = core
         self._deferred: list[Callable[[], object]] = []
 
-    @property
-    def in_the_way(self) -> bool:
-        """True while nobody else's message may begin and waiting for that makes sense."""
-        return self.holder is not None and self._core.may_send
+    def locked(self) -> bool:
+        """Return True while another message must be waited for; its own thread is told."""
+        if self.message is None or not self._core.may_send:
+            return False
+        self.check_own()
+        return True
 
     def check_own(self) -> None:
         """Raise if this thread would wait for its own writer."""
-        if self.holder is threading.current_thread():
+        if self.writer is threading.current_thread():
             raise RuntimeError(OWN)
 
-    def take(self, message: Outgoing, owner: int) -> None:
-        self.holder = threading.current_thread()
+    def pass_to(self, message: Outgoing, owner: int) -> None:
+        """Let this thread go on with ``message`` while no other may begin."""
+        self.writer = threading.current_thread()
         self.message = message
-        self.owner = owner
+        self._owner = owner
 
     def drop(self, owner: int) -> None:
-        """Take note that a writer is gone; may be called by a finalizer, anywhere."""
-        if self.owner == owner:
-            self.dropped = True
+        """Note that a writer was collected; needs no lock, for a finalizer may call it anywhere."""
+        if self._owner == owner:
+            self._dropped = True
 
-    def leave(self) -> None:
-        """Let the next one begin; what could not wait until now goes first."""
+    def leave_dropped(self, now: float) -> None:
+        """End the message of a writer that was collected."""
+        if self._dropped and self.message is not None:
+            self.leave(self.message, now)
+
+    def leave(self, message: Outgoing, now: float) -> None:
+        """Let the next message begin; what handlers sent meanwhile goes first.
+
+        A message that is not whole is cut off.
+        """
+        if self.message is not message:
+            return
+        message.cut(now)
         deferred, self._deferred = self._deferred, []
-        self.holder = None
+        self.writer = None
         self.message = None
-        self.owner = 0
-        self.dropped = False
+        self._owner = 0
+        self._dropped = False
         for owe in deferred:
             with suppress(CloseError):
                 owe()
+        self.waiting.tell()
 
     def defer(self, owe: Callable[[], object]) -> None:
-        """Begin a message when the one that is being written has ended."""
+        """Begin a handler's message, which may not wait, once this one has ended."""
         self._deferred.append(owe)

@@ -1,8 +1,8 @@
 """TLS over a stream, in memory, so that one thread can read while others write.
 
-``ssl.SSLSocket`` waits inside, where nobody else may be meanwhile. Here only the cipher
-works, and waits for nothing: threads wait for the stream below. That may be TLS itself,
-which is how a ``wss`` goes through an ``https`` proxy.
+``ssl.SSLSocket`` waits in its own calls, and no other thread may use it meanwhile. Here
+only the cipher works, and waits for nothing: threads wait for the stream below. That may be
+TLS itself, which is how a ``wss`` goes through an ``https`` proxy.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class TLSStream:
 class LentStream(PlainStream):
     """A TLS session that somebody else began and will close: an ``SSLSocket``.
 
-    It never waits inside: threads wait outside.
+    It never waits in ``ssl``: threads poll the socket before they call it.
     """
 
     socket: ssl.SSLSocket

@@ -1,9 +1,9 @@
 """A TCP socket that one thread reads while others write.
 
-The socket stays blocking and its timeout untouched, because a timeout belongs to
-the whole socket and not to one thread: whoever wants to wait with a bound polls
-first. Nothing here writes more than the system takes at once; what is left over is
-kept and ``pending``. No lock: ``driver`` decides which thread reads or writes.
+The socket stays blocking, because a timeout belongs to the whole socket and not to one
+thread: a thread that waits with a bound polls first. A write passes on what the system takes
+at once; the rest is kept and ``pending``. There is no lock here: ``reader`` and ``writer``
+say which thread may read or write.
 """
 
 from __future__ import annotations
@@ -58,14 +58,17 @@ class Stream(Protocol):
         """Tell the peer that nothing more will be written, without waiting."""
 
     def shutdown(self) -> None:
-        """End both halves; wakes every thread that waits in here."""
+        """End both halves, and wake every thread that waits for the socket."""
 
     def close(self) -> None:
-        """Give the socket back. Nobody may be inside."""
+        """Give the socket back. No thread may be inside."""
 
 
 class PlainStream:
-    """A connected TCP socket; ``is_bare`` when it is the system's own and does what it is told."""
+    """A connected TCP socket.
+
+    ``is_bare`` is True for a socket of the system's own, which never waits if told not to.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(None)
@@ -94,7 +97,7 @@ class PlainStream:
         count = len(frames)
         octets = b"".join((self._rest, *frames)) if self.pending or count > 1 else frames[0]
         view, size = memoryview(octets), len(octets)
-        # No call from here to the end of ``del``: whatever interrupts, they are here or there.
+        # No call from here to the end of ``del``: an interrupt finds them in one place, not in two.
         self._octets, self._sent, self.pending = view, [], size
         del frames[:count]
         return self.flush()
@@ -150,7 +153,7 @@ class PlainStream:
             self.socket.shutdown(socket.SHUT_WR)
 
     def hush(self) -> None:
-        """Hear no more; what waits for the peer finds the end."""
+        """End the peer's half: a thread that waits for the peer finds the end of the stream."""
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RD)
 
@@ -170,12 +173,12 @@ def peer_name(sock: socket.socket) -> Any:
 
 
 def broken_by(error: OSError) -> str:
-    """Say what became of a connection."""
+    """Return how a connection ended that broke with ``error``."""
     return f"the connection broke: {error.strerror or error}"
 
 
 def is_broken(error: OSError) -> bool:
-    """True when it is the system's word, False for what a signal handler raised meanwhile.
+    """Return True for an error of the system's, False for one that a signal handler raised.
 
     ``TimeoutError`` of an alarm is an ``OSError``, too; only the system's have a number.
     """
@@ -183,7 +186,7 @@ def is_broken(error: OSError) -> bool:
 
 
 def is_bare(stream: Stream) -> bool:
-    """True for a socket of the system's own that does what it is told."""
+    """True for a socket of the system's own without TLS, as the fast path needs it."""
     return type(stream) is PlainStream and stream.is_bare
 
 
@@ -195,7 +198,7 @@ def recv_by(stream: Stream, deadline: float | None) -> bytes:
     """
     while True:
         left = time_left(deadline)
-        if left == 0 or not stream.wait(READ, left):  # not as long as a flood goes on
+        if left == 0 or not stream.wait(READ, left):  # a flood does not extend the deadline
             raise TimeoutError("the peer sent nothing in time")
         if (octets := stream.recv()) is not None:
             return octets

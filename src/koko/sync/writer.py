@@ -1,7 +1,7 @@
-"""Writes what the core owes, from any thread: whose turn it is, and what is late.
+"""Writes what threads send: one thread at a time, whole messages, in time or not at all.
 
-A thread that wants to write waits for its turn before it owes anything; what it then owes
-it writes whole, or else the connection is over. Threads wait here, never with the lock held.
+A thread that wants to write waits for its turn before it owes anything. What it then owes
+it writes whole, or else the connection ends. Threads wait here, never with the lock held.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from threading import get_ident
-from typing import Protocol
 
 from koko.broadcasting import Patience
-from koko.core.connection import Connection
+from koko.core.lifecycle import State
 from koko.core.outbox import GATHER
 from koko.core.outgoing import Outgoing
 from koko.message import Kind
-from koko.sync.clock import Clock, earliest
-from koko.sync.message_lock import MessageLock
-from koko.sync.monitor import FRAME, Monitor, News, Role, Turns
-from koko.sync.transport import WRITE, Stream, is_broken
+from koko.sync.clock import earliest
+from koko.sync.link import Link
+from koko.sync.monitor import Monitor, Role
+from koko.sync.transport import WRITE, is_broken
 
 _STUCK = "the peer reads too slowly; nothing was sent"
 _BUSY = "another message is still being written; nothing was sent"
-_ROOM, _BROKEN = "room", "broken"  # what else than a ticket there is to wait for
+_ROOM, _BROKEN = "room", "broken"  # what ``_begin`` returns beside a ticket
 _CUT = "a message was cut off in the middle by the timeout of its write"
 
 
@@ -32,67 +31,38 @@ class Late(TimeoutError):
     """Ours: what a signal handler raises meanwhile may be a ``TimeoutError`` as well."""
 
 
-class Ends(Protocol):
-    """Who ends the connection."""
-
-    closed: bool
-
-    def settle(self) -> None: ...
-    def apply_stream_action(self) -> None: ...
-    def check_nested(self, verb: str) -> None: ...
-    def broken(self, error: OSError) -> None: ...
-    def abort(self, why: str) -> None: ...
-    def settled_error(self) -> BaseException: ...
-
-
 class Writer:
-    """Who writes, and who waits to.
+    """The verbs that send, and how a thread waits to write.
 
     Attributes:
-        turn: the threads that wait for another's message to be out.
-        mute: nothing can be written any more.
         patience: how long broadcasts may still wait for this connection.
     """
 
-    def __init__(
-        self,
-        core: Connection,
-        stream: Stream,
-        turns: Turns,
-        monitor: Monitor,
-        message_lock: MessageLock,
-        ends: Ends,
-        clock: Clock,
-    ) -> None:
-        self.message_lock = message_lock
-        self.turn = News(clock)
-        self.mute = False
+    def __init__(self, link: Link, monitor: Monitor) -> None:
         self.patience = Patience()
-        self._core = core
-        self._stream = stream
-        self._turns = turns
+        self._link = link
         self._monitor = monitor
-        self._ends = ends
-        self._clock = clock
+        self._lock = link.message_lock
+        self._clock = link.clock
 
     # What a Conn calls
 
     def write(self, timeout: float | None, owe: Callable[..., object], *what: object) -> None:
         """Owe a message and write it, whole, when it is our turn.
 
-        What does not get its turn in time was never owed. What is cut off in the middle
-        ends the connection: nothing can be sent behind half a frame.
+        A message whose turn does not come in time was never owed. One that is cut off in
+        the middle ends the connection: nothing can be sent behind half a frame.
         """
         if self._monitor.nested:  # the reader that called the handler writes it
-            if self.message_lock.holder:
-                self.message_lock.defer(partial(owe, *what))
+            if self._lock.message is not None:
+                self._lock.defer(partial(owe, *what))
             else:
                 owe(*what)
             return
         deadline = None
-        if timeout is not None or self._turns.write_deadline is not None:
+        if timeout is not None or self._lock.deadline is not None:
             deadline = self.write_by(timeout)
-        corked = deadline is None and self._turns.corked_by == get_ident()
+        corked = deadline is None and self._link.turns.corked_by == get_ident()
         self._in_turn(deadline, partial(owe, *what), whole=True, corked=corked)
 
     def write_between(
@@ -107,7 +77,7 @@ class Writer:
     def write_gathered(self) -> None:
         """Write, whole, what was gathered."""
         if not self._monitor.nested:
-            self._in_turn(None, self._gather)
+            self._in_turn(None, self._end_gathering)
 
     def write_rest(self) -> None:
         """Write, whole, what is owed already."""
@@ -117,17 +87,17 @@ class Writer:
         """Return when a write that begins now must be done, None for never."""
         if self.too_late:
             raise Late("write_deadline had passed before anything was written")
-        return earliest(self._clock.deadline_in(timeout), self._turns.write_deadline)
+        return earliest(self._clock.deadline_in(timeout), self._lock.deadline)
 
     @property
     def too_late(self) -> bool:
         """True when no message may begin any more."""
-        deadline = self._turns.write_deadline
+        deadline = self._lock.deadline
         return deadline is not None and self._clock.now() >= deadline
 
     def open_message(self, kind: Kind, timeout: float | None, owner: int) -> Outgoing:
         """Begin a message that is written in parts, when no other is being written."""
-        self._ends.check_nested("next_writer")
+        self._monitor.check_nested("next_writer")
         deadline = self.write_by(timeout)
         while True:
             begun = self._monitor.call(self._open_message, kind, owner)
@@ -144,7 +114,7 @@ class Writer:
         nested = self._monitor.nested
         self._monitor.call(self._leave_message, message)
         if not nested:
-            self._monitor.call(self._ends.apply_stream_action)
+            self._monitor.call(self._link.apply_stream_action)
 
     def owe(self, owe: Callable[..., object], *what: object) -> None:
         """Owe something and write what of it leaves at once."""
@@ -155,68 +125,32 @@ class Writer:
 
     # With the lock held
 
-    def flush(self) -> None:
-        """Write what is owed as far as it leaves at once."""
-        if self.mute:
-            return
-        turns, stream = self._turns, self._stream
-        before = turns.under_way
-        if not stream.steady:
-            turns.under_way = FRAME
-        try:
-            # Behind what is stuck nothing is added: the core bounds the pongs that it owes.
-            if (not stream.pending or stream.flush()) and self._core.owed:
-                stream.write(self._core.owed)
-        except OSError as error:
-            if not is_broken(error):
-                raise
-            turns.under_way = before
-            self._ends.broken(error)
-        turns.under_way = before
-
-    @property
-    def has_room(self) -> bool:
-        """True when a message that begins now is behind nobody else's."""
-        return self._turns.writer is None and not self._stream.pending
-
-    def look_after(self) -> None:
-        """End the message of a writer that was collected as garbage."""
-        lock = self.message_lock
-        if lock.dropped and lock.message is not None:
-            self._leave_message(lock.message)
-
     def _owe(self, owe: Callable[..., object], *what: object) -> None:
         owe(*what)
-        self.flush()
-        if self._core.ending is not None:
-            self._ends.apply_stream_action()
+        self._link.flush()
+        if self._link.core.ending is not None:
+            self._link.apply_stream_action()
 
     def _open_message(self, kind: Kind, owner: int) -> object:
-        if self._is_another_in_the_way():
-            return self.turn.ticket()
-        message = self._core.start_message(kind)
-        self.message_lock.take(message, owner)
+        if self._must_wait():
+            return self._lock.waiting.ticket()
+        message = self._link.core.start_message(kind)
+        self._lock.pass_to(message, owner)
         return message
 
-    def _is_another_in_the_way(self) -> bool:
-        self.look_after()
-        if not self.message_lock.in_the_way:
-            return False
-        self.message_lock.check_own()
-        return True
+    def _must_wait(self) -> bool:
+        self._lock.leave_dropped(self._clock.now())
+        return self._lock.locked()
 
     def _end_message(self, message: Outgoing) -> None:
         message.end()
         self._leave_message(message)
 
     def _leave_message(self, message: Outgoing) -> None:
-        if self.message_lock.message is message:
-            message.cut(self._clock.now())
-            self.message_lock.leave()
-            self.turn.tell()
+        self._lock.leave(message, self._clock.now())
 
-    def _gather(self) -> None:
-        self._turns.gathered = 0
+    def _end_gathering(self) -> None:
+        self._link.gathered = 0
 
     # How a turn is taken: without the lock
 
@@ -227,27 +161,27 @@ class Writer:
         whole: bool = False,
         corked: bool = False,
     ) -> None:
-        turns, mine = self._turns, [get_ident()]
+        turns, mine = self._link.turns, [get_ident()]
         try:
             while ticket := self._monitor.call(self._begin, mine, deadline, owe, whole, corked):
                 if ticket is _BROKEN:
-                    raise self._ends.settled_error()
+                    raise self._settled_error()
                 if ticket is not _ROOM:
-                    self._wait(ticket, deadline, _BUSY if self.message_lock.holder else _STUCK)
+                    self._wait(ticket, deadline, _STUCK if self._lock.message is None else _BUSY)
                 elif not self._await_room(deadline):
                     self._monitor.call(self._leave_turn, mine)
                     raise Late(_STUCK)
             while turns.writer is mine:
                 in_time = self._await_room(deadline)
                 if self._monitor.call(self._go_on, mine, in_time):
-                    raise self._ends.settled_error() if in_time else self._core.closed_error()
+                    raise self._settled_error() if in_time else self._link.core.closed_error()
         finally:
             if turns.writer is mine:
                 turns.writer = None
 
     def _await_room(self, deadline: float | None) -> bool:
         try:
-            return bool(self._stream.wait(WRITE, self._clock.time_left(deadline)))
+            return bool(self._link.stream.wait(WRITE, self._clock.time_left(deadline)))
         except OSError as error:
             if not is_broken(error):
                 raise
@@ -256,7 +190,16 @@ class Writer:
     def _wait(self, ticket: threading.Lock, deadline: float | None, why: str) -> None:
         if deadline is not None and self._clock.now() >= deadline:
             raise Late(why)
-        self.turn.wait(ticket, self._clock.time_left(deadline))
+        self._lock.waiting.wait(ticket, self._clock.time_left(deadline))
+
+    def _settled_error(self) -> BaseException:
+        """Return how it ended; a thread that reads finds out what the peer said last."""
+        link = self._link
+        self._monitor.give_time(
+            lambda: link.turns.reader is None or link.core.state is State.CLOSED, link.news
+        )
+        self._monitor.call(link.abort, link.why)
+        return link.core.closed_error()
 
     # How a turn is taken: with the lock
 
@@ -268,56 +211,56 @@ class Writer:
         whole: bool,
         corked: bool,
     ) -> object:
-        """Owe something when it is our turn, else return what to wait for."""
-        turns = self._turns
-        if whole and self.message_lock.holder and self._is_another_in_the_way():
-            return self.turn.ticket()
-        if turns.writer not in (None, mine) and not self.mute:
-            return self.turn.ticket()
-        if deadline is not None and self._stream.pending and not self.mute:
+        """Owe something if it is our turn, else return what to wait for."""
+        link, turns = self._link, self._link.turns
+        if whole and self._lock.message is not None and self._must_wait():
+            return self._lock.waiting.ticket()
+        if turns.writer not in (None, mine) and not link.mute:
+            return self._lock.waiting.ticket()
+        if deadline is not None and link.stream.pending and not link.mute:
             turns.writer = mine
             self._note_room()
             return _ROOM
-        over = self._core.ending is not None
+        over = link.core.ending is not None
         owe()
         if corked:
-            turns.gathered += len(self._core.owed[-1])
-            if turns.gathered < GATHER:
+            link.gathered += len(link.core.owed[-1])
+            if link.gathered < GATHER:
                 return None
-            turns.gathered = 0
-        self.flush()
-        if self.mute and not over:
+            link.gathered = 0
+        link.flush()
+        if link.mute and not over:
             self._leave_turn(mine)
             return _BROKEN
-        if self._stream.pending and not self.mute:
+        if link.stream.pending and not link.mute:
             turns.writer = mine
         else:
             self._leave_turn(mine)
         return None
 
     def _go_on(self, mine: Role, in_time: bool) -> bool:
-        """Write more of what was owed; True where that is the end, as too late it is."""
+        """Write more of what was owed; return True if the connection has ended."""
+        link = self._link
         if not in_time:
-            self._ends.abort(_CUT)
+            link.abort(_CUT)
         else:
             self._note_room()
-        if self.mute or not self._stream.pending:
+        if link.mute or not link.stream.pending:
             self._leave_turn(mine)
-        return self.mute
+        return link.mute
 
     def _leave_turn(self, mine: Role) -> None:
-        if self._turns.writer is mine:
-            self._turns.writer = None
-        self._pass_on()
+        link, turns = self._link, self._link.turns
+        if turns.writer is mine:
+            turns.writer = None
+        if link.core.ending is not None:
+            link.apply_stream_action()
+        if turns.writer is None:
+            self._lock.waiting.tell()
 
     def _note_room(self) -> None:
-        pending = self._stream.pending
-        self.flush()
-        if self._stream.pending < pending:
-            self._core.keepalive.taken_at = self._clock.now()
-
-    def _pass_on(self) -> None:
-        if self._core.ending is not None:
-            self._ends.apply_stream_action()
-        if self._turns.writer is None:
-            self.turn.tell()
+        stream = self._link.stream
+        pending = stream.pending
+        self._link.flush()
+        if stream.pending < pending:
+            self._link.core.keepalive.taken_at = self._clock.now()

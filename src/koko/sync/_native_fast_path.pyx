@@ -1,17 +1,28 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, auto_pickle=False
-"""The fast path of a message on threads: ``Turns`` whose holder also receives and sends.
+"""The fast path of a message on threads: a short cut beside ``reader`` and ``writer``.
 
-What it does by itself is the case of nearly every message: a plain socket, nobody else at
-work, no clock to be looked at. Wherever anything else is to be seen to, nothing has been
-done and the driver's own way is taken, which is complete without this one.
+It serves the case of nearly every message: a plain socket, no other thread at work, no
+deadline. In every other case it does nothing, or leaves what it did where the general way
+finds it, and calls that. The general way is complete by itself and never calls in here.
 
-No interrupt falls in here but where one is asked for: Python looks for signals between two
-steps of its own, not of C. So a ``finally`` in here is always run, to its end.
+The seam between the two is this, and nothing else:
+
+- ``Turns``, which both of them read and write, with the names of ``monitor.Turns``.
+- Before a receive: the inbox is ``only_messages``. A deadline for reads ends that.
+- Before a send: the connection is open and owes nothing, the stream has nothing ``pending``,
+  the message lock has neither a ``message`` nor a ``deadline``.
+- The general way: ``Reader.receive``, ``Writer.write``, ``Writer.write_rest``, and with the lock
+  held ``Link.settle``, ``Link.flush``, ``Link.tell``, ``Link.feed`` and
+  ``Link.failed``.
+
+An interrupt comes out only where it is asked for: Python looks for signals between two
+steps of its own, not of C. So a ``finally`` in here always runs to its end.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_Size
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.list cimport PyList_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
@@ -21,7 +32,6 @@ from koko.core._native_inbox cimport Inbox
 
 import os
 import threading
-from time import monotonic
 
 from koko.core.lifecycle import State
 from koko.sync.monitor import PARSING, READING
@@ -47,8 +57,8 @@ cdef enum:
 cdef object OPEN = State.OPEN
 
 
-cdef class FastPath:
-    """``Turns`` of one connection, and the two verbs that every message passes through."""
+cdef class Turns:
+    """Who does what on one connection at the moment; see ``monitor.Turns``."""
 
     cdef readonly object lock
     cdef public unsigned long inside
@@ -58,11 +68,17 @@ cdef class FastPath:
     cdef public object under_way
     cdef public bint overdue
     cdef public unsigned long corked_by
-    cdef public Py_ssize_t gathered
-    cdef public object read_deadline
-    cdef public object write_deadline
-    cdef object _driver, _stream, _core, _message_lock
-    cdef object _acquire, _release, _number
+
+    def __cinit__(self):
+        self.lock = threading.RLock()
+
+
+cdef class FastPath:
+    """The two verbs that nearly every message passes through."""
+
+    cdef Turns _turns
+    cdef object _link, _reader, _writer, _stream, _core, _message_lock
+    cdef object _acquire, _release, _number, _now
     cdef object _interrupt  # what came while the lock was taken back, until all is in its place
     cdef list _role  # of the thread that came last
     cdef unsigned long _thread  # that thread
@@ -73,81 +89,85 @@ cdef class FastPath:
     cdef list _owed
     cdef dict _followers
 
-    def __cinit__(self, driver):
-        core, stream = driver.core, driver.stream
-        self.lock = threading.RLock()
-        self._driver, self._stream, self._core = driver, stream, core
-        self._message_lock = driver.message_lock
-        self._acquire, self._release = self.lock.acquire, self.lock.release
+    def __cinit__(self, Turns turns not None, link, reader, writer):
+        core, stream = link.core, link.stream
+        self._turns = turns
+        self._link, self._reader, self._writer = link, reader, writer
+        self._stream, self._core = stream, core
+        self._message_lock = link.message_lock
+        self._acquire, self._release = turns.lock.acquire, turns.lock.release
         self._number = stream.socket.fileno
+        self._now = link.clock.now
         self._inbox = core.inbox
         self._encoder = core.outbox.encoder if core.outbox.deflater is None else None
         self._life = core.life
         self._owed = core.owed
-        self._followers = driver.news.tickets
+        self._followers = link.news.tickets
 
     def next_message(self):
         """Return the next message, waiting for it if necessary."""
         cdef unsigned long me = PyThread_get_thread_ident()
         message = None
-        if self.read_deadline is None and self.inside != me:
+        if self._turns.inside != me:
             self._acquire()
-            self.inside = me
+            self._turns.inside = me
             try:
                 if self.may_receive():
                     message = self.quick_message(me)
             finally:
-                self.inside = 0
+                self._turns.inside = 0
                 self._release()
-        return self._driver.reader.receive(None, self._core.next_message) if message is None else message
+        return self._reader.receive(None, self._core.next_message) if message is None else message
 
     def write_message(self, int kind, message):
         """Write a message, whole, when it is our turn."""
         cdef unsigned long me = PyThread_get_thread_ident()
         cdef bint written = False, whole = False
-        if self._encoder is not None and self.write_deadline is None and self.inside != me:
+        if self._encoder is not None and self._turns.inside != me:
             self._acquire()
-            self.inside = me
+            self._turns.inside = me
             try:
                 if self.may_write(me):
                     written = True
                     whole = self.quick_write(self._encoder.frame_of(kind, message, True, False))
             finally:
-                self.inside = 0
+                self._turns.inside = 0
                 self._release()
         if not written:
-            self._driver.writer.write(None, self._core.send, kind, message)
+            self._writer.write(None, self._core.send, kind, message)
         elif not whole:
-            self._driver.writer.write_rest()
+            self._writer.write_rest()
 
     # How it works inside; the lock is held on entry and on exit
 
     cdef bint may_receive(self) noexcept:
-        if self.receiver is not None or self.under_way is not None:
+        if self._turns.receiver is not None or self._turns.under_way is not None:
             return False
-        return not self.gathered and not self.overdue
+        if self._turns.overdue or PyList_GET_SIZE(self._owed):
+            return False
+        return self._inbox.only_messages
 
     cdef object quick_message(self, unsigned long me):
         """Return the next message, None where that takes more than reading the socket."""
         cdef Inbox inbox = self._inbox
         if self._thread != me:
             self._thread, self._role = me, [me]
-        self.receiver = self._role
-        if inbox._messages is not None:
-            inbox.taken_at = monotonic()  # it may have waited long
+        self._turns.receiver = self._role
+        if inbox.unread and len(inbox):
+            inbox.taken_at = self._now()  # it may have waited long
         try:
-            while inbox.only_messages and self.read_deadline is None:  # a handler may have set one
+            while inbox.only_messages:
                 message = inbox.take()
                 if message is not None:
-                    if inbox._messages is None and inbox.decoder.has_backlog():
+                    if inbox.decoder.has_backlog() and not len(inbox):
                         self._core.catch_up()
                     return message
-                if self.reader is not None or self._stream.pending or not self.read(me):
+                if self._turns.reader is not None or self._stream.pending or not self.read(me):
                     break
         finally:
-            self.receiver = None
-            if self._owed or not inbox.only_messages:
-                self._driver.settle()
+            self._turns.receiver = None
+            if PyList_GET_SIZE(self._owed) or not inbox.only_messages:
+                self._link.settle()
         return None
 
     cdef bint read(self, unsigned long me) except -1:
@@ -168,20 +188,20 @@ cdef class FastPath:
             if room != little:
                 free(room)
         if PyDict_Size(self._followers):
-            self._driver.reader.tell()
+            self._link.tell()
         interrupt, self._interrupt = self._interrupt, None
         if interrupt is not None:
             raise interrupt
         return size > 0
 
     cdef Py_ssize_t receive_into(self, uint8_t *room, Py_ssize_t most, unsigned long me) except -2:
-        """Return how many bytes came, 0 where the driver has to look."""
+        """Return how many bytes came, 0 where the general way has to look."""
         cdef Py_ssize_t size = -1
         cdef int fd = self._number(), error = 0
         if fd < 0:  # the application has closed it: the number may be another's
             return 0
-        self.reader = self._role
-        self.inside = 0
+        self._turns.reader = self._role
+        self._turns.inside = 0
         self._release()
         try:
             while True:
@@ -193,11 +213,11 @@ cdef class FastPath:
                     break
         finally:
             self.take_back()
-            self.inside = me
-            self.reader = None
+            self._turns.inside = me
+            self._turns.reader = None
         if size < 0 and error != EAGAIN:
-            self._driver.reader.failed(OSError(error, os.strerror(error)))
-            self._driver.reader.feed(b"")
+            self._link.failed(OSError(error, os.strerror(error)))
+            self._link.feed(b"")
         return max(size, 0)
 
     cdef int take_back(self) except -1:
@@ -210,31 +230,33 @@ cdef class FastPath:
 
     cdef int feed(self, const uint8_t *octets, Py_ssize_t size) except -1:
         if not self._inbox.only_messages:
-            self._driver.reader.feed(octets[:size])
+            self._link.feed(octets[:size])
             return 0
-        now = monotonic()
+        now = self._now()
         try:
             others = self._inbox.feed_octets(octets, size, now)
         except BaseException:  # a signal handler's: nothing else here fails
-            self.under_way = PARSING if self._inbox.decoder._found is not None else READING
+            self._turns.under_way = PARSING if self._inbox.decoder.interrupted else READING
             raise
         if others is not None:
-            self.under_way = READING
+            self._turns.under_way = READING
             self._core.handle(others, now)
-            self.under_way = None
-        if others is not None or self._stream.pending:
-            self._driver.settle()
+            self._turns.under_way = None
+        if PyList_GET_SIZE(self._owed):
+            self._link.flush()
         return 0
 
     cdef bint may_write(self, unsigned long me) except -1:
         """True when a message can be written at once, and nothing is before it."""
-        if self.writer is not None or self.under_way is not None or self.overdue:
+        if self._turns.writer is not None or self._turns.under_way is not None:
             return False
-        if self._owed or self._life.state is not OPEN:
+        if self._turns.overdue or self._turns.corked_by == me:
             return False
-        if self._message_lock.holder is not None or self._stream.pending:
+        if PyList_GET_SIZE(self._owed) or self._life.state is not OPEN:
             return False
-        return not self.corked_by or self.corked_by != me
+        if self._message_lock.message is not None or self._message_lock.deadline is not None:
+            return False
+        return not self._stream.pending
 
     cdef bint quick_write(self, bytes frame) except -1:
         """Write what leaves at once of a message; False when something is left to be written."""
