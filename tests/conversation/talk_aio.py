@@ -105,7 +105,7 @@ class MemoryTransport(asyncio.Transport):
         self._loop.call_soon(self._hand_on)
 
     def break_(self) -> None:
-        self._loop.call_soon(self._lose, ConnectionResetError("reset by the peer"))
+        self._loop.call_soon(self._lose, ConnectionResetError("Connection reset by peer"))
 
     def stall(self) -> None:
         self._stalled = True

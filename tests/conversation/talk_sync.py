@@ -138,7 +138,10 @@ class TurnedClock(Clock):
 class MemoryStream:
     """A stream that writes into the peer's hands."""
 
+    driver: Driver
+
     def __init__(self, clock: TurnedClock) -> None:
+        self.stream = self
         self.socket = socket.socket()  # only for its addresses
         self.written = bytearray()
         self.writes = 0
@@ -165,7 +168,7 @@ class MemoryStream:
         self._over = True
 
     def break_(self) -> None:
-        self._error = ConnectionResetError(104, "reset by the peer")
+        self._error = ConnectionResetError(104, "Connection reset by peer")
 
     def stall(self) -> None:
         self._room = PIPE
@@ -309,12 +312,15 @@ class SyncTalk:
     ) -> tuple[Us, Peer]:
         """Return us, in this role, and the peer."""
         clock = self.clock
-        line = MemoryStream(clock)
+        line = self._line()
         core = Connection(role, ConnectionOptions(**options), agreed, clock.seconds, at_interval)
-        driver = Driver(core, line, clock=clock, keeper=clock)
+        line.driver = driver = Driver(core, line.stream, clock=clock, keeper=clock)
         conn = Conn(driver, Request("GET", "/", {}), Response(101), None)  # type: ignore[arg-type]
         self._conns.append(conn)
         return Us(conn, clock), Peer(role.peer, line, clock.settle)
+
+    def _line(self) -> Any:
+        return MemoryStream(self.clock)
 
     def broadcast(self, crowd: list[Us], message: Any, **options: Any) -> Delivery:
         """Send a message to all of us; it must not have to wait."""
