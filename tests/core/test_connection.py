@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from koko.core.connection import READ_AHEAD, StreamAction
+from koko.core.connection import StreamAction
 from koko.core.deflate import Agreed
 from koko.core.lifecycle import State
+from koko.core.receiver import READ_AHEAD
 from koko.errors import CloseError, ErrCloseSent, ErrReadLimit
 from koko.message import Kind, PreparedMessage
 from tests.core.ends import client, said, server

@@ -19,6 +19,7 @@ from koko.core.lifecycle import (
     Lifecycle,
     State,
 )
+from koko.core.wire import Role
 
 PATHS = {
     "we close, the peer answers": ["SENT_CLOSE", "GOT_CLOSE", "GOT_EOF"],
@@ -37,7 +38,7 @@ PATHS = {
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
 def test_every_way_through_the_table_ends_closed(path):
-    life = Lifecycle()
+    life = Lifecycle(Role.SERVER, close_timeout=10)
     assert life.state is State.OPEN
     for name in path:
         assert life.on(Event[name], 1.0) is life.state
@@ -77,7 +78,7 @@ def test_the_peers_end_is_held_back_only_where_an_answer_can_be_sent():
 
 
 def test_an_event_the_table_does_not_know_is_refused_and_changes_nothing():
-    life = Lifecycle()
+    life = Lifecycle(Role.SERVER, close_timeout=10)
     life.on(Event.GOT_CLOSE, 1.0)
     with pytest.raises(RuntimeError, match="got Close cannot happen while closed by the peer"):
         life.on(Event.GOT_CLOSE, 1.0)
@@ -103,6 +104,6 @@ HELD_UNTIL = {
 @pytest.mark.parametrize("case", HELD_UNTIL.values(), ids=HELD_UNTIL.keys())
 def test_the_peers_end_is_held_back_until(case):
     reader, taken_at, unread, until = case
-    life = Lifecycle()
+    life = Lifecycle(Role.SERVER, close_timeout=10)
     life.on(Event.GOT_CLOSE, 100.0)
-    assert life.held_until(reader, taken_at, unread, close_timeout=10) == until
+    assert life.held_until(reader, taken_at, unread) == until

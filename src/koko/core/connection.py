@@ -1,41 +1,40 @@
 """One end of a WebSocket without I/O: bytes and time in, messages and owed bytes out.
 
-Puts the rooms together: codec, lifecycle, deflate, keepalive. A face feeds it what
-the socket gave, writes what it owes, calls ``tick`` when ``due_at`` has come, and
-does to the socket what ``stream_action`` says. It never waits and never reads a clock.
-Not safe for threads: a face that has several holds a lock round each call.
+Puts the parts together and is their face: ``receiver``, ``sender``, ``responder``, the law
+of the end in ``lifecycle`` and the ``keepalive``. A face feeds it what the socket gave,
+writes what it owes, calls ``tick`` when ``due_at`` has come, and does to the socket what
+``stream_action`` says. It never waits and never reads a clock. Not safe for threads: a
+face that has several holds a lock round each call.
 """
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any
 
-from koko.core import lifecycle
 from koko.core.codec import Decoder, Inbox, Item
-from koko.core.control import check_payload, close_payload, parse_close, shorten
+from koko.core.control import close_payload
 from koko.core.deflate import Agreed
-from koko.core.incoming import Reading
+from koko.core.incoming import Incoming
 from koko.core.keepalive import NOTHING_WAITS, Backlog, Due, Keepalive
-from koko.core.lifecycle import HELD, MAY_SEND, MAY_SEND_CLOSE, Lifecycle, State, StreamAction
+from koko.core.lifecycle import HELD, MAY_SEND, OPEN, Lifecycle, State, StreamAction
 from koko.core.options import ConnectionOptions
 from koko.core.outbox import Outbox
-from koko.core.outgoing import CUT, Outgoing
-from koko.core.pings import Ping, Pings
-from koko.core.wire import Control, Opcode, Role
-from koko.errors import Close, CloseError, ErrCloseSent, ProtocolError
-from koko.message import Data, Kind, PreparedMessage
+from koko.core.outgoing import Outgoing
+from koko.core.pings import Ping
+from koko.core.receiver import Receiver
+from koko.core.responder import Responder
+from koko.core.sender import Sender
+from koko.core.wire import Opcode, Role
+from koko.errors import Close
+from koko.message import Kind, PreparedMessage
 
 __all__ = ["Connection", "Ping", "StreamAction"]
 
 GIVEN_UP = Close(1011, "keepalive ping timeout")  # what a peer held to be dead is told
-READ_AHEAD = 1 << 16  # bytes read for nobody before a face should stop reading
 
 
-class Connection(Reading):
+class Connection:
     """The state of one end of one connection.
 
     The peer's end, a Close or a violation, takes effect when the good messages before it
@@ -44,14 +43,27 @@ class Connection(Reading):
 
     Attributes:
         inbox: whole messages that nobody has read yet.
-        owed: frames that must be written to the peer, in this order.
-        opened_at: when that was.
-        ending: how the connection ended, None while it has not.
-        sent, received: the Close frames exchanged so far.
-        on_ping, on_pong: stand in for the default; called while bytes are fed.
-        on_close: called when the peer's Close takes effect. It is answered after that,
-            unless a Close of ours was sent before or by the handler itself.
+        outbox: turns what is sent into frames.
+        owed: frames that must be written to the peer, in this order; always the same list.
+        life: the state it is in, and how it ended.
+        opened_at: when it was opened.
     """
+
+    __slots__ = (
+        "_decoder",
+        "_receiver",
+        "_responder",
+        "_sender",
+        "inbox",
+        "keepalive",
+        "life",
+        "next_message",
+        "opened_at",
+        "outbox",
+        "owed",
+        "send",
+        "take_owed",
+    )
 
     def __init__(
         self,
@@ -61,35 +73,125 @@ class Connection(Reading):
         now: float,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__()
-        self.role = role
         self.opened_at = now
-        self.close_timeout = options.close_timeout
-        self._fragment_size = options.write_buffer_size
-        self.outbox = Outbox(role, agreed)
-        self.owed = self.outbox.owed
-        self.take_owed = self.outbox.take
-        self.ending: BaseException | None = None
-        self.sent: Close | None = None
-        self.received: Close | None = None
-        self.on_ping: Callable[[bytes], object] | None = None
-        self.on_pong: Callable[[bytes], object] | None = None
-        self.on_close: Callable[[int, str], object] | None = None
         self.keepalive = Keepalive(options.ping_interval, options.ping_timeout, now, draw)
-        self.life = Lifecycle()
-        self._now = now
-        self._peer_end: Close | ProtocolError | None = None
-        self._by_peer = False  # its Close came before ours
-        self._lost: CloseError | None = None  # set once the stream has ended
-        self._traceback: TracebackType | None = None
-        self._unfinished: Outgoing | None = None  # a message that is being written in parts
-        self._pings = Pings()
+        self.life = life = Lifecycle(role, options.close_timeout)
+        self.outbox = outbox = Outbox(role, agreed)
+        self.owed = outbox.owed
         self._decoder = Decoder(
             role,
             read_limit=options.read_limit,
             inflater=agreed.inflater(role) if agreed else None,
         )
-        self.inbox = Inbox(self._decoder, now)
+        self.inbox = inbox = Inbox(self._decoder, now)
+        self._responder = responder = Responder(life, inbox, outbox, now)
+        self._receiver = Receiver(inbox, life, responder)
+        self._sender = sender = Sender(life, inbox, outbox, responder, options.write_buffer_size)
+        # Not methods that hand on: each message would pay for one more call.
+        self.take_owed = outbox.take
+        self.send = sender.send
+        self.next_message = self._receiver.next_message
+
+    # What the world tells us
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Take bytes from the peer; what comes after its end is dropped."""
+        if not self.life.over:
+            self._responder.now = now
+            self._receiver.feed(data, now)
+
+    def handle(self, others: list[Item], now: float) -> None:
+        """Act on what the inbox found beside messages."""
+        self._responder.now = now
+        self._receiver.handle(others)
+
+    def feed_eof(self, now: float, why: str = "the peer's stream ended without a Close") -> None:
+        """Take note that nothing more will come, and that nothing more can be written.
+
+        The error says ``why``, and what was heard last.
+        """
+        life = self.life
+        if life.lost and life.ending is not None:
+            return  # both, since an interrupt may have fallen between them
+        self._responder.now = now
+        self._responder.pings.clear()
+        if life.ending is None:
+            self._note_heard()
+            why = f"{why}, {self.keepalive.heard(now)}"
+        life.lose(why, now)
+        self.inbox.only_messages = False
+        if life.peer_end is not None:
+            self._responder.apply_peer_end()
+
+    def tick(self, now: float, listening: bool = True, backlog: Backlog = NOTHING_WAITS) -> None:
+        """Do what time alone makes due: ping, give a dead peer up, end a long farewell.
+
+        ``listening`` is False when the face had stopped reading; ``backlog`` is what waits
+        for the peer.
+        """
+        self._responder.now = now
+        state, due_at = self.life.state, self.due_at
+        if state is OPEN:
+            self._keep_alive(now, listening, backlog)
+        elif due_at is None or now < due_at:
+            return
+        elif state in HELD:
+            self._responder.apply_peer_end()  # the reader it waited for has not come back
+        else:
+            self.feed_eof(now, f"no answer within {self.close_timeout:g} s")
+
+    @property
+    def due_at(self) -> float | None:
+        """When ``tick`` wants to be called, None for never."""
+        state = self.life.state
+        if state is OPEN:
+            return self.keepalive.due_at
+        return self._receiver.held_until if state in HELD else self.life.lost_at
+
+    def fault(self, error: BaseException) -> None:
+        """End the connection with ``error``, which a handler raised; the peer is told 1011."""
+        self._responder.fault(error)
+
+    # How it stands
+
+    @property
+    def state(self) -> State:
+        return self.life.state
+
+    @property
+    def ending(self) -> BaseException | None:
+        """How the connection ended, None while it has not."""
+        return self.life.ending
+
+    @property
+    def stream_action(self) -> StreamAction:
+        """What should be done to the stream once the owed bytes are written."""
+        return self.life.stream_action
+
+    @property
+    def may_send(self) -> bool:
+        """True while messages may be sent."""
+        return self.life.state in MAY_SEND
+
+    @property
+    def full(self) -> bool:
+        """True when enough has been read that a face without a reader should stop."""
+        return self._receiver.full
+
+    @property
+    def sent(self) -> Close | None:
+        """Our Close, if it was sent."""
+        return self.life.sent
+
+    @property
+    def received(self) -> Close | None:
+        """The peer's Close, if it has taken effect."""
+        return self.life.received
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds the last answered ping took, None before the first."""
+        return self._responder.pings.latency
 
     @property
     def bytes_in(self) -> int:
@@ -101,137 +203,23 @@ class Connection(Reading):
         """How many bytes of frames were owed, whether or not they have left."""
         return self.outbox.encoder.bytes_out
 
-    # What the world tells us
-
-    def feed(self, data: bytes, now: float) -> None:
-        """Take bytes from the peer; what comes after its end is dropped."""
-        if self._peer_end is not None or self.ending is not None:
-            return
-        kept = len(self.inbox)
-        others = self.inbox.feed(data, now)
-        if others is not None:
-            self.handle(others, now)
-        if self._discarding:
-            self._discard(kept)
-
-    def handle(self, others: list[Item], now: float) -> None:
-        """Act on what the inbox found beside messages."""
-        self._now = now
-        items: Any = iter(others if self._stream is None else self._sift(others))
-        try:
-            for item in items:
-                self._got_control(item)
-        finally:
-            for item in items:  # a handler was interrupted, by Ctrl-C say: that loses nothing
-                self._got_control(item)
-            self._note_peer_end()
-
-    def feed_eof(self, now: float, why: str = "the peer's stream ended without a Close") -> None:
-        """Take note that nothing more will come, and that nothing more can be written.
-
-        The error says ``why``, and what was heard last.
-        """
-        if self._lost is None:
-            self._now = now
-            if self.life.state is not lifecycle.CLOSED:  # an interrupt may have cut this off
-                self.life.on(lifecycle.GOT_EOF, now)
-            self._pings.clear()
-            if self.ending is None:
-                self._note_heard()
-                why = f"{why}, {self.keepalive.heard(now)}"
-            self._lost = CloseError(1006, why, sent=self.sent)
-        if self.ending is None:
-            self._end(self._lost)
-            self._apply_peer_end()
-
-    def tick(self, now: float, listening: bool = True, backlog: Backlog = NOTHING_WAITS) -> None:
-        """Do what time alone makes due: ping, give a dead peer up, end a long farewell.
-
-        ``listening`` is False when the face had stopped reading; ``backlog`` is what waits
-        for the peer.
-        """
-        self._now = now
-        state, due_at = self.life.state, self.due_at
-        if state is lifecycle.OPEN:
-            self._keep_alive(now, listening, backlog)
-        elif due_at is None or now < due_at:
-            return
-        elif state in HELD:
-            self._apply_peer_end()  # the reader it waited for has not come back
-        else:
-            self.feed_eof(now, f"no answer within {self.close_timeout:g} s")
-
-    @property
-    def due_at(self) -> float | None:
-        """When ``tick`` wants to be called, None for never."""
-        life = self.life
-        state = life.state
-        if state is lifecycle.OPEN:
-            return self.keepalive.due_at
-        if state in HELD:
-            inbox = self.inbox
-            unread = bool(inbox or self._stream)
-            return life.held_until(inbox.reader, inbox.taken_at, unread, self.close_timeout)
-        return None if state is lifecycle.CLOSED else life.since + self.close_timeout
-
-    @property
-    def state(self) -> State:
-        return self.life.state
-
-    @property
-    def may_send(self) -> bool:
-        """True while messages may be sent."""
-        return self.life.state in MAY_SEND
-
-    @property
-    def latency(self) -> float | None:
-        """Seconds the last answered ping took, None before the first."""
-        return self._pings.latency
-
-    @property
-    def stream_action(self) -> StreamAction:
-        state = self.life.state
-        if state is lifecycle.CLOSED or (state is lifecycle.DONE and self.role is Role.SERVER):
-            return StreamAction.CLOSE  # §7.1.1: the server closes first
-        return StreamAction.HALF_CLOSE if state is lifecycle.FAILED else StreamAction.KEEP
-
-    @property
-    def full(self) -> bool:
-        """True when enough has been read that a face without a reader should stop."""
-        if (self.inbox.unread < READ_AHEAD and not self._decoder.backlog) or self._discarding:
-            return False
-        # Control frames alone are nothing to hold back for: nobody may ever receive.
-        return bool(self.inbox or self._stream) or (self._decoder.mid_message and not self.skipping)
-
     # What a reader does
 
-    def next_message(self) -> str | bytes | None:
-        """Return the next message, None if it has not come yet; raise how it ended."""
-        if not self.inbox.only_messages:
-            self._leave_parts()
-        message = self.inbox.take()
-        if message is None:
-            self._await_more()
-        elif self.inbox.backlog:
-            self.catch_up()
-        return message
+    def next_stream(self) -> Incoming | None:
+        """Return the next message in pieces: see ``Receiver.next_stream``."""
+        return self._receiver.next_stream()
+
+    def read_stream(self, stream: Incoming, size: int) -> bytes | None:
+        """Return some of a message in pieces: see ``Receiver.read_stream``."""
+        return self._receiver.read_stream(stream, size)
 
     def catch_up(self) -> None:
         """Parse on where the decoder stopped: no more bytes may come, and a Close be behind."""
-        others = self.inbox.parse(b"")
-        if others is not None:
-            self.handle(others, self._now)
+        self._receiver.catch_up()
 
-    def fault(self, error: BaseException) -> None:
-        """End the connection with 1011 because a handler raised ``error``, now the ending."""
-        if self.ending is self._lost and self._is_fault(error):
-            self._end(error)
-            if self._lost is not None:
-                return
-            if isinstance(self._peer_end, Close):
-                self.received = self._peer_end
-            if self.life.on(lifecycle.FAULT, self._now) in MAY_SEND_CLOSE:
-                self._send_close(Close(1011, ""))
+    def watch(self, timed: bool) -> None:
+        """Have the inbox not ``only_messages`` while a reader has to look at a clock."""
+        self._receiver.watch(timed)
 
     def discard_new(self) -> None:
         """Drop what comes from now on, so that the peer's Close behind it can come through.
@@ -239,12 +227,44 @@ class Connection(Reading):
         What has come can still be read; nothing is given behind the gap. Before our own
         Close this does nothing: a reader may still come back.
         """
-        if self._discarding or self.may_send:
-            return
-        self._discarding = True
-        self._stream = None  # its reader keeps what has come of it, and gets no more
-        self._mark()
-        self._discard(len(self.inbox))
+        if not self.may_send:
+            self._receiver.discard_new()
+
+    # What a writer does
+
+    def send_prepared(self, prepared: PreparedMessage) -> None:
+        """Owe a prepared message."""
+        self._sender.send_prepared(prepared)
+
+    def start_message(self, kind: Kind) -> Outgoing:
+        """Begin a message that is written in parts; no other may be sent before its end."""
+        return self._sender.start_message(kind)
+
+    def write_control(self, kind: int, payload: bytes, now: float) -> None:
+        """Owe a ping, a pong or a Close."""
+        self._sender.write_control(kind, payload, now)
+
+    def start_ping(self, payload: bytes | None, now: float) -> Ping:
+        """Owe a ping and return it; its ``on_pong`` is called when its pong comes."""
+        return self._sender.start_ping(payload, now)
+
+    def start_close(self, code: int, reason: str, now: float) -> None:
+        """Owe a Close, or the answer to the peer's: see ``Sender.start_close``."""
+        self._sender.start_close(code, reason, now)
+
+    def closed_error(self) -> BaseException:
+        """Return the error of a write that comes too late."""
+        return self.life.closed_error()
+
+    # What can be set
+
+    @property
+    def close_timeout(self) -> float:
+        return self.life.close_timeout
+
+    @close_timeout.setter
+    def close_timeout(self, seconds: float) -> None:
+        self.life.close_timeout = seconds
 
     @property
     def read_limit(self) -> int | None:
@@ -255,37 +275,6 @@ class Connection(Reading):
         if limit is not None and limit <= 0:
             raise ValueError(f"read_limit={limit}: a number of bytes above 0, or None for no limit")
         self._decoder.read_limit = limit
-
-    # What a writer does
-
-    def send(self, kind: int, payload: Data) -> None:
-        """Owe one whole message."""
-        if self.life.state not in MAY_SEND:
-            raise self.closed_error()
-        self.outbox.add(kind, payload)
-        self.inbox.sent()
-
-    def send_prepared(self, prepared: PreparedMessage) -> None:
-        """Owe a prepared message."""
-        self.check_open()
-        self.outbox.add_prepared(prepared)
-        self.inbox.sent()
-
-    def start_message(self, kind: Kind) -> Outgoing:
-        """Begin a message that is written in parts; no other may be sent before its end."""
-        self.check_open()
-        self.inbox.sent()
-        self._unfinished = Outgoing(self, self.outbox, kind, self._fragment_size)
-        return self._unfinished
-
-    def message_ended(self) -> None:
-        """Take note that the message that was written in parts is whole, or given up."""
-        self._unfinished = None
-
-    def check_open(self) -> None:
-        """Raise unless a message may be sent."""
-        if self.life.state not in MAY_SEND:
-            raise self.closed_error()
 
     @property
     def write_compression(self) -> bool:
@@ -303,156 +292,34 @@ class Connection(Reading):
     def compression_level(self, level: int) -> None:
         self.outbox.level = level
 
-    def write_control(self, kind: int, payload: bytes, now: float) -> None:
-        """Owe a ping, a pong or a Close."""
-        if kind not in (Opcode.CLOSE, Opcode.PING, Opcode.PONG):
-            raise ValueError(f"kind {kind!r} is not CLOSE, PING or PONG")
-        payload = check_payload(payload)
-        if kind == Opcode.CLOSE:
-            self.start_close(*parse_close(payload), now)
-        else:
-            self.check_open()
-            self.outbox.add_control(kind, payload)
+    @property
+    def on_ping(self) -> Callable[[bytes], object] | None:
+        """What is called with a ping's payload, None for the default: a pong."""
+        return self._responder.on_ping
 
-    def start_ping(self, payload: bytes | None, now: float) -> Ping:
-        """Owe a ping and return it; its ``on_pong`` is called when its pong comes."""
-        payload = os.urandom(4) if payload is None else check_payload(payload)
-        if payload in self._pings:
-            raise ValueError(f"a ping with payload {payload!r} is already on its way")
-        self.write_control(Opcode.PING, payload, now)
-        ping = Ping(payload, now)
-        self._pings.add(ping)
-        return ping
+    @on_ping.setter
+    def on_ping(self, handler: Callable[[bytes], object] | None) -> None:
+        self._responder.on_ping = handler
 
-    def start_close(self, code: int, reason: str, now: float) -> None:
-        """Owe a Close; 1005 stands for one without a code. A second one is ErrCloseSent.
+    @property
+    def on_pong(self) -> Callable[[bytes], object] | None:
+        """What is called with a pong's payload, None for nothing."""
+        return self._responder.on_pong
 
-        It is 1011 where it cuts off a message that is being written. It answers the peer's
-        Close where that has come; a violation of the peer's is told instead.
-        """
-        if self.life.state not in MAY_SEND_CLOSE:
-            raise self.closed_error()
-        close = Close(code, reason)
-        close_payload(close)  # misuse is told before anything has changed
-        if self._unfinished is not None and self._unfinished.begun:
-            close = Close(1011, CUT)
-        self._now = now
-        if self.life.state in HELD:
-            self._apply_peer_end(close)
-        else:
-            self._send_close(close)
+    @on_pong.setter
+    def on_pong(self, handler: Callable[[bytes], object] | None) -> None:
+        self._responder.on_pong = handler
 
-    def closed_error(self) -> BaseException:
-        """Return the error of a write that comes too late."""
-        if self.sent is None:
-            assert self.ending is not None  # with neither, nothing comes too late
-            return self.ending.with_traceback(self._traceback)
-        known = self.received or self.sent
-        return ErrCloseSent(
-            known.code, known.reason, sent=self.sent, received=self.received, by_peer=self._by_peer
-        )
+    @property
+    def on_close(self) -> Callable[[int, str], object] | None:
+        """What is called when the peer's Close takes effect, None for nothing."""
+        return self._responder.on_close
 
-    # How it works inside
+    @on_close.setter
+    def on_close(self, handler: Callable[[int, str], object] | None) -> None:
+        self._responder.on_close = handler
 
-    def _note_peer_end(self) -> None:
-        """Let the peer's end take effect if it has come and nothing holds it back."""
-        failure = self._decoder.failure
-        if failure is not None and self._peer_end is None:
-            self._got_end(failure.with_traceback(None), lifecycle.VIOLATION)
-        if self._peer_end is None or self.ending is not None:
-            return
-        due_at = self.due_at
-        if self.life.state not in HELD or (due_at is not None and due_at <= self._now):
-            self._apply_peer_end()
-
-    def _got_control(self, item: Control) -> None:
-        opcode, payload = item
-        self.inbox.heard_what = f"a {opcode.name.lower()}"
-        if opcode is Opcode.CLOSE:
-            self._by_peer = self.sent is None
-            self._got_end(parse_close(payload), lifecycle.GOT_CLOSE)
-        elif opcode is Opcode.PING:
-            self._got_ping(payload)
-        else:
-            self._got_pong(payload)
-
-    def _got_ping(self, payload: bytes) -> None:
-        if self.on_ping is not None:
-            self._call(self.on_ping, payload)
-        elif self.life.state in MAY_SEND:
-            self.outbox.add_control(Opcode.PONG, payload)
-
-    def _got_pong(self, payload: bytes) -> None:
-        self._pings.answer(payload, self._now)
-        if self.on_pong is not None:
-            self._call(self.on_pong, payload)
-
-    def _call(self, handler: Callable[[bytes], object], payload: bytes) -> None:
-        # Only the handler's own errors are its fault: what interrupts us here is not.
-        try:
-            handler(payload)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # ``sys.exit()``, too: the receiver is told
-            self.fault(error)
-
-    def _got_end(self, end: Close | ProtocolError, event: lifecycle.Event) -> None:
-        if self.ending is not self._lost:
-            return  # a handler that failed has ended the connection before
-        self._peer_end = end
-        # Behind a fault of ours, of which our Close has told, it changes nothing.
-        if self._lost is None and self.life.state is not lifecycle.FAILED:
-            self.life.on(event, self._now)
-        self._mark()
-
-    def _apply_peer_end(self, answer: Close | None = None) -> None:
-        """Let the peer's end, if it has come, take effect; ``answer`` is ours to its Close."""
-        end = self._peer_end
-        # The loss of the stream gives way to what came before it; no other ending does.
-        if end is None or self.ending is not self._lost:
-            return
-        if self.life.state in HELD:
-            self.life.on(lifecycle.READER_DONE, self._now)
-        if isinstance(end, Close):
-            self._answer(end, answer)
-        else:
-            self._end(end)
-            if self.life.state is lifecycle.FAILING:
-                self._send_close(Close(end.code, shorten(str(end))))
-            end.sent = self.sent
-
-    def _answer(self, close: Close, answer: Close | None) -> None:
-        self.received = close
-        ending = CloseError(*close, sent=self.sent, received=close, by_peer=self._by_peer)
-        self._end(ending)
-        # §5.5.1: the answer typically echoes the code received.
-        answer = answer or Close(close.code, "")
-        if self.on_close is not None:
-            try:
-                self.on_close(*close)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:
-                if self._is_fault(error):
-                    self._end(error)
-                    answer = Close(1011, "")
-        if self.life.state is lifecycle.ANSWERING:
-            self._send_close(answer)
-        ending.sent = self.sent
-
-    def _is_fault(self, error: BaseException) -> bool:
-        # What a handler writes after a Close fails; the handler is not to blame for that.
-        return self.life.state in MAY_SEND or not isinstance(error, CloseError)
-
-    def _end(self, error: BaseException) -> None:
-        self.ending = error
-        self._mark()
-        self._traceback = error.__traceback__
-
-    def _send_close(self, close: Close) -> None:
-        self.life.on(lifecycle.SENT_CLOSE, self._now)
-        self.sent = close
-        self.outbox.add_control(Opcode.CLOSE, close_payload(close))
+    # How the peer is kept in view
 
     def _keep_alive(self, now: float, listening: bool, backlog: Backlog) -> None:
         self._note_heard()

@@ -55,7 +55,8 @@ class Outbox:
         self._pongs = 0  # how many are owed
         self._newest_pong = b""
         self._at = 0  # where it stands, if it is still owed
-        self.compressing = True
+        self._compressing = True
+        self._choose_form()
 
     @property
     def compressing(self) -> bool:

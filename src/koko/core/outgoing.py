@@ -1,24 +1,31 @@
 """A message that is written in parts: what is gathered of it, and the fragments it becomes (§5.4).
 
-Whose turn it is to send is the face's to keep, whether anything may be sent is
-``connection``'s. The buffer is there only while the message is being written.
+A face decides who may write when; the sender decides whether anything may be sent at all.
+The buffer exists only while the message is being written.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from koko.core.outbox import Outbox
 from koko.core.wire import Opcode
 from koko.message import Kind
 
-if TYPE_CHECKING:
-    from koko.core.connection import Connection
-
 Octets = bytes | bytearray | memoryview
 
 PART = 1 << 16  # bytes to add at once; a face waits for room before it adds more
 CUT = "a message was cut off in the middle"
+
+
+class Permit(Protocol):
+    """What a message asks of whoever has let it begin."""
+
+    @property
+    def may_send(self) -> bool: ...
+    def check_open(self) -> None: ...
+    def message_ended(self) -> None: ...
+    def start_close(self, code: int, reason: str, now: float) -> None: ...
 
 
 class Outgoing:
@@ -30,21 +37,21 @@ class Outgoing:
 
     __slots__ = (
         "_buffer",
-        "_core",
         "_deflater",
         "_kind",
         "_opcode",
         "_outbox",
+        "_permit",
         "_size",
         "_whole",
         "begun",
         "ended",
     )
 
-    def __init__(self, core: Connection, outbox: Outbox, kind: Kind, size: int) -> None:
+    def __init__(self, permit: Permit, outbox: Outbox, kind: Kind, size: int) -> None:
         self.begun = False
         self.ended = False
-        self._core = core
+        self._permit = permit
         self._outbox = outbox
         self._deflater = outbox.deflater if outbox.compressing else None
         self._kind = kind
@@ -55,7 +62,7 @@ class Outgoing:
 
     def add(self, octets: Octets) -> None:
         """Take more of the message, at most ``PART`` bytes, and owe the fragments it fills."""
-        self._core.check_open()
+        self._permit.check_open()
         if self._deflater is not None and not self._whole:
             octets = self._deflater.compress_piece(octets)
         self._buffer += octets
@@ -71,7 +78,7 @@ class Outgoing:
         """Owe the rest, as the last fragment; once."""
         if self.ended:
             return
-        self._core.check_open()
+        self._permit.check_open()
         if self._whole:
             self._outbox.add(self._kind, bytes(self._buffer))
         else:
@@ -81,7 +88,7 @@ class Outgoing:
             self._owe(self._buffer, final=True)
         self.ended = True
         self._buffer = bytearray()
-        self._core.message_ended()
+        self._permit.message_ended()
 
     def cut(self, now: float) -> None:
         """Give it up; where a part of it was owed, that ends the connection."""
@@ -89,9 +96,9 @@ class Outgoing:
             self._deflater.discard()
         self._buffer = bytearray()
         # Without a last fragment the peer waits for ever, with one it takes a part for the whole.
-        if self.begun and not self.ended and self._core.may_send:
-            self._core.start_close(1011, CUT, now)
-        self._core.message_ended()
+        if self.begun and not self.ended and self._permit.may_send:
+            self._permit.start_close(1011, CUT, now)
+        self._permit.message_ended()
 
     def late(self) -> TimeoutError:
         """Return the error of a write that took too long."""
