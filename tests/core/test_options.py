@@ -102,3 +102,17 @@ def test_an_option_that_is_none_is_told_what_it_is_called_here(name, sentence):
 
 def test_options_that_are_known_pass():
     check_names("dial()", KNOWN, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "none"),
+    [
+        ("read_limit", "for no limit"),
+        ("handshake_timeout", "for no limit"),
+        ("ping_interval", "for no pings"),
+        ("ping_timeout", "to keep silent peers"),
+    ],
+)
+def test_the_error_says_what_none_means(name, none):
+    with pytest.raises(ValueError, match=f"^{name}=0: .* above 0, or None {none}$"):
+        ConnectionOptions(**{name: 0})

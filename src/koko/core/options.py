@@ -1,7 +1,7 @@
-"""What every connection can be told, client or server, once and validated once.
+"""The options of every connection, client or server: documented and validated once.
 
-``Dialer`` and ``Upgrader`` add their own options to these; the faces add none. A name that
-is no option is answered with what it is called here.
+``Dialer`` and ``Upgrader`` add their own to these; the faces add none. The error for an
+unknown name says what the option is called here.
 """
 
 from __future__ import annotations
@@ -13,8 +13,14 @@ from typing import Any
 
 from koko.core.deflate import Compression
 
-# Every close ends, every fragment is finite, and no head is read without a limit.
-BOUNDED = ("close_timeout", "write_buffer_size", "head_limit")
+# What None means for an option. The others have no None: every close ends, every fragment is
+# finite, and no head is read without a limit.
+NONE_MEANS = {
+    "read_limit": "for no limit",
+    "handshake_timeout": "for no limit",
+    "ping_interval": "for no pings",
+    "ping_timeout": "to keep silent peers",
+}
 
 
 @dataclass(kw_only=True)
@@ -30,8 +36,9 @@ class ConnectionOptions:
         close_timeout: seconds to wait for the peer's Close, then the socket is dropped.
         ping_interval: seconds between pings to a silent peer; one may leave up to a fifth
             of that early, so that those of many connections are spread. None: no pings.
-        ping_timeout: seconds a ping may stay without any answer. A peer is held to be dead
-            when both together have passed since its last byte. None: never.
+        ping_timeout: seconds a ping may stay without any answer. A peer counts as dead when
+            ``ping_interval`` and ``ping_timeout`` have both passed since its last byte.
+            None: a silent peer is never given up.
         compression: True for permessage-deflate (RFC 7692) without context takeover,
             a ``Compression`` for anything else, False for none.
         write_buffer_size: bytes of a fragment that a streaming writer sends.
@@ -63,7 +70,7 @@ class ConnectionOptions:
 
 
 def _check(name: str, value: Any, kind: Any, what: str) -> None:
-    or_none = "" if name in BOUNDED else ", or None for no limit"
+    or_none = f", or None {NONE_MEANS[name]}" if name in NONE_MEANS else ""
     if value is None and or_none:
         return
     rule = f"{name}={value!r}: {what} above 0{or_none}"
