@@ -1,8 +1,7 @@
 """What came and waits to be read: bytes become messages here, in plain Python.
 
-Knows nothing of what a message means or whether one may still come: that is
-``connection``'s. ``_native_inbox.pyx`` is the twin of this file: the same names in the same
-order.
+Knows neither what a message means nor whether one may still come: the receiver knows.
+``_native_inbox.pyx`` is the twin of this file: the same names in the same order.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ class Inbox:
 
     Attributes:
         decoder: what makes messages of the peer's bytes.
-        only_messages: True while a message is all that a reader can find; where it is False, the
-            connection has something else to tell it.
+        only_messages: True while a reader can find nothing but messages. While it is False the
+            receiver must be asked: there may be a part of a message, or the end.
         bytes_in: all that were fed.
         unread: bytes fed since a reader last found nothing.
         reader: WAITING, WORKING on the last message it took, or ANSWERED: it has sent since.
-        taken_at: when the last message was taken; the face knows better where it had waited.
+        taken_at: when the last message was taken. A face sets it where the message had waited.
         heard_at, heard_what: when the peer was last heard, and what it said.
     """
 
@@ -61,7 +60,7 @@ class Inbox:
     def feed(self, data: bytes, now: float) -> list[Item] | None:
         """Take bytes from the peer, keep the messages in them and return what else they hold.
 
-        None means nothing but messages, or parts of one. A violation is the decoder's to tell.
+        None means nothing but messages, or parts of one. The decoder keeps a violation.
         """
         self.heard_at = now
         self.bytes_in += len(data)

@@ -18,12 +18,12 @@ cdef class Inbox:
 
     Attributes:
         decoder: what makes messages of the peer's bytes.
-        only_messages: True while a message is all that a reader can find; where it is False, the
-            connection has something else to tell it.
+        only_messages: True while a reader can find nothing but messages. While it is False the
+            receiver must be asked: there may be a part of a message, or the end.
         bytes_in: all that were fed.
         unread: bytes fed since a reader last found nothing.
         reader: WAITING, WORKING on the last message it took, or ANSWERED: it has sent since.
-        taken_at: when the last message was taken; the face knows better where it had waited.
+        taken_at: when the last message was taken. A face sets it where the message had waited.
         heard_at, heard_what: when the peer was last heard, and what it said.
     """
 
@@ -45,7 +45,7 @@ cdef class Inbox:
     def feed(self, bytes data not None, double now):
         """Take bytes from the peer, keep the messages in them and return what else they hold.
 
-        None means nothing but messages, or parts of one. A violation is the decoder's to tell.
+        None means nothing but messages, or parts of one. The decoder keeps a violation.
         """
         return self.feed_octets(octets_of(data), PyBytes_GET_SIZE(data), now)
 

@@ -1,7 +1,7 @@
 """The payloads of control frames, ours to send: checked, built and read (§5.5).
 
-Functions over bytes. What may stand in a control frame of the peer's is checked by the
-codec; what follows from one is ``connection``'s.
+Functions over bytes. The codec checks what a control frame of the peer's may hold; the
+responder does what follows from it.
 """
 
 from __future__ import annotations

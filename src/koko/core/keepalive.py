@@ -1,13 +1,13 @@
 """When to ping, and when to give a peer up: arithmetic on timestamps.
 
-The law, where nothing comes from the peer: a ping leaves every ``interval`` seconds, and
-``interval + timeout`` seconds after its last byte the peer is dead. Any byte is life.
+The law for a silent peer: a ping leaves every ``interval`` seconds, and the peer is dead
+``interval + timeout`` seconds after its last byte. Any byte is a sign of life.
 
-A ping waits behind what was written before it. So while the peer takes some of what waits
-for it, and leaves some, that is life as well: it is slow. What it takes at once proves only
-that its system runs: that of a process that hangs takes small messages, and pings, for
-hours. A peer that talks and takes nothing of what we cannot even hand to our own system is
-given up too: whoever sends to it would wait for ever.
+A ping waits behind what was written before it. So a peer that takes some of what waits for
+it, and leaves some, is alive as well: it is slow. What it takes at once proves only that
+its system runs: the system of a process that hangs takes small messages, and pings, for
+hours. A peer that talks is given up too if our own system is full and the peer takes
+nothing: whoever sends to it would wait for ever.
 
 Only time in which we listened counts as silence. Nothing here reads a clock, sends a ping
 or closes anything: ``check`` is told the time and says what is due.
@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 LATE = 1.0  # seconds a check may come late before it counts as not having listened
 EARLY = 0.2  # of the interval: how much a ping may come early, so that many do not come together
-LOOKS = 4  # times within the timeout that a peer is looked at for which something waits
+LOOKS = 4  # checks within the timeout while something waits for the peer
 
 
 class Due(Enum):
@@ -38,8 +38,8 @@ class Backlog(NamedTuple):
     Attributes:
         unsent: bytes that our own system has not taken yet.
         queued: bytes that it has taken, and the peer's has not acknowledged.
-        acked: bytes that the peer's has acknowledged, counted from anywhere; None where
-            nobody can tell.
+        acked: bytes that the peer's has acknowledged, counted from any beginning; None
+            where the system does not tell.
     """
 
     unsent: int = 0
@@ -51,7 +51,7 @@ class Backlog(NamedTuple):
         return self.unsent + self.queued
 
     def taken_since(self, before: Backlog) -> int:
-        """Return how much the peer has taken; without a count, what is certain of it."""
+        """Return how much the peer has taken; without ``acked``, at least how much."""
         if self.acked is None or before.acked is None:
             return max(0, before.waiting - self.waiting)
         return self.acked - before.acked
@@ -63,11 +63,11 @@ NOTHING_WAITS = Backlog()
 class Keepalive:
     """How long the peer has been silent, and how much of that was our own fault.
 
-    ``interval`` None: no ping leaves, nobody is given up. ``timeout`` None: nobody is given
-    up. ``due_at`` is when ``check`` wants to be called next, None for never. Whoever reads
-    the peer's bytes sets ``heard_at`` and ``heard_what``: two stores are all that a message
-    pays. Whoever sees that the peer has made room for what had to wait sets ``taken_at``.
-    ``draw`` gives a number from 0 to 1, for how early a ping leaves.
+    Without an ``interval`` no ping leaves and no peer is given up; without a ``timeout`` no
+    peer is given up. ``due_at`` is when ``check`` wants to be called next, None for never.
+    The connection sets ``heard_at`` and ``heard_what`` before it asks. A face sets
+    ``taken_at`` when the peer has made room for what had to wait. ``draw`` gives a number
+    from 0 to 1, for how early a ping leaves.
     """
 
     __slots__ = (
@@ -195,8 +195,8 @@ class Keepalive:
         taken = backlog.taken_since(before)
         if taken and (before.unsent or taken < before.waiting):
             self.taken_at = now
-        # Without a count, what was written meanwhile may hide what was taken. A process
-        # that was away could not write; what it has missed is seen at the next check.
+        # Without ``acked``, what was written meanwhile may hide what was taken. A process
+        # that was away could not write; the next check sees what this one missed.
         hidden = backlog.acked is None and backlog.waiting > before.waiting
         if not backlog.unsent:
             self._stuck_from = None
@@ -209,8 +209,8 @@ class Keepalive:
         self._backlog = backlog if backlog.waiting else NOTHING_WAITS
 
     def _excuse(self, since: float, now: float) -> None:
-        # What the peer sent while we were away is still unread: that time does not
-        # count, and LATE more is left for reading it before anybody is judged.
+        # What the peer sent while we were away is still unread. That time does not count,
+        # and LATE more is left for reading it before the peer can be given up.
         away = now - max(since, self._known_life)
         self.away += away
         self._silent_from = min(now, self._silent_from + away + LATE)

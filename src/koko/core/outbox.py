@@ -1,7 +1,7 @@
 """What is owed to the peer: frames, compressed and masked, in the order they must leave.
 
 Turns messages and control payloads into frames and keeps them until a face takes them
-to write. Whether something may still be sent is ``connection``'s to know.
+to write. The sender decides whether something may still be sent.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from koko.core.deflate import Agreed, check_level
 from koko.core.wire import Opcode, Role
 from koko.message import Data, PreparedMessage
 
-GATHER = 1 << 16  # bytes of messages that a face gathers at most before it writes them
-PLAIN = (0, 0)  # stands where a level and window bits would, if nothing is compressed
+GATHER = 1 << 16  # a face gathers at most this many bytes of messages before it writes them
+PLAIN = (0, 0)  # in the place of a level and window bits: nothing is compressed
 _FORMS: dict[tuple[int, int], tuple[bool, tuple[int, int]]] = {}
 MAX_OWED_PONGS = 64  # a peer that pings and never reads costs us no more than these
 
@@ -24,8 +24,8 @@ class Outbox:
         owed: the frames, oldest first; always the same list.
         threshold: the bytes from which a message is compressed.
         deflater: what compresses them, None where nothing was agreed on.
-        form: under which a prepared message keeps the frame that we would send of it, unless
-            it is too small to be compressed; None where we share no frame with others.
+        form: the key under which a prepared message keeps the frame that we would send,
+            unless it is too small to be compressed; None where we share no frames.
     """
 
     __slots__ = (
@@ -54,7 +54,7 @@ class Outbox:
         self._masks = role.masks
         self._pongs = 0  # how many are owed
         self._newest_pong = b""
-        self._at = 0  # where it stands, if it is still owed
+        self._at = 0  # its index in ``owed``, if it is still owed
         self._compressing = True
         self._choose_form()
 
@@ -93,7 +93,7 @@ class Outbox:
             self.owed.append(self.encode(kind, deflater.compress(octets), True, True))
 
     def add_prepared(self, prepared: PreparedMessage) -> None:
-        """Owe a prepared message; what connections can share of it is made once."""
+        """Owe a prepared message; the part that connections can share is made once."""
         kind, payload, forms = prepared.kind, prepared.payload, prepared._forms
         shared = self._shared if len(payload) >= self.threshold else PLAIN
         if shared is None:  # context takeover: no two connections send the same bytes
@@ -116,11 +116,11 @@ class Outbox:
         self._shared = PLAIN if deflater is None else deflater.shareable
         if self._masks or self._shared is None:
             self.form = None
-        else:  # the same object for all: they are told apart at a glance
+        else:  # one object for all connections of this form: a comparison is by identity
             self.form = _FORMS.setdefault(self._shared, (False, self._shared))
 
     def add_fragment(self, opcode: int, octets: Data, final: bool, rsv1: bool) -> None:
-        """Owe one frame of a message that has several; what is compressed is so already."""
+        """Owe one frame of a message that has several; ``octets`` are compressed already."""
         self.owed.append(self.encode(opcode, octets, final, rsv1))
 
     def add_control(self, opcode: int, payload: bytes) -> None:
@@ -136,7 +136,7 @@ class Outbox:
             self._at = len(self.owed)
             self.owed.append(frame)
         else:
-            # §5.5.3: where earlier pongs could not leave yet, the newest ping's is enough.
+            # §5.5.3: while earlier pongs cannot leave, the pong to the newest ping is enough.
             self.owed[self._at] = frame
         self._newest_pong = frame
 

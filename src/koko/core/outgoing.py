@@ -58,7 +58,7 @@ class Outgoing:
         self._opcode: int = kind
         self._size = size
         self._buffer = bytearray()
-        self._whole = True  # it may still become one frame: nothing was compressed or owed
+        self._whole = True  # nothing was compressed or owed yet: it may become one frame
 
     def add(self, octets: Octets) -> None:
         """Take more of the message, at most ``PART`` bytes, and owe the fragments it fills."""
@@ -91,11 +91,11 @@ class Outgoing:
         self._permit.message_ended()
 
     def cut(self, now: float) -> None:
-        """Give it up; where a part of it was owed, that ends the connection."""
+        """Give the message up; if a part of it was owed, that ends the connection."""
         if self._deflater is not None and not self._whole:
             self._deflater.discard()
         self._buffer = bytearray()
-        # Without a last fragment the peer waits for ever, with one it takes a part for the whole.
+        # Without a last fragment the peer waits for ever. With one it takes a part for the whole.
         if self.begun and not self.ended and self._permit.may_send:
             self._permit.start_close(1011, CUT, now)
         self._permit.message_ended()

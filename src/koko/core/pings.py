@@ -1,7 +1,7 @@
 """The pings on their way, and the pongs that answer them (§5.5.2, §5.5.3).
 
-Knows payloads and timestamps; frames are ``connection``'s, and when a ping is due
-is ``keepalive``'s.
+Knows payloads and timestamps. ``keepalive`` decides when a ping is due; the sender and the
+responder handle the frames.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Pings:
     def answer(self, payload: bytes, now: float) -> None:
         """Take a pong for the ping it repeats and for all before that one.
 
-        §5.5.3 lets a peer answer only the newest ping; a pong to none of ours is let pass.
+        §5.5.3 lets a peer answer only the newest ping. A pong to no ping of ours is ignored.
         """
         if payload not in self._waiting:
             return

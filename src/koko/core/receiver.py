@@ -1,8 +1,7 @@
-"""What came of messages: whole ones, the one that is read in parts, and what nobody wants any more.
+"""What a reader is given: whole messages, one message in parts, and in the end how it ended.
 
-Bytes become messages in the inbox; what else is among them goes to the responder. Nothing
-here waits: a face asks again where it gets None. Because of what is asked for in parts, of
-a peer's end or of a clock, ``inbox.only_messages`` is decided here.
+The inbox makes messages of the peer's bytes; the responder acts on the control frames among
+them. Nothing here waits: a face asks again where it gets None.
 """
 
 from __future__ import annotations
@@ -20,7 +19,11 @@ READ_AHEAD = 1 << 16  # bytes read for nobody before a face should stop reading
 
 
 class Receiver:
-    """What a connection does for the one task or thread that reads from it."""
+    """What a connection does for the one task or thread that reads from it.
+
+    It keeps ``inbox.only_messages`` true as long as a reader can find nothing else: then a
+    face may take messages from the inbox and feed it without asking here.
+    """
 
     __slots__ = (
         "_decoder",
@@ -69,7 +72,7 @@ class Receiver:
 
     @property
     def held_until(self) -> float:
-        """When the peer's end takes effect that is held back."""
+        """When the peer's end takes effect, which is held back."""
         inbox = self._inbox
         unread = bool(inbox or self._stream)
         return self._life.held_until(inbox.reader, inbox.taken_at, unread)
@@ -85,7 +88,7 @@ class Receiver:
         return bool(self._inbox or stream) or (self._decoder.mid_message and not skipping)
 
     def discard_new(self) -> None:
-        """Drop what comes from now on; what has come can still be read, and nothing behind it."""
+        """Drop what comes from now on; what has come can still be read."""
         if self._discarding:
             return
         self._discarding = True
@@ -152,7 +155,7 @@ class Receiver:
     def watch(self, timed: bool) -> None:
         """Have the inbox not ``only_messages`` while a reader has to look at a clock."""
         self._timed = timed
-        if timed:  # else the next read marks it: what was held back meanwhile it has to fetch
+        if timed:  # else the next read marks it: it must fetch what was held back meanwhile
             self._mark()
 
     # How it works inside
@@ -163,12 +166,12 @@ class Receiver:
         failure = self._decoder.failure
         if failure is not None:
             responder.note_peer_end(failure.with_traceback(None))
-        held = life.state in HELD and self.held_until > responder.now
-        if life.peer_end is not None and not held:
-            responder.apply_peer_end()
+        if life.peer_end is None or (life.state in HELD and self.held_until > responder.now):
+            return
+        responder.apply_peer_end()
 
     def _mark(self) -> None:
-        """Keep it true that the inbox is ``only_messages`` when there is nothing but messages."""
+        """Say anew whether a reader can find nothing but messages."""
         parts = self._in_parts or self._stream is not None
         self._inbox.only_messages = not (
             parts or self._timed or self._discarding or self._life.over
@@ -222,7 +225,7 @@ class Receiver:
             self._stream = None
         self._mark()
         while self._inbox.backlog and not for_parts and self._stream is None:
-            self.catch_up()  # what the next message is, whole, or that no more of it is here
+            self.catch_up()  # up to the next whole message, or to the end of what has come
 
     def _sift(self, others: list[Item]) -> list[Control]:
         """Keep what belongs to the open message and return the control frames."""
@@ -236,7 +239,7 @@ class Receiver:
                     stream.add(*item)
                 else:
                     rest.append(item)
-            # Nobody asks for more of what is dropped, so nobody would ask for what is held back.
+            # Of a message that is dropped no reader asks for the rest: it is parsed here.
             if not stream.closed or stream.ended or not self._decoder.backlog:
                 break
             others = self._inbox.parse(b"") or []

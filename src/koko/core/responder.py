@@ -1,7 +1,7 @@
-"""What follows from a control frame of the peer's: a pong, the answer to a Close, a handler's call.
+"""What follows from the peer's control frames: a pong, the answer to a Close, a handler's call.
 
-``lifecycle`` says what an end leads to; this does it: Closes are owed here, and the handlers
-of the application are called here. Whatever a handler raises ends the connection.
+``lifecycle`` says what an end leads to; here it is done. Closes are owed here, and the
+application's handlers are called here. Whatever a handler raises ends the connection.
 """
 
 from __future__ import annotations
