@@ -17,11 +17,82 @@ from tests.wire import compressed, wire
 HOLD = 1 << 18
 
 
+HELLO = said("1 000 0001", b"hello")
+
+
+def open_messages(end):
+    """Read until nothing more has come."""
+    return list(iter(end.next_message, None))
+
+
 def begun(end, octets):
     """Return the message that begins with these bytes, for a reader that waited for it."""
     assert end.next_stream() is None
     end.feed(octets, 1.0)
     return end.next_stream()
+
+
+# Whole messages
+
+
+def test_messages_are_read_in_the_order_they_came():
+    end = server()
+    end.feed(HELLO + said("1 000 0010", b"\xff"), 1.0)
+    assert open_messages(end) == ["hello", b"\xff"]
+
+
+def test_a_frame_may_come_in_pieces():
+    end = server()
+    end.feed(HELLO[:3], 1.0)
+    assert end.next_message() is None
+    end.feed(HELLO[3:], 2.0)
+    assert end.next_message() == "hello"
+
+
+def test_a_face_should_stop_reading_when_nobody_takes_what_came():
+    end = server()
+    end.feed(said("1 000 0010", bytes(READ_AHEAD // 2)), 1.0)
+    assert not end.full
+    end.feed(said("1 000 0010", bytes(READ_AHEAD // 2)), 1.0)
+    assert end.full
+    open_messages(end)
+    assert not end.full
+
+
+def test_what_the_decoder_holds_back_is_read_message_by_message():
+    end = client(Agreed(), read_limit=None)
+    peer = server(Agreed())
+    for _ in range(3):
+        peer.send(Kind.BINARY, bytes(1 << 18))
+    end.feed(peer.take_owed(), 1.0)
+    assert len(end.inbox) == 1
+    assert end.full
+    assert [len(message) for message in open_messages(end)] == [1 << 18] * 3
+    assert not end.full
+
+
+def test_what_is_discarded_after_our_close_includes_what_the_decoder_holds_back():
+    end = client(Agreed(), read_limit=None)
+    peer = server(Agreed())
+    for _ in range(3):
+        peer.send(Kind.BINARY, bytes(1 << 18))
+    end.feed(peer.take_owed(), 1.0)
+    end.start_close(1000, "", 1.0)
+    assert end.full
+    end.discard_new()
+    assert not end.full
+    assert len(end.next_message()) == 1 << 18  # it had come before our Close
+    assert end.next_message() is None
+
+
+def test_nothing_is_discarded_before_our_close():
+    end = server()
+    end.discard_new()
+    end.feed(HELLO, 1.0)
+    assert end.next_message() == "hello"
+
+
+# Messages in pieces
 
 
 def test_message_begins_with_its_first_frame():
