@@ -30,7 +30,9 @@ NEIGHBOURS = (("core", "opening"), ("sync", "aio"))  # rooms that do not know ea
 MODULES: dict[str, Rows] = {
     "core": {
         "bytes and time in, messages and owed bytes out": ("connection",),
+        "what a reader is given, what may be sent": ("receiver", "sender"),
         "messages read and written in parts": ("incoming", "outgoing"),
+        "what follows from a ping, a pong or a Close": ("responder",),
         "frames owed to the peer, in order": ("outbox",),
         "chooses the native or the pure half of what is below": ("codec",),
         "messages that wait to be read": ("_inbox", "_native_inbox"),
