@@ -240,8 +240,8 @@ cdef class FastPath:
                 self.flush()
             # Nothing but messages ends nothing; a task that ends the connection sees to that.
             if not (others is None and inbox.only_messages) and self._life.state is not OPEN:
-                self.apply_stream_action()
-            if self.waiter._callback is None:
+                self.see_to_end()
+            elif self.waiter._callback is None:
                 self.pause_if_full()
         return 0
 

@@ -232,7 +232,8 @@ class Conn(BaseConn, MessageVerbs):
             core.close_timeout = timeout
             core.start_close(code, reason, protocol.now())
         protocol.say_goodbye()
-        if core.due_at is not None and core.due_at <= protocol.now() + timeout:
+        due_at = core.due_at
+        if due_at is not None and due_at <= protocol.now() + timeout:
             return await protocol.closed()  # the core gives up in time without us
         with suppress(TimeoutError):  # another close() may have more time
             return await self.wait_closed(timeout)

@@ -21,12 +21,14 @@ from koko.aio.timers import Timed, TimerWheel
 from koko.aio.transport import backlog_of, close, end_half, unsent_in
 from koko.aio.waiter import Waiter
 from koko.aio.waiting import TOO_SLOW, within
-from koko.core import lifecycle
-from koko.core.connection import Connection, StreamAction
+from koko.core.connection import Connection
+from koko.core.lifecycle import CLOSED, OPEN, StreamAction
 from koko.core.outbox import GATHER
 from koko.core.outgoing import Outgoing
 from koko.errors import CloseError
 from koko.message import Data, Kind
+
+KEEP, CLOSE, _ = StreamAction
 
 
 class GeneralPath(asyncio.Protocol):
@@ -104,9 +106,9 @@ class GeneralPath(asyncio.Protocol):
             self.feeding = False
             if core.owed:
                 self.flush()
-            if core.life.state is not lifecycle.OPEN:
-                self.apply_stream_action()
-            if self.waiter.callback is None:
+            if core.life.state is not OPEN:
+                self.see_to_end()
+            elif self.waiter.callback is None:
                 self.pause_if_full()
 
     def eof_received(self) -> bool:
@@ -132,7 +134,7 @@ class GeneralPath(asyncio.Protocol):
         self.core.keepalive.taken_at = self.now()
         self.flush()
         self.release_waiters()
-        if self.core.life.state is not lifecycle.OPEN:
+        if self.core.life.state is not OPEN:
             self.apply_stream_action()
 
     # Whole messages: what the fast path does instead where it stands before this
@@ -223,7 +225,7 @@ class GeneralPath(asyncio.Protocol):
         finally:
             if core.owed:
                 self.flush()
-            if core.life.state is not lifecycle.OPEN and not self.feeding:
+            if core.life.state is not OPEN and not self.feeding:
                 self.apply_stream_action()
         if self.read_paused:
             self.resume_if_room()
@@ -240,11 +242,12 @@ class GeneralPath(asyncio.Protocol):
 
     def pause_if_full(self) -> None:
         """Stop reading when enough has come for which there is no receiver."""
-        if not self.core.full:
+        core = self.core
+        if not core.full:
             return
         if self._leaving:
-            self.core.discard_new()
-        elif self.core.ending is None and not (self.read_paused or self.transport.is_closing()):
+            core.discard_new()
+        elif core.life.ending is None and not (self.read_paused or self.transport.is_closing()):
             self.read_paused = True
             self.transport.pause_reading()
 
@@ -354,16 +357,25 @@ class GeneralPath(asyncio.Protocol):
         self.core.feed_eof(self.now(), INHERITED)
         disown_transport(self.transport)
 
+    def see_to_end(self) -> None:
+        """Go on with the end of the connection after bytes have come."""
+        if self.transport.is_closing():
+            return  # all is done that can be; ``connection_lost`` will come
+        self.apply_stream_action()
+        if not self.waiter.waiting:
+            self.pause_if_full()
+
     def apply_stream_action(self) -> None:
         """Do to the transport what the state of the connection asks for."""
         self.rearm()
         self.release_waiters()
-        core, action = self.core, self.core.stream_action
-        if core.ending is not None:
+        core, life = self.core, self.core.life
+        if self.read_paused and life.ending is not None:
             self._resume()  # up to the end of the stream; what comes is dropped
-        if action is StreamAction.KEEP or (core.owed and not self.lost):
+        action = life.stream_action
+        if action is KEEP or (core.owed and not self.lost):
             return
-        if action is StreamAction.CLOSE:
+        if action is CLOSE:
             close(self.transport)
         elif not self._half_closed:
             self._half_closed = True
@@ -388,10 +400,10 @@ class GeneralPath(asyncio.Protocol):
         core = self.core
         core.tick(self.now(), not self.read_paused, backlog_of(self.transport))
         self.flush()
-        if core.life.state is lifecycle.CLOSED:
+        if core.life.state is CLOSED:
             self.transport.abort()  # what was just written still leaves; TLS must not wait
         self.apply_stream_action()
-        if core.ending is not None:
+        if core.life.ending is not None:
             self.waiter.wake()
 
     def _end(self, why: str) -> None:

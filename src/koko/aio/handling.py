@@ -73,7 +73,7 @@ async def _fail(conn: Conn, error: BaseException, logger: logging.Logger) -> Non
 
 
 def _log_end(conn: Conn, logger: logging.Logger, others: Callable[[], int]) -> None:
-    ending = conn._core.ending
+    ending = conn._core.life.ending
     if ending is None:
         return  # the loop is about to end
     if logger.isEnabledFor(logging.INFO):

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 from koko.aio.general_path import GeneralPath
 from koko.aio.waiting import TOO_SLOW, within
-from koko.core import lifecycle
+from koko.core.lifecycle import OPEN
 from koko.errors import CloseError
 from koko.message import Data, Kind, PreparedMessage, kind_of
 
@@ -97,7 +97,7 @@ def send_now(conns: Iterable[C], prepared: PreparedMessage) -> tuple[int, int, l
     late: list[C] = []
     for conn in conns:
         protocol = conn._protocol
-        if protocol.core.life.state is not lifecycle.OPEN:
+        if protocol.core.life.state is not OPEN:
             gone += 1
         elif protocol.write_paused or not (protocol.lock is None or protocol.lock.free):
             late.append(conn)
