@@ -24,6 +24,7 @@ from koko.aio.tasks import (
     ARRIVED, FUTURE, cancelled, clock_of, may_enter, still_awaits,
 )
 from koko.aio.waiting import TOO_SLOW, within
+from koko.aio.writing import write_in_turn
 from koko.core.lifecycle import State
 from koko.core.outbox import GATHER
 from koko.errors import CloseError
@@ -413,7 +414,7 @@ cdef class Awaited:
                 last[0] = True
                 return None
             owe = self._path.core.send
-            self._wait = self._path.write_in_turn(owe, self._kind, self._message)
+            self._wait = write_in_turn(self._path, owe, self._kind, self._message)
         elif self._wait is None:
             raise RuntimeError("cannot reuse already awaited send()")
         try:

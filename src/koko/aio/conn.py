@@ -19,6 +19,7 @@ from koko.aio.protocol import ConnProtocol, MessageVerbs
 from koko.aio.streams import MessageReader, PendingWriter
 from koko.aio.tasks import not_ours
 from koko.aio.waiting import TOO_SLOW, within
+from koko.aio.writing import until_writable, write_in_turn
 from koko.conn import BaseConn, ControlHandler
 from koko.core.connection import Ping
 from koko.core.incoming import Joined
@@ -120,7 +121,7 @@ class Conn(BaseConn, MessageVerbs):
         self, timeout: float | None, owe: Callable[..., None], *message: object
     ) -> None:
         if self._protocol.congested:
-            await within(timeout, TOO_SLOW, self._protocol.write_in_turn(owe, *message))
+            await within(timeout, TOO_SLOW, write_in_turn(self._protocol, owe, *message))
         else:
             owe(*message)
             self._protocol.sent()
@@ -181,7 +182,7 @@ class Conn(BaseConn, MessageVerbs):
             left = deadline - self._protocol.now()
             if left <= 0:
                 raise TimeoutError("the deadline had passed before the frame was written")
-            await within(left, TOO_SLOW, self._protocol.writable())
+            await within(left, TOO_SLOW, until_writable(self._protocol))
         self._write_control(kind, data)
 
     async def ping(self, data: bytes | None = None, timeout: float | None = None) -> float:

@@ -20,13 +20,11 @@ from koko.aio.tasks import clock_of
 from koko.aio.timers import Timed, TimerWheel
 from koko.aio.transport import backlog_of, close, end_half, unsent_in
 from koko.aio.waiter import Waiter
-from koko.aio.waiting import TOO_SLOW, within
 from koko.core.connection import Connection
 from koko.core.lifecycle import CLOSED, OPEN, StreamAction
 from koko.core.outbox import GATHER
-from koko.core.outgoing import Outgoing
 from koko.errors import CloseError
-from koko.message import Data, Kind
+from koko.message import Data
 
 KEEP, CLOSE, _ = StreamAction
 
@@ -267,51 +265,12 @@ class GeneralPath(asyncio.Protocol):
         if self.waiter.waiting:
             self.read_deadline.bring_forward(self._look_again)
 
-    # Sending
-
     @property
     def message_lock(self) -> MessageLock:
         """Its holder may write; first come, first served."""
         if self.lock is None:
             self.lock = MessageLock(self.now)
         return self.lock
-
-    async def writable(self) -> None:
-        """Wait until the transport takes more, or nothing may be sent any longer."""
-        while self.write_paused and self.core.may_send:
-            await self.wait_for_change()
-
-    async def vacant(self) -> None:
-        """Wait until a message may begin, or nothing may be sent; for the holder of the lock."""
-        lock = self.message_lock
-        while (self.write_paused or lock.message) and self.core.may_send:
-            await self.wait_for_change()
-
-    async def write_in_turn(self, owe: Callable[..., None], *message: object) -> None:
-        """Wait for our turn and for the peer, then write; until then nothing is owed."""
-        lock = self.message_lock
-        lock.check_own()
-        await within(lock.time_left(None), TOO_SLOW, self._write_in_turn(owe, *message))
-
-    async def _write_in_turn(self, owe: Callable[..., None], *message: object) -> None:
-        async with self.message_lock:
-            await self.vacant()
-            owe(*message)
-            self.sent()
-
-    async def open_message(self, kind: Kind) -> Outgoing:
-        """Begin a message that is written in parts, when no other is being written."""
-        async with self.message_lock:
-            await self.vacant()
-            message = self.core.start_message(kind)
-            self.message_lock.pass_to(message)
-            return message
-
-    def leave_message(self, message: Outgoing) -> None:
-        """Let others send."""
-        if self.message_lock.message is message:
-            self.message_lock.message = self.message_lock.writer = None
-            self.release_waiters()
 
     # The state of the connection
 

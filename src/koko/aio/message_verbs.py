@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 from koko.aio.general_path import GeneralPath
 from koko.aio.waiting import TOO_SLOW, within
+from koko.aio.writing import write_in_turn
 from koko.core.lifecycle import OPEN
 from koko.errors import CloseError
 from koko.message import Data, Kind, PreparedMessage, kind_of
@@ -82,7 +83,7 @@ class MessageVerbs:
         if (protocol.lock is None and not protocol.write_paused) or not protocol.congested:
             protocol.write(kind, message)
         else:
-            await protocol.write_in_turn(protocol.core.send, kind, message)
+            await write_in_turn(protocol, protocol.core.send, kind, message)
 
 
 C = TypeVar("C", bound=MessageVerbs)

@@ -15,6 +15,7 @@ from typing import Any, Self
 from koko.aio.general_path import GeneralPath
 from koko.aio.pending import Pending
 from koko.aio.waiting import within
+from koko.aio.writing import leave_message, open_message, until_writable
 from koko.core.incoming import ALL, LINE, Incoming, Joined
 from koko.core.outgoing import PART, Outgoing
 from koko.message import Data, Kind, check_kind
@@ -172,12 +173,12 @@ class MessageWriter:
 
     async def _write(self, view: memoryview) -> None:
         for at in range(0, len(view), PART):
-            await self._protocol.writable()
+            await until_writable(self._protocol)
             self._message.add(view[at : at + PART])
             self._protocol.flush()
 
     async def _end(self) -> None:
-        await self._protocol.writable()
+        await until_writable(self._protocol)
         self._message.end()
         self._protocol.flush()
 
@@ -190,13 +191,13 @@ class MessageWriter:
         self._closed = True
 
     def _leave(self) -> None:
-        self._protocol.leave_message(self._message)
+        leave_message(self._protocol, self._message)
         self._closed = True
 
 
 def _cut(protocol: GeneralPath, message: Outgoing) -> None:
     message.cut(protocol.now())
-    protocol.leave_message(message)
+    leave_message(protocol, message)
     protocol.flush()
     protocol.apply_stream_action()
 
@@ -213,5 +214,7 @@ class PendingWriter(Pending[MessageWriter]):
         protocol = self._protocol
         protocol.message_lock.check_own()
         timeout = protocol.message_lock.time_left(self._timeout)
-        message = await within(timeout, "no message could begin", protocol.open_message(self._kind))
+        message = await within(
+            timeout, "no message could begin", open_message(protocol, self._kind)
+        )
         return MessageWriter(protocol, self._kind, message)
