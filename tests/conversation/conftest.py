@@ -13,8 +13,11 @@ from tests.conversation.talk_sync import SyncTalk
 
 Talk = AioTalk | SyncTalk
 TALKS = {"aio": AioTalk, "sync": SyncTalk}
+collect_ignore = []
 if IMPLEMENTATION == "native":
     TALKS["sync-fast-path"] = SocketTalk
+else:
+    collect_ignore.append("test_fast_path.py")  # threads have none there
 
 
 @pytest.fixture(params=TALKS.values(), ids=TALKS)

@@ -5,13 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-import pytest
-
-from koko.core.codec import IMPLEMENTATION
 from tests.conversation import test_messages
 from tests.conversation.talk_socket import SocketTalk
-
-pytestmark = pytest.mark.skipif(IMPLEMENTATION != "native", reason="there is no fast path")
 
 CONVERSATIONS = [
     conversation
