@@ -17,7 +17,7 @@ from koko.aio.pending import Pending
 from koko.aio.waiting import within
 from koko.aio.writing import leave_message, open_message, until_writable
 from koko.core.incoming import ALL, LINE, Incoming, Joined
-from koko.core.outgoing import PART, Outgoing
+from koko.core.outgoing import WRITE_SIZE, Outgoing
 from koko.message import Data, Kind, check_kind
 
 
@@ -172,9 +172,9 @@ class MessageWriter:
             raise
 
     async def _write(self, view: memoryview) -> None:
-        for at in range(0, len(view), PART):
+        for at in range(0, len(view), WRITE_SIZE):
             await until_writable(self._protocol)
-            self._message.add(view[at : at + PART])
+            self._message.add(view[at : at + WRITE_SIZE])
             self._protocol.flush()
 
     async def _end(self) -> None:

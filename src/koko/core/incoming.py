@@ -16,7 +16,7 @@ from koko.message import Kind
 ALL = -1  # up to the end of the message
 LINE = -2  # up to the end of the line, or of the message
 
-PART = 1 << 16  # bytes taken over at once
+READ_SIZE = 1 << 16  # bytes taken over at once
 
 CLOSED = (
     "read of a closed reader: the next message was asked for, or close() called, before "
@@ -147,7 +147,7 @@ class Joined:
             if self._message is None:
                 self._message = self._messages.next_stream()
             if self._message is not None:
-                octets = self._messages.read_stream(self._message, PART)
+                octets = self._messages.read_stream(self._message, READ_SIZE)
         except CloseError as error:
             if self._message is not None or not error.ordinary:
                 raise

@@ -14,7 +14,7 @@ from koko.message import Kind
 
 Octets = bytes | bytearray | memoryview
 
-PART = 1 << 16  # bytes to add at once; a face waits for room before it adds more
+WRITE_SIZE = 1 << 16  # bytes to add at once; a face waits for room before it adds more
 CUT = "a message was cut off in the middle"
 
 
@@ -61,7 +61,7 @@ class Outgoing:
         self._whole = True  # nothing was compressed or owed yet: it may become one frame
 
     def add(self, octets: Octets) -> None:
-        """Take more of the message, at most ``PART`` bytes, and owe the fragments it fills."""
+        """Take more of the message, at most ``WRITE_SIZE`` bytes, and owe the fragments it fills."""
         self._permit.check_open()
         if self._deflater is not None and not self._whole:
             octets = self._deflater.compress_piece(octets)

@@ -82,7 +82,7 @@ class Clients:
         self.closing = True
         for thread, client in self.of_others.items():
             if thread not in self.conns:
-                client.stream.hush()  # its thread finds the end of the request, and answers
+                client.stream.end_reading()  # its thread finds the end of the request, and answers
 
     def drop_all(self) -> None:
         """Drop all clients at once: their threads find the end of the stream."""

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from koko.core.incoming import ALL, LINE, Incoming, Joined
-from koko.core.outgoing import PART, Outgoing
+from koko.core.outgoing import WRITE_SIZE, Outgoing
 from koko.message import Data, Kind, check_kind
 from koko.sync.driver import Driver
 from koko.sync.writer import Late
@@ -130,8 +130,8 @@ class MessageWriter(io.RawIOBase):
         view = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
         try:
             deadline = self._driver.writer.write_by(timeout)
-            for at in range(0, len(view), PART):
-                self._driver.writer.write_between(deadline, message.add, view[at : at + PART])
+            for at in range(0, len(view), WRITE_SIZE):
+                self._driver.writer.write_between(deadline, message.add, view[at : at + WRITE_SIZE])
         except BaseException as error:
             raise self._cut_by(error) from None
         return len(view)

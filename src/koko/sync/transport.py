@@ -152,7 +152,7 @@ class PlainStream:
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
-    def hush(self) -> None:
+    def end_reading(self) -> None:
         """End the peer's half: a thread that waits for the peer finds the end of the stream."""
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RD)
