@@ -91,9 +91,9 @@ class Places:
         return str(self._enter(full_queue(socket.AF_UNIX, self.unix)))
 
 
-def late(answer: bytes) -> Callable[[Request], bytes]:
+def late(answer: bytes, share: float) -> Callable[[Request], bytes]:
     def wait(request: Request) -> bytes:
-        time.sleep(WITHIN * 0.55)
+        time.sleep(WITHIN * share)
         return answer
 
     return wait
@@ -235,7 +235,7 @@ def answer_behind_a_proxy(places: Places) -> Case:
 
 def answer_after_a_redirect(places: Places) -> Case:
     # Each leg alone would be in time.
-    where = places.script(late(MOVED), late(MOVED))
+    where = places.script(late(MOVED, 0.3), late(MOVED, 0.8))
     lacking = f"after a redirect to ws://{where}/there, no answer to the request came"
     return Case(f"ws://{where}/", {}, lacking)
 

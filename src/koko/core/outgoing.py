@@ -61,7 +61,7 @@ class Outgoing:
         self._whole = True  # nothing was compressed or owed yet: it may become one frame
 
     def add(self, octets: Octets) -> None:
-        """Take more of the message, at most ``WRITE_SIZE`` bytes, and owe the fragments it fills."""
+        """Take at most ``WRITE_SIZE`` bytes more of the message, and owe the fragments it fills."""
         self._permit.check_open()
         if self._deflater is not None and not self._whole:
             octets = self._deflater.compress_piece(octets)
