@@ -214,13 +214,13 @@ class Lines:
                     returned = (each for each in ast.walk(node) if isinstance(each, ast.Return))
                     yield from ((module, each.value) for each in returned if each.value)
 
-        yield from self._strangers()
+        yield from self._other_protocols()
 
-    def _strangers(self) -> Iterator[tuple[Module, ast.expr]]:
+    def _other_protocols(self) -> Iterator[tuple[Module, ast.expr]]:
         """Yield what is said of who speaks another protocol: (pattern, status, sentence)."""
         module = self._source.modules["koko.opening.head"]
         for name, table in assignments(list(module.tree.body)):
-            if name == "_strangers" and isinstance(table, ast.Tuple):
+            if name == "_other_protocols" and isinstance(table, ast.Tuple):
                 each = (row.elts for row in table.elts if isinstance(row, ast.Tuple))
                 yield from (
                     (module, said) for _, status, said in each if ast.unparse(status) != "0"

@@ -22,8 +22,8 @@ def test_a_prepared_message_is_taken_as_it_is():
 @pytest.mark.parametrize(
     ("slow", "timeout", "sentence"),
     [
-        ("wait", 0, "slow='wait': 'drop' for the message or 'close' for the connection"),
-        ("drop", -0.1, "timeout=-0.1: a number of seconds from 0, or None for no limit"),
+        ("wait", 0, "slow='wait', expected 'drop' the message or 'close' the connection"),
+        ("drop", -0.1, "timeout=-0.1, expected 0 seconds or more, or None for no limit"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused(slow, timeout, sentence):

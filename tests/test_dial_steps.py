@@ -232,10 +232,10 @@ def test_the_way_to_a_proxy_is_told_from_the_one_behind_it():
         played.answer()
         return played
 
-    assert played().lacking() == f"{reached}TLS with p.example was not agreed on"
+    assert played().lacking() == f"{reached}the TLS handshake with p.example did not finish"
     asked = played()
     asked.answer(Session())
-    assert asked.lacking() == "no answer of the proxy https://p.example came"
+    assert asked.lacking() == "no answer from the proxy https://p.example came"
     asked = played()
     asked.answer(Session())
     asked.hears(TUNNEL)

@@ -130,12 +130,12 @@ def test_gunicorn_gives_what_its_parser_holds(pair):
 def test_a_gunicorn_that_keeps_it_elsewhere_is_not_robbed(pair):
     theirs, client = pair
     strange = environ(**{"gunicorn.socket": theirs, "wsgi.input": object()})
-    with pytest.raises(HandshakeError, match="500: this gunicorn keeps what it has read ahead"):
+    with pytest.raises(HandshakeError, match="500: Koko does not know where"):
         hijackable(strange).take()
     theirs.sendall(b"still its own")
     assert client.recv(100) == b"still its own"
 
 
 def test_a_server_that_keeps_its_socket_is_named():
-    with pytest.raises(HandshakeError, match="500: mod_wsgi does not let go of its socket"):
+    with pytest.raises(HandshakeError, match="500: mod_wsgi does not hand over its socket"):
         hijackable(environ(SERVER_SOFTWARE="mod_wsgi")).take()

@@ -60,10 +60,13 @@ def test_a_function_is_named_as_the_programmer_named_it() -> None:
         (lambda: wsgi.websocket(sync.Upgrader())(waits), r"websocket\(\) got the coroutine"),
         (lambda: wsgi.websocket(aio.Upgrader())(plain), r"expected a koko\.sync\.Upgrader"),
         (lambda: http_server.websocket(sync.Upgrader())(waits), r"websocket\(\) got the corout"),
-        (lambda: sync.Upgrader(check_origin=waits), "check_origin=waits: a plain function"),
-        (lambda: aio.Upgrader(select_subprotocol=waits), "select_subprotocol=waits: a plain"),
-        (lambda: aio.Upgrader(error=waits), "error=waits: a plain function on both faces"),
-        (lambda: aio.Dialer(proxy=waits), "proxy=waits: a plain function on both faces"),
+        (lambda: sync.Upgrader(check_origin=waits), "check_origin=waits must be a plain function"),
+        (
+            lambda: aio.Upgrader(select_subprotocol=waits),
+            "subprotocol=waits must be a plain",
+        ),
+        (lambda: aio.Upgrader(error=waits), "error=waits must be a plain function on both faces"),
+        (lambda: aio.Dialer(proxy=waits), "proxy=waits must be a plain function on both faces"),
         (lambda: sync.Server("chat"), "got 'chat' as handler, expected a function"),
         (
             lambda: sync.dial("ws://x", max_size=3),

@@ -122,5 +122,5 @@ def test_of_asyncio(place: Place) -> None:
 
 def check_before(server: Any) -> None:
     assert (server.sockets, server.connections) == ((), set())
-    with pytest.raises(RuntimeError, match="no address yet: it has not been started"):
+    with pytest.raises(RuntimeError, match="no address until it is started"):
         server.address  # noqa: B018

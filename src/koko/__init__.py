@@ -1,7 +1,7 @@
 """Gorilla WebSocket for Python: client and server, for threads and for asyncio.
 
-``koko.sync`` and ``koko.aio`` hold the verbs, under the same names. Here is what
-belongs to neither: message kinds, close codes, errors, helpers. Importing this
+``koko.sync`` and ``koko.aio`` hold the verbs, under the same names. This package
+holds what both share: message kinds, close codes, errors, helpers. Importing it
 loads no event loop.
 """
 

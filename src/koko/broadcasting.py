@@ -18,11 +18,11 @@ SLOW_CLOSE = Close(1013, "too slow for what is broadcast")
 
 
 class Patience:
-    """How long broadcasts may still wait for one connection: their timeout once, not each.
+    """How long broadcasts may still wait for one connection: one timeout for all of them.
 
-    Otherwise every broadcast would wait for a peer that reads just fast enough, and it would
-    never be late. The waits of all broadcasts are added up, less the time in which the
-    connection has room.
+    With a timeout for each, every broadcast would wait for a peer that reads just fast enough,
+    and the peer would never count as slow. So the waits of all broadcasts are added up, and
+    the time in which the connection has room is taken off.
 
     Attributes:
         spent: the seconds of waiting that count against the connection.
@@ -35,7 +35,7 @@ class Patience:
         self._looked_at = 0.0
 
     def left(self, timeout: float | None, now: float) -> float | None:
-        """Return how long a broadcast that finds no room may wait, None for any time."""
+        """Return how long a broadcast that finds no room may wait, None for no limit."""
         self._looked_at = now
         return None if timeout is None else max(0.0, timeout - self.spent)
 
@@ -45,7 +45,7 @@ class Patience:
         self._looked_at = now
 
     def make_good(self, now: float) -> None:
-        """Give back the time since the last look: the connection had room all the while."""
+        """Take off the time since the last look: the connection has had room since then."""
         self.spent = max(0.0, self.spent - (now - self._looked_at))
         self._looked_at = now
 
@@ -54,10 +54,10 @@ class Delivery(NamedTuple):
     """What became of a broadcast, in numbers of connections.
 
     Attributes:
-        sent: have it on its way.
-        dropped: were too slow and did not get it; nothing else happened to them.
-        closed: were too slow and were closed with 1013 for it.
-        gone: were closing or closed already, or ended while they were waited for.
+        sent: connections to which the message is on its way.
+        dropped: those that were too slow and did not get it; nothing else happened to them.
+        closed: those that were too slow and were closed with 1013.
+        gone: those that were closing or closed already, or ended during the wait.
     """
 
     sent: int
@@ -67,17 +67,17 @@ class Delivery(NamedTuple):
 
 
 def prepare(message: Data | PreparedMessage, slow: str, timeout: float | None) -> PreparedMessage:
-    """Return the message, encoded once; raise for options that mean nothing."""
+    """Return the message, encoded once; raise for an option that is out of range."""
     if slow not in get_args(Slow):
-        raise ValueError(f"slow={slow!r}: 'drop' for the message or 'close' for the connection")
+        raise ValueError(f"slow={slow!r}, expected 'drop' the message or 'close' the connection")
     if timeout is not None and timeout < 0:
-        raise ValueError(f"timeout={timeout!r}: a number of seconds from 0, or None for no limit")
+        raise ValueError(f"timeout={timeout!r}, expected 0 seconds or more, or None for no limit")
     if isinstance(message, PreparedMessage):
         return message
     return PreparedMessage(kind_of(message), message)
 
 
 def count(sent: int, gone: int, too_slow: int, slow: Slow) -> Delivery:
-    """Return the outcome, in which the slow ones count as what ``slow`` did to them."""
+    """Return the outcome; the slow ones were dropped or closed, as ``slow`` says."""
     dropped, closed = (too_slow, 0) if slow == "drop" else (0, too_slow)
     return Delivery(sent, dropped, closed, gone)

@@ -1,4 +1,4 @@
-"""What both faces' ``Conn`` have in common and does not wait: properties, handlers, repr.
+"""What the ``Conn`` of both faces share and what never waits: properties, handlers, repr.
 
 The verbs that wait stand in ``aio.conn`` and ``sync.conn``, in one class each.
 """
@@ -27,15 +27,15 @@ class HandlerCalls(Protocol):
         """Call a handler that the application has set."""
 
     def answer_ping(self, payload: bytes) -> None:
-        """Send the pong: what is done with a ping by default."""
+        """Send the pong: the default handler of pings."""
 
 
 @dataclass(eq=False, repr=False, match_args=False)
 class BaseConn:
-    """One end of an open WebSocket, as far as nobody waits for anything.
+    """The part of a connection that never waits.
 
-    A base class because its properties are the application's, under the name of ``Conn``.
-    It needs nothing of its subclasses: what differs between the faces is handed in.
+    It is a base class so that an application finds these properties on ``Conn``. It needs
+    nothing of its subclasses: what differs between the faces is passed in.
     """
 
     _core: Connection
@@ -48,17 +48,17 @@ class BaseConn:
 
     @property
     def ending(self) -> BaseException | None:
-        """How it ended, None while it has not: a CloseError, or what a handler raised."""
+        """How the connection ended: a CloseError, or what a handler raised; None until then."""
         return self._core.ending
 
     @property
     def latency(self) -> float | None:
-        """Seconds the last answered ping took, the keepalive's included; None before the first."""
+        """The last round trip of a ping, ours or the keepalive's, in seconds; None before one."""
         return self._core.latency
 
     @property
     def read_limit(self) -> int | None:
-        """Bytes of one message, on the wire and inflated; a larger one is closed with 1009."""
+        """The most bytes of a message, on the wire and inflated; a larger one closes with 1009."""
         return self._core.read_limit
 
     @read_limit.setter
@@ -67,21 +67,21 @@ class BaseConn:
 
     @property
     def write_compression(self) -> bool:
-        """Whether messages are compressed; True, and without effect where none was agreed on."""
+        """Whether messages are compressed; it has no effect where compression was not agreed on."""
         return self._core.write_compression
 
     @write_compression.setter
     def write_compression(self, enabled: bool) -> None:
         self._core.write_compression = enabled
 
-    # Who is called when a control frame comes
+    # Handlers of control frames
 
     @property
     def ping_handler(self) -> ControlHandler:
-        """What is called with a ping's payload as it arrives; the default answers it.
+        """A function that is called with the payload of each ping; the default sends the pong.
 
-        A plain function, in ``koko.aio`` a coroutine function as well; None restores the
-        default. What a handler raises ends the connection with 1011 and is raised to the
+        It is a plain function, in ``koko.aio`` possibly a coroutine function; None restores
+        the default. What a handler raises ends the connection with 1011 and is raised to the
         receiver.
         """
         return _given(self._core.on_ping) or self._calls.answer_ping
@@ -92,7 +92,7 @@ class BaseConn:
 
     @property
     def pong_handler(self) -> ControlHandler:
-        """What is called with a pong's payload as it arrives; the default does nothing."""
+        """A function that is called with the payload of each pong; the default does nothing."""
         return _given(self._core.on_pong) or _ignore
 
     @pong_handler.setter
@@ -101,7 +101,7 @@ class BaseConn:
 
     @property
     def close_handler(self) -> ControlHandler:
-        """What is called with the code and reason of the peer's Close, before it is answered."""
+        """A function that is called with code and reason of the peer's Close, before our answer."""
         return _given(self._core.on_close) or _ignore
 
     @close_handler.setter

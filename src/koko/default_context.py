@@ -1,7 +1,7 @@
 """The TLS context of clients that were given none: the system's certificates, checked.
 
-To load them takes 40 ms, so a process does it once, when first needed; certificates that are
-installed later are not seen by it. ``ssl=`` takes another context.
+Loading them takes 40 ms, so a process does it once, when first needed; certificates that are
+installed later have no effect. ``ssl=`` takes another context.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def made_context() -> ssl.SSLContext | None:
 def default_context() -> ssl.SSLContext:
     """Return the context, the same one for every thread.
 
-    No lock, which a child of fork might inherit held: two threads that are here first may both
-    make one, and both get the one that was kept.
+    It takes no lock, since a child of fork could inherit one that is held. Two threads may both
+    make a context; both get the one that was stored first.
     """
     return made_context() or _made.setdefault("client", ssl.create_default_context())

@@ -39,7 +39,7 @@ Answer = Generator[Step, Any, Any]
 
 
 class OutOfTimeError(TimeoutError):
-    """``handshake_timeout`` is over: a face throws this in, not a timeout of the system's own."""
+    """``handshake_timeout`` is over. A face throws this in; a timeout of the system is not one."""
 
 
 class Dial:
@@ -52,8 +52,8 @@ class Dial:
     def __init__(self, dialer: Dialer, url: str, headers: Headers | None, now: float) -> None:
         self._dialer, self._headers = dialer, headers
         self._target = dialer.target(url)
-        self._shown = self._target.shown  # what was dialed, whatever a redirect leads to
-        self._way = ""  # what a timeout says before the step: a redirect, a proxy
+        self._shown = self._target.shown  # the URL that was dialed, also after a redirect
+        self._context = ""  # what the text of a timeout begins with: a redirect, a proxy
         self._step: Waiting | None = None
         timeout = dialer.handshake_timeout
         self.deadline = None if timeout is None else now + timeout
@@ -76,7 +76,7 @@ class Dial:
         while True:
             target = self._target
             request, key = self._dialer.request(target, self._headers)
-            self._way = f"after a redirect to {target.shown}, " if target.redirects else ""
+            self._context = f"after a redirect to {target.shown}, " if target.redirects else ""
             yield from self._reach(target)
             parser = ResponseParser(self._dialer.head_limit)
             response, late = yield from self._ask(Exchange(write_request(request), parser))
@@ -101,13 +101,13 @@ class Dial:
         try:
             return (yield from self._begin(step)), None
         except OSError as error:
-            # Of a refusal we show what came of its body; without a head there is none.
+            # A refusal is shown with as much of its body as came; without a head there is none.
             response = _so_far(step)
             if response is None:
                 raise
             return response, error if isinstance(error, OutOfTimeError) else None
 
-    # The way to a target
+    # Reaching a target
 
     def _reach(self, target: Target) -> Steps:
         """Connect to a target, through its proxy if it has one; with TLS, if it is secure."""
@@ -138,11 +138,12 @@ class Dial:
         check_session(name, (yield from self._begin(StartTLS(name, context))))
 
     def _connect_to_proxy(self, proxy: Proxy, target: Target) -> Steps:
-        before, self._way = self._way, f"{self._way}the proxy {proxy.name} was not reached: "
+        before = self._context
+        self._context = f"{before}the proxy {proxy.name} was not reached: "
         yield from self._connect(proxy.host, proxy.port, proxy.is_secure or target.secure)
         if proxy.is_secure:
             yield from self._start_tls(proxy.host, self._dialer.proxy_ssl or self._dialer.ssl)
-        self._way = before
+        self._context = before
 
     def _reach_by_connect(self, proxy: Proxy, target: Target) -> Steps:
         yield from self._connect_to_proxy(proxy, target)
@@ -172,7 +173,7 @@ class Dial:
         """Return the error of the dial: it names what did not happen."""
         step = self._step
         assert step is not None
-        lacking = self._way + step.lacking
+        lacking = self._context + step.lacking
         if isinstance(step, Exchange) and step.reader.begun:
             lacking += ", only the beginning of one"
         within = f"did not finish within {self._dialer.handshake_timeout:g} s"
@@ -180,7 +181,7 @@ class Dial:
 
 
 def _so_far(step: Exchange) -> Response | None:
-    """Return what came of a response that is not whole, None before the end of its head."""
+    """Return the part of a response that has come, None before the end of its head."""
     try:
         response: Response = step.reader.feed_eof()
         return response
@@ -192,7 +193,7 @@ def check_session(name: str, session: SSLObject) -> None:
     """Raise unless HTTP/1.1 may be spoken in a TLS session with ``name``.
 
     Raises:
-        HandshakeError: the context offers another protocol in ALPN, and the peer took it.
+        HandshakeError: the context offers another protocol in ALPN, and the peer chose it.
     """
     chosen = session.selected_alpn_protocol()
     log.debug("TLS with %s: %s, ALPN %s", name, session.version(), chosen)

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 class Reader(Protocol):
-    """What reads an answer; a ``ResponseParser`` is one."""
+    """Reads an answer; a ``ResponseParser`` is one."""
 
-    rest: bytes  # what came behind the answer
+    rest: bytes  # what came after the answer
 
     @property
     def begun(self) -> bool:
-        """Whether anything of an answer has come."""
+        """Whether any of the answer has come."""
 
     def feed(self, data: bytes, /) -> Any:
-        """Take what arrived and return the answer, None while it is not whole."""
+        """Take what arrived and return the answer, None while it is incomplete."""
 
     def feed_eof(self) -> Any:
         """Return the answer that the end of the stream completes, or raise."""
@@ -47,16 +47,16 @@ class Attempts:
         self._shown, self._host, self._port = shown, host, port
         self._waiting = deque(interleaved(addresses))
         self._failures: list[tuple[Address, OSError]] = []
-        self._tried: dict[str, str] = {}  # by address: what is said of it
+        self._tried: dict[str, str] = {}  # by address: the words for a timeout
 
     @property
     def left(self) -> bool:
-        """Whether an address has not been tried."""
+        """Whether there is an address that was not tried."""
         return bool(self._waiting)
 
     @property
     def patience(self) -> float | None:
-        """How many seconds to wait for those that run before the next one begins."""
+        """How many seconds to wait for the running attempts before the next one begins."""
         return DELAY if self._waiting else None
 
     def begin(self) -> Address:
@@ -74,7 +74,7 @@ class Attempts:
         self._tried[where] = f"{where} ({why(error)})"
 
     def error(self) -> OSError:
-        """Return the error of a host all of whose addresses have failed."""
+        """Return the error when every address has failed."""
         return no_connection(self._host, self._port, self._failures)
 
     @property
@@ -150,7 +150,7 @@ class ConnectUnix:
 
 @dataclass(frozen=True, slots=True)
 class CallNetDial:
-    """Have the application's function connect."""
+    """Let the application's ``net_dial`` connect."""
 
     host: str
     port: int
@@ -183,12 +183,12 @@ class StartTLS:
 
     @property
     def lacking(self) -> str:
-        return f"TLS with {self.name} was not agreed on"
+        return f"the TLS handshake with {self.name} did not finish"
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Write ``octets`` and feed what comes to ``reader``; the answer is what that returns.
+    """Write ``octets``, then feed ``reader`` what arrives; the answer is what it returns.
 
     Attributes:
         proxy: the name of the proxy that is asked for a tunnel; None when it is the server.
@@ -202,13 +202,13 @@ class Exchange:
     def doing(self) -> str:
         if self.proxy is None:
             return "sending the request"
-        return f"asking the proxy {self.proxy} for a way"
+        return f"asking the proxy {self.proxy} for a tunnel"
 
     @property
     def lacking(self) -> str:
         if self.proxy is None:
             return "no answer to the request came"
-        return f"no answer of the proxy {self.proxy} came"
+        return f"no answer from the proxy {self.proxy} came"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ class Done:
     """The WebSocket is open; this is the last step.
 
     Attributes:
-        early: what came behind the response.
+        early: what came after the response.
     """
 
     opened: Opened

@@ -1,8 +1,8 @@
 """The options of a client, as a ``Dialer``: what it asks for and which answers it accepts.
 
-Nothing here knows a socket or an order of steps; ``dial_plan`` puts them in order.
+It knows no socket and no order of steps; ``dial_plan`` puts the steps in order.
 
-The logger ``koko.dialing`` gets each step of a dial at DEBUG, and never a header, a user or a
+The logger ``koko.dialing`` logs each step of a dial at DEBUG, and never a header, a user or a
 password.
 """
 
@@ -88,35 +88,37 @@ def check_dialer_options(call: str, options: Collection[str]) -> None:
 
 @dataclass(kw_only=True)
 class Dialer(ConnectionOptions):
-    """The options of a client, and what it makes of each answer.
+    """The options of a client, and its decision on each answer.
 
     May be shared by any number of threads and tasks.
 
     Attributes:
-        subprotocols: what we offer, the most wanted first, wherever a redirect leads.
-        headers: sent with every handshake. ``Host`` here replaces that of the URL. A
-            redirect to another origin takes only ``Accept-Language``, ``Origin`` and
-            ``User-Agent`` along, for any other header may be a secret.
-        origin: the header ``Origin``, for servers that expect a page.
+        subprotocols: what we offer, most wanted first; also after a redirect.
+        headers: sent with every handshake. ``Host`` here replaces that of the URL. After a
+            redirect to another origin only ``Accept-Language``, ``Origin`` and
+            ``User-Agent`` are sent, since any other header may be a secret.
+        origin: the header ``Origin``, for servers that expect a browser.
         user_agent: the header ``User-Agent``; None for none.
         ssl: the context for ``wss``, with a client's certificate if the server wants one.
             None: the system's certificates, checked; they are loaded once in a process.
         server_hostname: the name that the certificate must have. None: that of the URL,
             as it is after a redirect to another origin.
-        proxy: True for the one in the environment (``HTTP_PROXY`` for ``ws``, ``HTTPS_PROXY``
-            for ``wss``, ``ALL_PROXY``, ``NO_PROXY``) or the system, never for ``localhost``
-            and loopback addresses; a URL for that one, None for none; or a function that is
-            given the URL dialed, without user and password, and returns a proxy's URL or
-            None. What it raises ends the dial.
+        proxy: a proxy's URL, None for no proxy, or True for the proxy of the environment
+            (``HTTP_PROXY`` for ``ws``, ``HTTPS_PROXY`` for ``wss``, ``ALL_PROXY``,
+            ``NO_PROXY``) or of the system, which is never used for ``localhost`` and loopback
+            addresses. Or a function that gets the URL dialed, without user and password, and
+            returns a proxy's URL or None; what it raises ends the dial.
         proxy_ssl: the context for TLS to an ``https`` proxy. None: that of ``ssl``.
-        net_dial: opens the connection in our place: called with the host and port of the
-            proxy, if there is one, else of the server, and the seconds that are left (None:
-            no limit), returns a connected ``socket.socket``, in ``koko.aio`` also an awaitable
-            of one. TLS is still ours. In ``koko.sync`` it must keep to its timeout by itself.
-        unix: the path of a Unix socket, to which everything goes; the URL gives only the
-            names, and there is no proxy.
-        jar: cookies are sent from it and stored in it, also when we are refused.
-        max_redirects: how many are followed; 0 for none. Never one from ``wss`` to ``ws``.
+        net_dial: a function that opens the connection instead of Koko. It gets the host and
+            port (the proxy's if there is one, else the server's) and the seconds that are left
+            (None: no limit), and returns a connected ``socket.socket``, in ``koko.aio`` also an
+            awaitable of one. Koko still does TLS. In ``koko.sync`` the function must keep to
+            the timeout by itself.
+        unix: the path of a Unix socket to connect to. The URL then gives only host and path
+            for the request, and no proxy is used.
+        jar: cookies are sent from it and stored in it, also when the server refuses.
+        max_redirects: how many redirects to follow, 0 for none. A redirect from ``wss`` to
+            ``ws`` is never followed.
     """
 
     subprotocols: Sequence[str] = ()
@@ -139,11 +141,12 @@ class Dialer(ConnectionOptions):
         for name in ("ssl", "proxy_ssl"):
             context = getattr(self, name)
             if context is not None and not hasattr(context, "wrap_socket"):
-                raise TypeError(f"{name}={context!r}: an ssl.SSLContext, or None for the default")
+                expected = "an ssl.SSLContext, or None for the default"
+                raise TypeError(f"{name}={context!r}, expected {expected}")
         if self.jar is not None and not hasattr(self.jar, "add_cookie_header"):
-            raise TypeError(f"jar={self.jar!r}: an http.cookiejar.CookieJar")
+            raise TypeError(f"jar={self.jar!r}, expected an http.cookiejar.CookieJar")
         if type(self.max_redirects) is not int or self.max_redirects < 0:
-            raise ValueError(f"max_redirects={self.max_redirects!r}: a number, 0 to follow none")
+            raise ValueError(f"max_redirects={self.max_redirects!r}, expected a number from 0")
         self._check_ways()
 
     def _check_ways(self) -> None:
@@ -152,17 +155,17 @@ class Dialer(ConnectionOptions):
             if proxy:
                 Proxy.of(proxy)
         elif not (proxy is None or isinstance(proxy, bool) or callable(proxy)):
-            complaint = "a URL, a function, True for the environment's, or None"
-            raise TypeError(f"proxy={proxy!r}: {complaint}")
+            expected = "a URL, a function, True for the environment's, or None"
+            raise TypeError(f"proxy={proxy!r}, expected {expected}")
         if callable(proxy) and is_async(proxy):
-            raise TypeError(f"proxy={name_of(proxy)}: a plain function on both faces")
+            raise TypeError(f"proxy={name_of(proxy)} must be a plain function on both faces")
         if self.net_dial is not None and not callable(self.net_dial):
-            raise TypeError(f"net_dial={self.net_dial!r}: a function of host, port and timeout")
+            raise TypeError(f"net_dial={self.net_dial!r} must be a function of host, port, timeout")
         if self.unix is None:
             return
         os.fspath(self.unix)
         if self.net_dial is not None or (self.proxy and self.proxy is not True):
-            raise ValueError(f"unix={self.unix!r} leaves nothing to do for net_dial or a proxy")
+            raise ValueError(f"unix={self.unix!r} cannot be combined with net_dial or a proxy")
 
     @staticmethod
     def target(url: str) -> Target:
@@ -174,9 +177,9 @@ class Dialer(ConnectionOptions):
         return parse(url)
 
     def over(self, sock: Any) -> Self:
-        """Return a dialer like this one for one dial, over a socket that is connected.
+        """Return a copy of this dialer for one dial, over a socket that is connected.
 
-        There is no second socket for a redirect, so it is a refusal.
+        A redirect counts as a refusal: there is no second socket to follow it with.
         """
         return replace(self, net_dial=lambda *_: sock, unix=None, proxy=None, max_redirects=0)
 
@@ -225,14 +228,14 @@ class Dialer(ConnectionOptions):
         fields.update(headers or ())
         if not target.trusted:
             fields = CIMultiDict((name, fields[name]) for name in _FOR_ALL if name in fields)
-        # A jar knows by itself which cookies a redirect may see.
+        # The jar itself decides which cookies a redirect may get.
         if self.jar is not None and "Cookie" not in fields:
             found = cookies.stored(self.jar, target)
             fields.update({"Cookie": found} if found else ())
         return fields
 
     def conclude(self, target: Target, key: str, response: Response) -> Opened | Target:
-        """Return what the answer to a handshake means: what was agreed, or where to go next.
+        """Return what the answer to a handshake means: what was agreed, or the next target.
 
         Cookies are stored first, whatever the answer is.
 
@@ -249,7 +252,7 @@ class Dialer(ConnectionOptions):
             cookies.store(self.jar, target, response)
 
     def redirect(self, target: Target, response: Response) -> Target | None:
-        """Return where an answer sends us, None if it does not.
+        """Return the target that an answer redirects to, None if it does not redirect.
 
         Raises:
             ErrBadHandshake: it is one redirect too many, leads from ``wss`` to ``ws``, or
@@ -292,7 +295,7 @@ class Dialer(ConnectionOptions):
 
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_FOR_ALL = ("Accept-Language", "Origin", "User-Agent")  # what another origin may know, too
+_FOR_ALL = ("Accept-Language", "Origin", "User-Agent")  # sent to another origin, too
 
 _HTTP = re.compile(r"^http(?=s?:)", re.IGNORECASE)
 
@@ -306,11 +309,11 @@ def check_socket(sock: Any) -> None:
     if not hasattr(sock, "getpeername"):
         raise TypeError(f"net_dial returned {sock!r}, expected a connected socket.socket")
     if hasattr(sock, "unwrap"):  # an SSLSocket cannot be read and written at once
-        raise TypeError("net_dial returned an SSLSocket; return the plain socket, TLS is for ssl=")
+        raise TypeError("net_dial returned an SSLSocket; return the plain socket, ssl= does TLS")
 
 
 def _environment_proxy(target: Target) -> str | None:
-    from urllib.request import getproxies, proxy_bypass  # it takes 60 ms: only if needed
+    from urllib.request import getproxies, proxy_bypass  # takes 60 ms: only if needed
 
     if _is_loopback(target.host):  # as in Go: a proxy elsewhere would connect to itself
         return None
@@ -334,7 +337,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _is_in(networks: str, host: str) -> bool:
-    # NO_PROXY=10.0.0.0/8, as Go, curl and clusters read it; urllib does not know networks.
+    # NO_PROXY=10.0.0.0/8 works in Go, curl and Kubernetes; urllib does not know networks.
     with suppress(ValueError):
         address = ip_address(host)
         named = [each.strip() for each in networks.split(",") if "/" in each]

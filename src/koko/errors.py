@@ -27,10 +27,10 @@ class WebSocketError(Exception):
 class HandshakeError(WebSocketError):
     """The opening handshake failed; there is no connection.
 
-    Raised by ``Upgrader.upgrade`` when a client is refused: ``status`` is the HTTP status
-    it deserves, ``reason`` the sentence that says why, and ``response`` the whole answer,
-    which has not been sent yet. ``advice`` is for the operator, not for the client: what to
-    do where the refusal was not meant; empty where there is nothing to say.
+    Raised by ``Upgrader.upgrade`` when a client is refused: ``status`` is the HTTP status to
+    answer with, ``reason`` the sentence that says why, and ``response`` the whole answer,
+    which has not been sent yet. ``advice`` tells the operator, not the client, what to do if
+    the refusal was not intended; it may be empty.
 
     A function that refuses a request raises it as ``HandshakeError(401, "no token")``.
     """

@@ -1,13 +1,13 @@
-"""How other people's HTTP servers let go of a connection: what Go calls hijacking.
+"""Takes a connection out of another HTTP server: what Go calls hijacking.
 
-For each of them: what the client asked, and how to get the socket and the bytes that the
-server has read already behind the head. Servers are recognized by what they put into a
-request; neither they nor the faces are imported here.
+It knows, for each server, how to read the client's request, and how to get the socket and the
+bytes that the server has already read beyond the head. A server is recognized by what it puts
+into a request; neither servers nor faces are imported here.
 
-A socket that is taken is taken for good. It moves to a descriptor of its own, and the
-server keeps one whose other end is gone: what it still writes fails as if the client had
-hung up, which every server expects and reports to nobody. Only a TLS session cannot be
-moved; the server keeps it and closes it in the end.
+A socket is taken for good. It moves to a descriptor of its own, and the server keeps a
+descriptor whose peer is gone: what the server still writes fails as if the client had hung
+up, which every server expects and does not report. A TLS session cannot be moved: the server
+keeps it, and closes it in the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from koko.errors import HandshakeError
 from koko.http import Request, Response
 
-# PEP 3333: these are the server's own, an application may not send them.
+# PEP 3333: only the server may send these, an application may not.
 _HOP_BY_HOP = ("Connection", "Upgrade")
 
 _BARE = {"CONTENT_TYPE": "Content-Type", "CONTENT_LENGTH": "Content-Length"}
@@ -40,14 +40,14 @@ class Hijackable(Protocol[S_co]):
     secure: bool
 
     def answer(self, response: Response) -> Response:
-        """Return ``response`` as the server lets an application give it."""
+        """Return ``response`` without what this server forbids an application to send."""
 
     def take(self) -> tuple[S_co, bytes]:
-        """Return the socket, or a stream on it, and the bytes read behind the request."""
+        """Return the socket, or a stream on it, and the bytes that were read beyond the head."""
 
 
 def hijackable(request: Any) -> Hijackable[socket.socket]:
-    """Recognize what a server has given to its application."""
+    """Recognize the kind of request that a server has given to its application."""
     environ = getattr(request, "environ", request)
     if isinstance(environ, dict) and "wsgi.input" in environ:
         return WSGIRequest(environ)
@@ -89,8 +89,8 @@ class WSGIRequest:
             server = environ.get("SERVER_SOFTWARE", "this server")
             raise HandshakeError(
                 500,
-                f"{server} does not let go of its socket, which a WebSocket needs; werkzeug, "
-                "gunicorn (gthread, gevent), gevent.pywsgi and wsgiref do, and koko.sync.Server",
+                f"{server} does not hand over its socket, which a WebSocket needs; werkzeug, "
+                "gunicorn (gthread, gevent), gevent.pywsgi, wsgiref and koko.sync.Server do",
             )
         early = _read_ahead(sock, stream)
         return _move(sock), early
@@ -141,13 +141,13 @@ def _check_cooperative(sock: socket.socket) -> None:
     if type(sock).__module__.startswith("gevent") and not issubclass(type(sock), socket.socket):
         raise HandshakeError(
             500,
-            "this is a socket of gevent, but threads and locks are the system's: "
+            "the socket is gevent's, but threads and locks are not: "
             "call gevent.monkey.patch_all() before anything else is imported",
         )
 
 
 def _read_ahead(sock: socket.socket, reader: io.BufferedReader) -> bytes:
-    """Take out of a buffered reader what it holds, without waiting for more."""
+    """Return what a buffered reader holds, without waiting for more."""
     timeout = sock.gettimeout()
     sock.settimeout(0)
     try:
@@ -159,25 +159,25 @@ def _read_ahead(sock: socket.socket, reader: io.BufferedReader) -> bytes:
 
 
 def _unread(body: Any) -> bytes:
-    """Take out of gunicorn's parser what it has read behind the head."""
+    """Return what gunicorn's parser has read beyond the head."""
     try:
         unreader = body.reader.unreader
         early: bytes = unreader.buf.getvalue()
         unreader.buf = io.BytesIO()
     except AttributeError:
         raise HandshakeError(
-            500, "this gunicorn keeps what it has read ahead where Koko cannot find it"
+            500, "Koko does not know where this version of gunicorn keeps what it has read ahead"
         ) from None
     return early
 
 
 def _move(sock: socket.socket) -> socket.socket:
-    """Move a connection to a descriptor of our own; leave a dead one in its place."""
+    """Move a connection to a new descriptor; leave a dead socket on the old one."""
     _check_cooperative(sock)
     if isinstance(sock, ssl.SSLSocket):
         return sock
     ours = sock.dup()
-    if os.name == "posix":  # elsewhere a socket is no file, and the view has to stay with us
+    if os.name == "posix":  # elsewhere a socket is no file: the view must outlive the connection
         dead, other = socket.socketpair()
         with dead, other:
             os.dup2(dead.fileno(), sock.fileno(), inheritable=False)

@@ -1,7 +1,7 @@
 """An HTTP request and response, as data: nothing here reads or writes one.
 
-What a repr shows of them may stand in any log: no query, and no value of a field in which
-people send secrets.
+Their reprs may go to any log: they show no query, and no value of a field that may hold a
+secret.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 _ABSOLUTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
 
-# Fields whose values a repr shows. Nobody can list those in which people send secrets, so
-# what is not known to be harmless is shown by its name alone.
+# Fields whose values a repr shows. The fields that may hold a secret cannot be listed, so any
+# other field is shown by its name alone.
 _HARMLESS = {
     *("accept-language", "cache-control", "connection", "content-length", "content-type", "date"),
     *("host", "origin", "pragma", "retry-after", "sec-websocket-accept", "server", "upgrade"),
@@ -57,7 +57,7 @@ class Request:
 
     @property
     def shown(self) -> str:
-        """The target for logs and errors: without the query, where tokens live."""
+        """The target for logs and errors: without the query, which may hold a token."""
         return self.target.partition("?")[0]
 
     def __repr__(self) -> str:
@@ -70,7 +70,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class Response:
-    """A response: head and, when it is not the answer 101, a small body.
+    """A response: a head and, unless it is a 101, a small body.
 
     A ``str`` body is sent as UTF-8 and declared ``text/plain`` unless ``headers``
     say otherwise.
@@ -94,7 +94,7 @@ class Response:
         if isinstance(body, str):
             body = body.encode()
             fields.setdefault("Content-Type", "text/plain; charset=utf-8")
-        keep = object.__setattr__  # frozen: this is the one moment it may be set
+        keep = object.__setattr__  # a frozen dataclass cannot assign to its own fields
         keep(self, "status", status)
         keep(self, "body", body)
         keep(self, "headers", CIMultiDictProxy(fields))
@@ -104,5 +104,5 @@ class Response:
         return f"<Response {self.status} {self.reason} {_shown(self.headers)}>"
 
     def __reduce__(self) -> tuple[type[Response], tuple[object, ...]]:
-        # A view of headers cannot be sent to another process; what it shows can.
+        # A CIMultiDictProxy cannot be pickled; a list of its items can.
         return Response, (self.status, self.body, list(self.headers.items()), self.reason)

@@ -1,7 +1,7 @@
-"""Whether a peer has hung up already, though its bytes are still to be read.
+"""Tells whether a peer has hung up while some of its bytes are still unread.
 
-A server that slept, or was busy, finds requests whose clients gave up meanwhile: the request
-and the end of the stream have come together. Asked once for each opening handshake;
+A server that slept, or was busy, finds requests whose clients have given up meanwhile: the
+request and the end of the stream are both there. Each opening handshake checks once;
 ``aio/_native_poller.pyx`` has the same function, in C.
 """
 
@@ -13,7 +13,7 @@ _END = getattr(select, "POLLRDHUP", 0)  # Linux; elsewhere only a broken connect
 
 
 def has_hung_up(descriptor: int) -> bool:
-    """Tell whether the peer of a stream socket will send no more, whatever is still unread.
+    """Tell whether the peer of a stream socket will send no more, even if bytes are unread.
 
     A client that has ended its half is no WebSocket client: it could not answer a Close (§7.1.1).
     """

@@ -1,6 +1,6 @@
-"""Listening on every address that a name stands for, all of them on one port.
+"""Listens on every address of a name, on one port for all.
 
-Sockets are made, bound and set to listen here, which waits for nothing; the faces resolve names.
+Making, binding and listening never wait, so they are here; the faces resolve names.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 from koko.opening.address import distinct, written
 
-_ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})  # as IPv6 on many a machine
+_ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})  # IPv6 on many machines
 BACKLOG = 1024  # connections that wait to be accepted, if the system allows as many
-_TRIES = 8  # at a port that is free for the first address and then for all others
+_TRIES = 8  # to find a port that is free on the first address and on all others
 
 
 def names(host: str | list[str] | None) -> list[str | None]:
@@ -41,7 +41,7 @@ def bind(found: Iterable[Any], port: int, reuse_port: bool = False) -> list[sock
 
 
 def listen(sock: socket.socket, backlog: int = BACKLOG) -> None:
-    """Have a bound socket take connections.
+    """Let a bound socket accept connections.
 
     Raises:
         OSError: another socket that is bound to the same port listens already.
@@ -59,15 +59,15 @@ def close_all(sockets: Iterable[socket.socket]) -> None:
 
 
 def address_of(names: list[Any]) -> tuple[str, int]:
-    """Return host and port of the first of these, of a Unix socket its path and 0.
+    """Return host and port of the first socket; for a Unix socket, its path and 0.
 
-    A name that is in no file system begins with a zero byte, as Python writes it.
+    An abstract name of Linux begins with a zero byte, as in Python.
 
     Raises:
-        RuntimeError: there is none.
+        RuntimeError: there is no socket.
     """
     if not names:
-        raise RuntimeError("the server has no address yet: it has not been started")
+        raise RuntimeError("the server has no address until it is started")
     match names[0]:
         case (str(host), int(port), *_):
             return host, port
@@ -101,12 +101,12 @@ def _bind(address: Any, reuse_port: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        # Everywhere but on Windows, where it would let another process steal the port.
+        # Not on Windows, where it would let another process steal the port.
         if os.name == "posix":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:  # the address of the other family has a socket of its own
+        if family == socket.AF_INET6:  # IPv4 has a socket of its own
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""What an application says and hears: message kinds, close codes, prepared messages.
+"""The messages of an application: kinds, close codes, prepared messages.
 
-Nothing here knows how a message looks on the wire; ``koko.core`` does.
+Only ``koko.core`` knows how a message looks on the wire.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class PreparedMessage:
 
 
 def kind_of(message: object) -> Kind:
-    """Return TEXT for str, BINARY for bytes and other buffers, TypeError for anything else."""
+    """Return TEXT for str, BINARY for bytes and other buffers; raise TypeError for the rest."""
     if isinstance(message, str):
         return Kind.TEXT
     try:
@@ -87,8 +87,8 @@ def format_close_message(code: int, reason: str = "") -> bytes:
     1005 stands for "no status" and gives an empty payload, whatever the reason.
 
     Raises:
-        TypeError: the code is no int, or the reason no str.
-        ValueError: the code is none, or the reason is longer than 123 bytes of UTF-8.
+        TypeError: the code is not an int, or the reason not a str.
+        ValueError: the code is not a close code, or the reason has more than 123 bytes of UTF-8.
     """
     check_close(code, reason)
     if code == CloseCode.NO_STATUS_RECEIVED:
@@ -104,7 +104,7 @@ def format_close_message(code: int, reason: str = "") -> bytes:
 
 
 def check_close(code: int, reason: str) -> None:
-    """Raise unless a code is a number and a reason is text; which ones is not checked."""
+    """Raise unless the code is an int and the reason a str; their values are not checked."""
     if not isinstance(code, int) or isinstance(code, bool):
         raise TypeError(f"a close code is an int such as 1000, not {code!r} (RFC 6455 §7.4)")
     if not isinstance(reason, str):

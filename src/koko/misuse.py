@@ -1,7 +1,7 @@
-"""Mistakes of the programmer, told in a sentence where they are made.
+"""Checks for misuse: each mistake is one sentence, raised where the programmer made it.
 
-What can be known is a TypeError at once; what an application's function returns is judged
-when it has returned. Nothing here knows a socket or a face.
+A wrong argument is a TypeError at once; what an application's function returns is checked when
+it returns. Nothing here knows a socket or a face.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class WrongKindError(TypeError):
-    """A handler is of the other face: it returned what nobody can use here."""
+    """A handler was written for the other face: this one cannot use what it returned."""
 
 
 def is_async(function: Any) -> bool:
@@ -27,7 +27,7 @@ def is_async(function: Any) -> bool:
 
 
 def refuse_async(call: str, what: str, function: Any) -> None:
-    """Raise where a coroutine function is given and a plain one is wanted."""
+    """Raise for a coroutine function where a plain one is wanted."""
     if function is not None and is_async(function):
         raise TypeError(
             f"{call} got the coroutine function {name_of(function)}() as {what}; it must be a "
@@ -36,7 +36,7 @@ def refuse_async(call: str, what: str, function: Any) -> None:
 
 
 def check_face(call: str, what: str, given: Any, wanted: type) -> None:
-    """Raise where an object of the other face, or none at all, is given."""
+    """Raise for an object of any other type than ``wanted``, such as the other face's."""
     if given is not None and not isinstance(given, wanted):
         face = wanted.__module__.split(".")[1]
         raise TypeError(
@@ -46,9 +46,9 @@ def check_face(call: str, what: str, given: Any, wanted: type) -> None:
 
 
 def check_handler(call: str, handler: Any) -> None:
-    """Raise where a handler is none: it must be callable, or None."""
+    """Raise unless a handler is callable or None."""
     if handler is not None and not callable(handler):
-        raise TypeError(f"{call} got {handler!r} as handler, expected a function of a connection")
+        raise TypeError(f"{call} got {handler!r} as handler, expected a function that gets a Conn")
 
 
 def not_awaitable(what: str, function: Any, result: object) -> WrongKindError:
@@ -58,7 +58,7 @@ def not_awaitable(what: str, function: Any, result: object) -> WrongKindError:
 
 
 def check_returned(what: str, function: Any, result: object) -> None:
-    """Raise where a plain function returned a coroutine, which nobody would run."""
+    """Raise if a plain function returned a coroutine, which would never run."""
     if inspect.iscoroutine(result):
         result.close()
     elif not inspect.isawaitable(result):
@@ -70,7 +70,7 @@ def check_returned(what: str, function: Any, result: object) -> None:
 
 
 def name_of(function: Any) -> str:
-    """Return what a function is called, through partials and objects."""
+    """Return the name of a function, through partials and objects."""
     while isinstance(function, partial):
         function = function.func
     name = getattr(function, "__qualname__", type(function).__qualname__)

@@ -1,11 +1,11 @@
-"""Which extensions stand beside the Python sources, and whether they are used: all, or none.
+"""Decides whether the native extensions are used: all of them, or none.
 
-Two halves that do not know each other crash, so one place decides for every room.
-``KOKO_CODEC=native`` or ``pure`` chooses by hand, and what was asked for is had or is an
-error. Without it the extensions are used where each of them is here and can be loaded.
+A native and a pure part that do not fit together would crash, so one module decides for all.
+``KOKO_CODEC=native`` or ``pure`` chooses by hand; if that cannot be had it is an error.
+Without it the extensions are used if every one of them is built and can be loaded.
 
-Nothing is imported here: each room takes its own extensions by this answer, so that who
-uses threads never loads asyncio.
+Nothing is imported here: each package imports its own extensions by this answer, so that a
+program that uses threads never loads asyncio.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NOT_BUILT = "not built"
 
 
 class Choice(NamedTuple):
-    """What is used, "native" or "pure", and why not the native one."""
+    """What is used, "native" or "pure", and why it is not native."""
 
     implementation: str
     why: str
@@ -55,7 +55,7 @@ def choose(wanted: str) -> Choice:
         raise ImportError(f"KOKO_CODEC=native, but {why}")
     if set(faults.values()) == {_NOT_BUILT} and len(faults) == len(EXTENSIONS):
         return Choice("pure", "the native codec was not built here")
-    # Half an installation is nobody's wish, and a slow one is not to pass for a whole one.
+    # Half an installation is a mistake: it works, but slowly, so the user must hear of it.
     warnings.warn(f"koko runs on its pure codec ({why})", RuntimeWarning, stacklevel=2)
     return Choice("pure", why)
 

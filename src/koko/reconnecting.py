@@ -1,7 +1,7 @@
-"""When to dial again, and after how long: the policy of a client that keeps coming back.
+"""When to dial again, and after how long: the policy of ``reconnect``.
 
-Arithmetic over failures and seconds, and the line in the log for each. Chance and time
-come in as arguments: nothing here waits, dials or reads a clock.
+It counts failures, computes waits and logs each one. Random numbers and times are arguments:
+nothing here waits, dials or reads a clock.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Retry = Callable[[Exception], bool]
 
 logger = logging.getLogger("koko.client")
 
-LONGEST = 3600.0  # seconds at most that a Retry-After may ask for: a typing error costs an hour
+LONGEST = 3600.0  # seconds that a Retry-After may ask for: a typing error costs an hour at most
 
 # 408 Request Timeout, 425 Too Early, 429 Too Many Requests (RFC 9110, 8470, 6585)
 _NOT_NOW = frozenset({408, 425, 429})
-_NEVER = frozenset({501, 505, 511})  # the 5xx that waiting does not change
-# §7.4.1 and the registry's 3000, Unauthorized, and 3003, Forbidden: what was wrong with us
-# will be wrong again. Not 1000: most servers send it whenever a handler returns.
+_NEVER = frozenset({501, 505, 511})  # the 5xx that do not change by waiting
+# §7.4.1 and the registry's 3000, Unauthorized, and 3003, Forbidden: the same client would be
+# closed again. Not 1000: most servers send it whenever a handler returns.
 _FINAL = frozenset({1002, 1003, 1007, 1008, 1009, 1010, 3000, 3003})
 
 
@@ -37,16 +37,16 @@ _FINAL = frozenset({1002, 1003, 1007, 1008, 1009, 1010, 3000, 3003})
 class Backoff:
     """How long to wait before dialing again: exponential, with full jitter.
 
-    After the first failure it is anything between 0 and ``base`` seconds, after each
-    further one between 0 and twice as much as before, but never more than ``cap``: clients
-    that lost a server together do not come back together. The seconds that a server asks
-    for by ``Retry-After`` are added, up to an hour.
+    The wait after the first failure is random between 0 and ``base`` seconds. Each further
+    failure doubles the upper bound, up to ``cap``. So clients that lost a server together do
+    not come back together. The seconds that a server asks for by ``Retry-After`` are added,
+    up to an hour.
 
     Attributes:
-        base: seconds at most after the first failure.
-        cap: seconds at most after any.
-        healthy: seconds that a connection has to last for the count to begin anew.
-        random: gives a number from 0 to 1.
+        base: the longest wait after the first failure, in seconds.
+        cap: the longest wait after any failure, in seconds.
+        healthy: how many seconds a connection must last to reset the count of failures.
+        random: a function that returns a number from 0 to 1.
     """
 
     base: float = 1.0
@@ -58,7 +58,7 @@ class Backoff:
         for name in ("base", "cap", "healthy"):
             value = getattr(self, name)
             if not (isfinite(value) and value >= 0):
-                raise ValueError(f"{name}={value!r}: a number of seconds from 0")
+                raise ValueError(f"{name}={value!r}, expected 0 seconds or more")
 
     def delay(self, failures: int, retry_after: float = 0.0) -> float:
         """Return the seconds to wait after so many failures in a row, at least one."""
@@ -87,27 +87,29 @@ class Attempts:
         self._failures = 0
 
     def failed(self, error: BaseException) -> float:
-        """Return how long to wait after a failure; raise it if another try is not worth it."""
+        """Return how long to wait after a failure; raise the error if retrying is pointless."""
         if not (isinstance(error, Exception) and self._retry(error)):
-            logger.info("%s: %s; no other try is worth it", self._name, error)
+            logger.info("%s: %s; another try would not help", self._name, error)
             raise error
         asked = retry_after(error.response) if isinstance(error, ErrBadHandshake) else 0.0
         return self._next_delay(error, asked)
 
     def ended(self, ending: BaseException | None, lasted: float) -> float:
-        """Return how long to wait after a connection; raise its end if no other is worth it.
+        """Return how long to wait after a connection; raise its end if retrying is pointless.
 
-        ``ending`` is None where the application wants another although this one is open. A
-        server that closes every connection at once, even with 1000, is failing: the wait
-        grows until a connection has lasted.
+        ``ending`` is None if the application asks for another connection while this one is
+        open. A server that closes every connection at once, even with 1000, is failing: the
+        wait grows until a connection has lasted.
         """
         if lasted >= self._backoff.healthy:
             self._failures = 0
-        return self._next_delay("asked for another") if ending is None else self.failed(ending)
+        if ending is None:
+            return self._next_delay("the application asked for another")
+        return self.failed(ending)
 
     def left(self, ending: BaseException | None) -> None:
         """Log that the application left the loop; ``ending`` is how its connection ended."""
-        logger.info("%s: %s; left by the application", self._name, ending)
+        logger.info("%s: %s; the application left the loop", self._name, ending)
 
     def _next_delay(self, why: object, asked: float = 0.0) -> float:
         self._failures += 1
@@ -117,14 +119,14 @@ class Attempts:
 
 
 def is_transient(error: Exception) -> bool:
-    """Tell whether what went wrong may go right another time: the default of ``reconnect``.
+    """Tell whether another try may succeed after ``error``: the default of ``reconnect``.
 
-    Another try is worth it when there was no connection (refused, unreachable, unknown
-    name, timeout), when the answer was cut off, was 408, 425, 429 or a 5xx of the passing
-    kind, when a connection was lost, after our own Close, and after any Close of the peer's
-    but these: 1002, 1003, 1007 to 1010, 3000 and 3003 (what was wrong will be wrong again).
-    It is not worth it after a bad URL, a certificate that cannot be trusted, any other
-    answer such as 401 or 404, and a peer that broke the protocol.
+    It may when there was no connection (refused, unreachable, unknown name, timeout), when
+    the answer was cut off, when it was 408, 425, 429 or a 5xx that may pass, when a connection
+    was lost, after our own Close, and after any Close of the peer but these: 1002, 1003, 1007
+    to 1010, 3000 and 3003 (the same client would be closed again). It may not after a bad URL,
+    a certificate that cannot be trusted, any other answer such as 401 or 404, and a peer that
+    broke the protocol.
     """
     if isinstance(error, ErrBadHandshake):
         status = error.status

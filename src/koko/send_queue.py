@@ -1,7 +1,7 @@
-"""What waits for a peer inside our own system, as far as that tells.
+"""How much waits for a peer inside our operating system, where the system tells.
 
-A system takes megabytes for a peer that reads slowly: what a ``send`` has handed over may be
-a long way from leaving. Asked seldom, by the keepalive; never where a message passes.
+A system buffers megabytes for a peer that reads slowly: what ``send`` has handed over may be
+far from delivered. Only the keepalive asks, now and then; no message does.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if sys.platform == "linux":
 
     def _queued(descriptor: int) -> int:
         # tcp(7), unix(7): SIOCOUTQ, what the peer has not acknowledged, or not read.
-        told = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
-        return int.from_bytes(told, sys.byteorder)
+        size = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
+        return int.from_bytes(size, sys.byteorder)
 
     def _acked(descriptor: int) -> int | None:
-        told = _option(descriptor, socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.size)
-        count: int = _ACKED.unpack(told)[0]
+        tcp_info = _option(descriptor, socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.size)
+        count: int = _ACKED.unpack(tcp_info)[0]
         return count
 
 else:
 
     def _queued(descriptor: int) -> int:
         if sys.platform == "darwin":
-            told = _option(descriptor, socket.SOL_SOCKET, _SO_NWRITE, 4)
-            return int.from_bytes(told, sys.byteorder)
+            size = _option(descriptor, socket.SOL_SOCKET, _SO_NWRITE, 4)
+            return int.from_bytes(size, sys.byteorder)
         else:
             return 0
 
@@ -45,9 +45,9 @@ _SO_NWRITE = 0x1024  # sys/socket.h of macOS: bytes in the send buffer
 
 
 def backlog_on(descriptor: int, unsent: int) -> Backlog:
-    """Return what waits for the peer of a connected socket, with ``unsent`` bytes above it.
+    """Return what waits for the peer of a connected socket, ``unsent`` in our process included.
 
-    Where the system tells nothing, or the socket is gone, that is what is unsent.
+    Where the system tells nothing, or the socket is gone, only ``unsent`` is known.
     """
     queued = 0
     with suppress(OSError, ValueError):
@@ -61,6 +61,6 @@ def backlog_on(descriptor: int, unsent: int) -> Backlog:
 
 
 def _option(descriptor: int, level: int, name: int, size: int) -> bytes:
-    # On a copy: a socket object on the descriptor itself would close it if we were interrupted.
+    # On a duplicate: a socket object on the descriptor itself would close it at an interrupt.
     with socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as sock:
         return sock.getsockopt(level, name, size)

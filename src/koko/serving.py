@@ -1,8 +1,8 @@
 """What a server decides, and what it tells its operator: the same on both faces.
 
 Its options, how many clients it takes, which close code the end of a handler means, and every
-line of its log. Functions of options, state and time: the faces wait, and log. A line never
-holds the query of a URL. ``docs/operating.md`` says what to do about each.
+line of its log. These are functions of options, state and time: the faces wait, and log. A
+line never holds the query of a URL. ``docs/operating.md`` says what to do about each line.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HUNG_UP = "the client hung up before its request was whole"
 HUNG_UP_ANSWERING = "the client hung up before it was answered"
 GOING_AWAY = "the server is going away"
 
-RETRY = 1.0  # seconds until the next try to accept, after one that failed for want of something
+RETRY = 1.0  # seconds until the next try to accept, after the system was out of something
 
 # What accept() says of a connection that is gone before it was taken (accept(2)).
 GONE = frozenset(
@@ -69,7 +69,7 @@ GONE = frozenset(
 def check_server(
     handler: object, http: object, upgrader: object, wanted: type, options: Collection[str]
 ) -> None:
-    """Raise where no server can be made of these; its upgrader is to be ``wanted``."""
+    """Raise if no server can be made of these; its upgrader must be of the type ``wanted``."""
     check_server_options("Server()", upgrader, options)
     check_face("Server()", "upgrader", upgrader, wanted)
     if handler is None and http is None:
@@ -78,7 +78,7 @@ def check_server(
 
 
 # Admission: the policy of ``max_connections``. Every client counts from being accepted to being
-# gone, handshakes and plain HTTP included: a flood of half-open handshakes must not go round it.
+# gone, handshakes and plain HTTP included: a flood of half-open handshakes must not evade it.
 
 MOST_REFUSED = 16  # clients that get a 503 at the same time; any more are dropped
 # Seconds that a refused client gets to hang up once its answer is written; one that is refused
@@ -107,12 +107,12 @@ def admission(limit: int | None, served: int, refused: int) -> Admission:
 
 def server_full(limit: int | None) -> HandshakeError:
     """Return the error of a client that is refused or dropped because of the limit."""
-    sentence = f"the server has all the connections it takes (max_connections={limit})"
+    sentence = f"the server is full (max_connections={limit})"
     return HandshakeError(503, f"{sentence}, try again later")
 
 
 def check_limit(limit: int | None) -> int | None:
-    """Return the limit if it is one."""
+    """Return the limit, or raise if it is not a valid one."""
     rule = f"max_connections={limit!r}: a whole number above 0, or None for no limit"
     if limit is not None and type(limit) is not int:
         raise TypeError(rule)
@@ -219,7 +219,7 @@ def too_slow(timeout: float | None) -> str:
 
 
 def level_of(error: BaseException) -> int:
-    """Return how much a refusal matters: a WARNING where the operator can do something."""
+    """Return the log level of a refusal: WARNING where the operator can do something."""
     advice = isinstance(error, HandshakeError) and error.advice
     return logging.WARNING if advice else logging.INFO
 
@@ -242,5 +242,5 @@ def ended(core: Connection, now: float, others: int | None) -> str:
 
 
 def addresses(of: Sequence[object]) -> str:
-    """Return addresses in one line, as far as it has room for them."""
+    """Return the first few addresses in one line."""
     return ", ".join([*map(written, of[:_NAMED]), *["..."] * (len(of) > _NAMED)])

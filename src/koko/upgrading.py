@@ -93,16 +93,16 @@ class Upgrader(ConnectionOptions):
     Attributes:
         origins: the pages that may connect, as ``scheme://host[:port]`` with ``*`` for
             any part of a host or for any port, or as a compiled pattern for the whole
-            origin. What an app sends is written as it comes: ``"capacitor://localhost"``,
+            origin. Origins of apps are written as sent: ``"capacitor://localhost"``,
             ``"file://"``, ``"null"``. ``"*"`` lets every page in. None: the page's host and
             port must be those of the ``Host`` header. A request without ``Origin`` is always
-            let in: no browser leaves it out, and any other client may write what it likes.
+            let in: every browser sends one, and any other client could send what it likes.
         check_origin: decides instead of ``origins``.
-        subprotocols: the ones we speak; the first that the client offers is chosen, in
-            the client's order. None: whatever ``headers`` of ``decide`` say.
+        subprotocols: the ones we speak; the first of them in the client's order is chosen.
+            None: the one that ``headers`` of ``decide`` name, if any.
         select_subprotocol: chooses instead of ``subprotocols`` from the client's offers,
             None for none; may raise ``HandshakeError`` to refuse.
-        error: writes the response to a refused client instead of a line of plain text.
+        error: a function that makes the response to a refused client, instead of plain text.
     """
 
     origins: Sequence[str | re.Pattern[str]] | None = None
@@ -119,8 +119,8 @@ class Upgrader(ConnectionOptions):
                 raise TypeError(f"{name} is a function, not {value!r}")
             if value is not None and is_async(value):
                 raise TypeError(
-                    f"{name}={name_of(value)}: a plain function on both faces, not async def; "
-                    "http= of Server(None, ...) may wait, and upgrade() then"
+                    f"{name}={name_of(value)} must be a plain function on both faces; to wait, "
+                    "use http= of Server(None, ...), which may await and then call upgrade()"
                 )
         if self.origins is not None:
             _check_origins(self.origins)
@@ -138,9 +138,9 @@ class Upgrader(ConnectionOptions):
 
         Args:
             request: its head.
-            headers: what to add to the 101, ``Set-Cookie`` for one.
-            secure: the client is known to have come over TLS: a page that did not is
-                then foreign, as its port is another.
+            headers: what to add to the 101, such as ``Set-Cookie``.
+            secure: the client is known to use TLS. Then a page that was loaded without TLS
+                is of another origin, since its port differs.
 
         Raises:
             ValueError: ``headers`` has a name that only the handshake may write, or
@@ -235,7 +235,7 @@ _HOST = re.compile(rf"(?P<host>[a-z0-9._-]+|{_BRACKETS})(:(?P<port>[0-9]*))?")
 
 def _check_origins(origins: Sequence[str | re.Pattern[str]]) -> None:
     if isinstance(origins, str) and origins != "*":
-        raise TypeError(f"origins={origins!r}: a list, as in [{origins!r}]")
+        raise TypeError(f"origins={origins!r}, expected a list, as in [{origins!r}]")
     for pattern in origins:
         if isinstance(pattern, str):
             _compiled(pattern)
@@ -280,8 +280,8 @@ def _is_same(origin: str, host: str, secure: bool) -> bool:
     page, here = _ORIGIN.fullmatch(origin.lower()), _HOST.fullmatch(host.lower())
     if page is None or here is None or page["scheme"] not in _PORTS:
         return False
-    # A proxy may have ended TLS before us: a Host without a port has the page's default
-    # port, unless we know which one it is.
+    # A proxy in front may do TLS: then a Host without a port means the default port of the
+    # page's scheme, unless we know that the client uses TLS with us.
     default = _PORTS[page["scheme"]]
     port = here["port"] or (_PORTS["https"] if secure else default)
     return page["host"] == here["host"] and (page["port"] or default) == port

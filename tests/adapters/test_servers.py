@@ -174,6 +174,6 @@ def test_waitress_is_told_that_it_keeps_its_socket(tmp_path: Path) -> None:
         with pytest.raises(ErrBadHandshake) as refused:
             dial(site.url("/echo"), proxy=None)
         assert refused.value.status == 500
-        assert b"waitress does not let go of its socket" in refused.value.response.body
+        assert b"waitress does not hand over its socket" in refused.value.response.body
         with pytest.raises(ErrBadHandshake, match="403"):
             dial(site.url("/echo"), headers={"Origin": "https://evil.example"}, proxy=None)

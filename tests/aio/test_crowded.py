@@ -47,7 +47,7 @@ async def test_one_too_many_is_told_so_and_may_come_when_another_has_left(
         async with dial(url(server), proxy=None) as second:
             await second.send("served as well")
             assert await second.recv() == "served as well"
-    assert re.search(r"127\.0\.0\.1:\d+ /late: 503: the server has all the", caplog.text)
+    assert re.search(r"127\.0\.0\.1:\d+ /late: 503: the server is full", caplog.text)
 
 
 async def test_one_too_many_is_heard_out_up_to_head_limit(caplog: pytest.LogCaptureFixture) -> None:

@@ -128,8 +128,8 @@ def test_nobody_at_all_is_no_error(talk: Talk) -> None:
 @pytest.mark.parametrize(
     ("message", "options", "error", "sentence"),
     [
-        ("x", {"slow": "wait"}, ValueError, "slow='wait': 'drop' for the message or 'close'"),
-        ("x", {"timeout": -1}, ValueError, "timeout=-1: a number of seconds from 0"),
+        ("x", {"slow": "wait"}, ValueError, "slow='wait', expected 'drop' the message or 'close'"),
+        ("x", {"timeout": -1}, ValueError, "timeout=-1, expected 0 seconds or more"),
         (17, {}, TypeError, "a message is str or bytes, not int"),
     ],
 )

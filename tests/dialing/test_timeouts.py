@@ -158,7 +158,7 @@ def late_net_dial(places: Places) -> Case:
 
 def tls(places: Places) -> Case:
     url = f"wss://{places.silent()}/"
-    return Case(url, {"ssl": places.tls}, f"TLS with {HERE} was not agreed on")
+    return Case(url, {"ssl": places.tls}, f"the TLS handshake with {HERE} did not finish")
 
 
 def answer(places: Places) -> Case:
@@ -191,24 +191,24 @@ def proxy(places: Places) -> Case:
 
 def tls_with_a_proxy(places: Places) -> Case:
     proxy = f"https://{places.silent()}"
-    lacking = f"the proxy {proxy} was not reached: TLS with {HERE} was not agreed on"
+    lacking = f"the proxy {proxy} was not reached: the TLS handshake with {HERE} did not finish"
     return Case(*proxied(places, proxy), lacking)
 
 
 def answer_of_a_proxy(places: Places) -> Case:
     proxy = f"http://{places.silent()}"
-    return Case(*proxied(places, proxy), f"no answer of the proxy {proxy} came")
+    return Case(*proxied(places, proxy), f"no answer from the proxy {proxy} came")
 
 
 def half_an_answer_of_a_proxy(places: Places) -> Case:
     proxy = f"http://{places.script(HALF)}"
-    lacking = f"no answer of the proxy {proxy} came, only the beginning of one"
+    lacking = f"no answer from the proxy {proxy} came, only the beginning of one"
     return Case(*proxied(places, proxy), lacking)
 
 
 def socks(places: Places) -> Case:
     proxy = f"socks5h://{places.silent()}"
-    return Case(*proxied(places, proxy), f"no answer of the proxy {proxy} came")
+    return Case(*proxied(places, proxy), f"no answer from the proxy {proxy} came")
 
 
 def name_for_a_socks_proxy(places: Places) -> Case:
@@ -225,7 +225,7 @@ def a_socks_proxy(places: Places) -> Case:
 
 def tls_behind_a_proxy(places: Places) -> Case:
     way = proxied(places, f"http://{places.script(TUNNEL)}", "wss://there.example/")
-    return Case(*way, "TLS with there.example was not agreed on")
+    return Case(*way, "the TLS handshake with there.example did not finish")
 
 
 def answer_behind_a_proxy(places: Places) -> Case:
@@ -389,7 +389,7 @@ def test_what_reconnect_logs_names_the_stage(face: Face, caplog: pytest.LogCaptu
             face.wait(next(conns) if face.name == "sync" else anext(conns))
     told = [record.getMessage() for record in caplog.records if record.name == "koko.client"]
     stage = f"the handshake with {where} did not finish within 0.3 s: no answer to the request came"
-    assert told == [f"{where}: {stage}; no other try is worth it"]
+    assert told == [f"{where}: {stage}; another try would not help"]
     assert "s3cret" not in caplog.text
 
 
@@ -408,6 +408,6 @@ def test_each_step_through_a_proxy_is_told_to_the_log_and_no_secret_is(
     assert way == f"{where}: through {through}"
     assert resolving == f"{where}: resolving '{HERE}'"
     assert connecting == f"{where}: connecting to {HERE}:{proxy.port}"
-    assert asking_proxy == f"{where}: asking the proxy {through} for a way"
+    assert asking_proxy == f"{where}: asking the proxy {through} for a tunnel"
     assert asking == f"{where}: sending the request"
     assert "s3cret" not in caplog.text

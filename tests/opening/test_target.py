@@ -50,7 +50,7 @@ def test_a_url_leads_to_a_target(url, secure, host, port, resource, host_header)
         ("ws://a%41b/", "neither a name nor an address"),
         ("ws://a..b/", "neither a name nor an address"),
         ("ws://[v1.x:y]/", "neither a name nor an address|cannot be read"),
-        ("ws://" + "ä" * 64 + "/", "no internationalised name"),
+        ("ws://" + "ä" * 64 + "/", "not a valid international name"),
     ],
 )
 def test_what_is_no_websocket_url_is_refused(url, complaint):

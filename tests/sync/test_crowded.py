@@ -43,7 +43,7 @@ def test_one_too_many_is_told_so_and_may_come_when_another_has_left(
         with dial(url(server), proxy=None) as second:
             second.send("served as well")
             assert second.recv(PATIENCE) == "served as well"
-    assert re.search(r"127\.0\.0\.1:\d+ /late: 503: the server has all the", caplog.text)
+    assert re.search(r"127\.0\.0\.1:\d+ /late: 503: the server is full", caplog.text)
 
 
 def test_one_too_many_is_heard_out_up_to_head_limit(caplog: pytest.LogCaptureFixture) -> None:

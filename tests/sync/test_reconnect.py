@@ -49,7 +49,7 @@ def test_a_connection_that_is_lost_is_followed_by_another(caplog: pytest.LogCapt
                 continue
     assert said == [1006] * 3
     assert len(lines(caplog)) == 4
-    assert lines(caplog)[3].endswith("; left by the application")
+    assert lines(caplog)[3].endswith("; the application left the loop")
     assert lines(caplog)[0].startswith(f"{address}: connection lost; ")
     assert "Traceback" not in caplog.text
 

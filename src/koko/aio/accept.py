@@ -1,8 +1,8 @@
 """From a listening socket to a protocol for each client: TCP, and TLS where it is asked for.
 
-Accepting is our own, because the loops report no client with which TLS was not agreed on;
-here each is one line of the log, with its address. The loop accepts only where it can watch
-no descriptors (Windows).
+Koko accepts by itself, because the loops do not report a client whose TLS handshake failed;
+here each one is a line of the log, with its address. The loop accepts only where it cannot
+watch descriptors (Windows).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from koko.aio.logs import tell
 from koko.aio.network import ask_resolver
 from koko.opening.address import written
 
-# Gets the peer's address, unless the transport knows it. What it makes has an attribute
-# ``transport`` from ``connection_made`` on.
+# It gets the peer's address, unless the transport knows it. The protocol that it makes has an
+# attribute ``transport`` from ``connection_made`` on.
 Factory = Callable[..., asyncio.Protocol]
 Task = asyncio.Task[tuple[asyncio.Transport, asyncio.Protocol]]
 
 
 class Listening(Protocol):
-    """What a server needs of its listeners, the native ones and the loop's."""
+    """What a server needs of a listener, be it the native one or the loop's."""
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]: ...
@@ -53,7 +53,7 @@ class AcceptedSocket:
 
     @property
     def has_arrived(self) -> bool:
-        """True when its protocol has it, which then logs its end."""
+        """True once its protocol has a transport: from then on the protocol logs the end."""
         return hasattr(self.protocol, "transport")
 
 
@@ -81,18 +81,18 @@ class Acceptor:
         keep(self)
 
     def admit(self, sock: socket.socket, peer: Any) -> None:
-        """Give an accepted socket a protocol, once TLS is agreed on."""
+        """Give an accepted socket a protocol, after the TLS handshake."""
         accepted = AcceptedSocket(self.protocol, sock, peer)
         task = self._loop.create_task(self._connect(accepted.make, sock))
         self._connecting[task] = accepted
         task.add_done_callback(self._conclude)
 
     def exhausted(self, error: OSError) -> None:
-        """Log that the system has run out of something: no client can be accepted now."""
+        """Log that the system is out of something: no client can be accepted now."""
         tell(self._logger, logging.ERROR, "%s", serving.cannot_accept(error))
 
     def close(self) -> set[Task]:
-        """Give up those that are still at TLS; return the tasks of all without a protocol."""
+        """Cancel the TLS handshakes; return the tasks of all sockets without a protocol."""
         for task, accepted in self._connecting.items():
             if self.tls and not accepted.has_arrived:
                 task.cancel()
@@ -105,7 +105,7 @@ class Acceptor:
             error = task.exception()
         if accepted.has_arrived:
             return
-        # Cancelled, a transport closes itself, once what it has to write is written.
+        # After a cancellation the transport closes itself, once its output is written.
         if accepted.protocol is None or not task.cancelled():
             accepted.sock.close()
         self._tell(accepted.peer, error or ConnectionResetError())
@@ -115,7 +115,7 @@ class Acceptor:
         if not isinstance(error, OSError):
             tell(self._logger, logging.ERROR, "could not admit %s", client, error=error)
             return
-        # The loops and aiofastnet raise this when the time is over; the system's has a number.
+        # The loops and aiofastnet raise this at the timeout; an error of the system has an errno.
         if isinstance(error, ConnectionAbortedError) and error.errno is None:
             sentence = serving.too_slow(self._timeout)
         else:
@@ -131,7 +131,7 @@ class Listener:
     """A listening socket whose connections go to an acceptor.
 
     Raises:
-        NotImplementedError: the loop can watch no descriptors; the socket is as it was.
+        NotImplementedError: the loop cannot watch descriptors; the socket is unchanged.
     """
 
     def __init__(self, sock: socket.socket, backlog: int, acceptor: Acceptor) -> None:
@@ -141,7 +141,7 @@ class Listener:
         self._retry: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
-        self._sock = sock.dup()  # the caller may close that one
+        self._sock = sock.dup()  # the caller may close the original
         try:
             self._watch()
         except BaseException:
@@ -163,7 +163,7 @@ class Listener:
         self._loop.add_reader(self._sock.fileno(), self._accept)
 
     def _accept(self) -> None:
-        """Accept those that wait, one backlog of them at most: the loop has other work."""
+        """Accept the clients that wait, at most one backlog: the loop has other work."""
         for _ in range(self._backlog):
             try:
                 sock, peer = self._sock.accept()
@@ -201,8 +201,8 @@ async def bind(
 
 async def listen_on(sock: socket.socket, backlog: int, acceptor: Acceptor) -> Listening:
     """Accept connections on a bound socket."""
-    transport.hasten(sock)  # the sockets that are accepted inherit it
-    listening.listen(sock, backlog)  # here: uvloop ignores that another listens on the port
+    transport.hasten(sock)  # accepted sockets inherit the option
+    listening.listen(sock, backlog)  # not by uvloop: it ignores that the port is taken
     with suppress(NotImplementedError):
         if transport.ours is not None and not acceptor.tls:
             listener: Listening = transport.ours.Listener(

@@ -1,4 +1,4 @@
-"""From an accepted connection to an open WebSocket, or to the answer that there is none.
+"""From an accepted connection to an open WebSocket, or to an answer without one.
 
 A client that sends a byte now and then gains nothing by it: the request has a deadline.
 """
@@ -61,12 +61,12 @@ if transports.ours is not None:
     has_hung_up = import_module("koko.aio._native_poller").has_hung_up
 
 SERVER = Role.SERVER
-_EARLY = 1 << 16  # bytes kept of what a client says while its request is being answered
+_EARLY = 1 << 16  # bytes kept of what a client sends before its request is answered
 
 
 @dataclass(slots=True)
 class Service:
-    """What a server does with a client: all that its opening handshake needs of the server."""
+    """What the opening handshake of a client needs of the server."""
 
     handler: Handler | None
     http: Http | None
@@ -75,34 +75,34 @@ class Service:
     clients: Clients
     timers: TimerWheel
     loop: asyncio.AbstractEventLoop
-    clock: Callable[[], float]  # of the connections
+    clock: Callable[[], float]  # for the connections
 
 
 class OpeningHandshake(asyncio.Protocol):
-    """One TCP connection while it is not yet, or never will be, a WebSocket."""
+    """One TCP connection before it is a WebSocket, or if it never becomes one."""
 
     transport: asyncio.Transport
     request: Request
 
     def __init__(self, service: Service, peer: Any = None) -> None:
         self.conn: Conn | None = None
-        self._why = ""  # why it was dropped
+        self._why = ""  # why we dropped it
         self._service = service
-        self._peer = peer  # its address; a transport that is made too late does not know it
+        self._peer = peer  # its address, which the transport of a lost socket cannot tell
         self._parser = RequestParser(service.upgrader.head_limit)
         self._early = b""
         self._timer_slot: set[Timed] | None = None
         self._asked = False  # whether http= was called
-        self._answering: asyncio.Task[None] | None = None  # in which http= runs; None at first
+        self._answering: asyncio.Task[None] | None = None  # the task in which http= runs
         self._answered = False
-        self._unsent = False  # some of the answer waits in the transport
+        self._unsent = False  # whether some of the answer waits in the transport
         timeout, now = service.upgrader.handshake_timeout, service.loop.time()
-        self._deadline = None if timeout is None else now + timeout  # for TLS as well
+        self._deadline = None if timeout is None else now + timeout  # the TLS handshake counts
 
     # What the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
         clients = self._service.clients
         admission = clients.admission()
         if admission is not SERVE:
@@ -115,8 +115,8 @@ class OpeningHandshake(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._answered:
-            return  # what follows an answered request is dropped
-        if self._asked:  # but this one may still become a connection
+            return  # nothing follows an answered request
+        if self._asked:  # the request may still become a connection, and these bytes its frames
             self._early += data
             if len(self._early) >= _EARLY:
                 self.transport.pause_reading()
@@ -149,10 +149,10 @@ class OpeningHandshake(asyncio.Protocol):
     # What the server calls
 
     def refuse_as_closing(self) -> None:
-        """Answer with 503, unless there is an answer already or ``http=`` is working on one."""
+        """Answer with 503, unless ``http=`` is working on an answer or there is one already."""
         if not (self._answered or self._asked):
             self._refuse(None, going_away())
-            transports.close(self.transport)  # the server does not wait for it to hang up
+            transports.close(self.transport)  # do not wait for the client to hang up
 
     @property
     def peer(self) -> str:
@@ -180,7 +180,7 @@ class OpeningHandshake(asyncio.Protocol):
             self._service.clients.bind(conn, self._answering)
         return conn
 
-    # How it works inside
+    # Internals
 
     def _turn_away(self, admission: Admission) -> None:
         service = self._service
@@ -204,7 +204,7 @@ class OpeningHandshake(asyncio.Protocol):
         core = Connection(SERVER, upgrader, accepted.agreed, service.clock())
         protocol = ConnProtocol(core, transport, service.loop, service.timers)
         self.conn = conn = Conn(protocol, self.request, accepted.response, accepted.subprotocol)
-        service.clients.handlers[conn] = None  # it counts from now on
+        service.clients.handlers[conn] = None  # counted from now on
         transport.set_protocol(protocol)
         transport.resume_reading()
         if self._early:
@@ -212,7 +212,7 @@ class OpeningHandshake(asyncio.Protocol):
         return conn
 
     def _is_gone(self) -> bool:
-        """Tell whether the client hung up, perhaps while we slept: then no handler runs."""
+        """Tell whether the client has hung up, perhaps while we slept: then run no handler."""
         transport = self.transport
         if not transport.is_closing() and has_hung_up(transports.descriptor_of(transport)):
             self._why = HUNG_UP_ANSWERING
@@ -228,7 +228,7 @@ class OpeningHandshake(asyncio.Protocol):
         self._asked = True
         self._answering = service.loop.create_task(self._ask(http))
         self._answering.add_done_callback(self._ensure_answered)
-        if self.conn is not None:  # an eager task has upgraded before it was known
+        if self.conn is not None:  # an eager task has upgraded before create_task() returned
             service.clients.bind(self.conn, self._answering)
 
     def _upgrade(self) -> None:
@@ -253,7 +253,7 @@ class OpeningHandshake(asyncio.Protocol):
         try:
             running = run_handler(conn, service.handler, service.logger, clients.others)
             task = service.loop.create_task(running)
-        except BaseException:  # one that is eager has begun there
+        except BaseException:  # an eager task has begun inside create_task()
             clients.remove(conn)
             raise
         clients.bind(conn, task)
@@ -276,7 +276,7 @@ class OpeningHandshake(asyncio.Protocol):
             else:
                 self._conclude(response)
         finally:
-            error = None  # it holds this frame
+            error = None  # its traceback holds this frame: a reference cycle
 
     def _ensure_answered(self, task: asyncio.Task[None]) -> None:
         """Drop a client whose task never began, or was cancelled."""
@@ -295,7 +295,7 @@ class OpeningHandshake(asyncio.Protocol):
                 self._tell(answered(response.status))
 
     def _refuse_for(self, error: BaseException) -> None:
-        """Answer after an error of the application; raise again what is not an error of its own."""
+        """Answer after an error of the application; raise cancellation and fatal errors again."""
         if isinstance(error, HandshakeError):
             return self._refuse(self.request, error)
         if was_cancelled(error):
@@ -319,7 +319,7 @@ class OpeningHandshake(asyncio.Protocol):
         self._answered = True
         transport = self.transport
         transport.resume_reading()
-        transport.set_write_buffer_limits(0)  # resume_writing is called when all of it has left
+        transport.set_write_buffer_limits(0)  # resume_writing then means that all has left
         transport.write(octets)
         if not self._unsent:
             self._linger()

@@ -55,7 +55,7 @@ async def broadcast(
 
 
 async def _send(conn: Conn, prepared: PreparedMessage, timeout: float | None) -> bool | None:
-    """Send when it is our turn: True when sent, False when it is slow, None when it is over."""
+    """Send when we get the lock: True if sent, False if the peer is slow, None if it is over."""
     patience = _patiences.setdefault(conn, Patience())
     began = monotonic()
     left = patience.left(timeout, began)
@@ -68,18 +68,18 @@ async def _send(conn: Conn, prepared: PreparedMessage, timeout: float | None) ->
     except Exception:
         if conn._core.state is State.OPEN:
             raise
-        return None  # its own receiver is told how it ended
+        return None  # the connection's receiver gets the error
     finally:
         patience.spend(monotonic() - began, monotonic())
     return True
 
 
-# Of the connections for which broadcasts have waited, as long as that counts against them.
+# For each connection that broadcasts have waited for, as long as the wait still counts.
 _patiences: WeakKeyDictionary[Conn, Patience] = WeakKeyDictionary()
 
 
 def _note_room(audience: Iterable[Conn], late: Iterable[Conn]) -> None:
-    """Give back to those that had room this time what counts against them."""
+    """Take off the waits of connections that had room this time."""
     if not _patiences:
         return
     for conn in set(audience).difference(late):

@@ -59,7 +59,7 @@ class Clients:
             self.no_handshakes.set()
 
     def bind(self, conn: Conn, task: asyncio.Task[None]) -> None:
-        """Have a connection last no longer than the task that its handler runs in."""
+        """Remove a connection when the task of its handler ends."""
         self.handlers[conn] = task
         task.add_done_callback(partial(self.remove, conn))
 
@@ -88,7 +88,7 @@ class Clients:
             conn.abort()
 
     def disown(self) -> None:
-        """Let go of them all in a child of fork: they are the parent's."""
+        """Let go of all clients in a child of fork: they belong to the parent."""
         for conn in tuple(self.handlers):
             conn._disown()
         for client in (*self.handshakes, *self.refused):

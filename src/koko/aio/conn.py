@@ -28,20 +28,20 @@ from koko.http import Request, Response
 from koko.message import Data, Kind, PreparedMessage, check_kind
 
 
-# recv, send and the iteration are inherited: where MessageVerbs is native, the interpreter
-# finds them in C, and a method here that calls a part would cost more than they do.
+# recv, send and the iteration are inherited. Where MessageVerbs is native the interpreter finds
+# them in C; a method here that calls a part would cost more than they do.
 class Conn(BaseConn, MessageVerbs):
     """One end of an open WebSocket.
 
     Any number of tasks may send; messages are never interleaved. One task receives.
     Cancelling ``recv`` loses nothing: the next one goes on where it stopped. Cancelling
-    ``send`` while it waits for its turn or for a slow peer sends nothing and harms
+    ``send`` while it waits for another writer or for a slow peer sends nothing and harms
     nothing; once it has begun to write it no longer waits.
 
-    Pings are answered, pongs and Closes noticed and dead peers found whether or not
-    anybody receives, as long as no more than 64 KiB wait unread; beyond that the
-    socket is not read until somebody does. Everything happens in the event loop the
-    connection was made in; from another thread use ``loop.call_soon_threadsafe``.
+    Pings are answered, pongs and Closes noticed and dead peers found even while no task
+    receives, as long as no more than 64 KiB wait unread; beyond that the socket is not read
+    until a task receives. Everything happens in the event loop that the connection was made
+    in; from another thread use ``loop.call_soon_threadsafe``.
 
     Attributes:
         request: the opening handshake's request.
@@ -55,7 +55,7 @@ class Conn(BaseConn, MessageVerbs):
         self, protocol: ConnProtocol, request: Request, response: Response, subprotocol: str | None
     ) -> None:
         MessageVerbs.__init__(self, protocol)
-        look_up = protocol.transport.get_extra_info  # a closed one has forgotten its addresses
+        look_up = protocol.transport.get_extra_info  # later a closed transport forgets them
         local, remote = look_up("sockname"), look_up("peername")
         calls = HandlerCalls(protocol)
         BaseConn.__init__(self, protocol.core, calls, request, response, subprotocol, local, remote)
@@ -72,15 +72,15 @@ class Conn(BaseConn, MessageVerbs):
     ) -> Any:
         """Return the next message, text or binary, decoded; waits and raises as ``recv``.
 
-        ``decoder`` may be another library's, such as ``orjson.loads``. What it raises leaves
-        the connection unharmed; the message has been read then.
+        ``decoder`` may be another library's, such as ``orjson.loads``. If it fails the
+        connection is unharmed, but the message has been read.
         """
         return decoder(await self.recv(timeout))
 
     async def next_reader(self, timeout: float | None = None) -> tuple[Kind, MessageReader]:
         """Return the kind of the next message and a reader of its bytes, once it has begun.
 
-        Waits and raises as ``recv``. What was not read of the message before is skipped.
+        Waits and raises as ``recv``. The unread rest of the message before is skipped.
         """
         if timeout is not None:
             return await within(timeout, "no message came", self.next_reader())
@@ -143,8 +143,9 @@ class Conn(BaseConn, MessageVerbs):
     def cork(self) -> Iterator[None]:
         """Gather what is sent in this ``with`` block and write it together.
 
-        It leaves when 64 KiB are full, at the end of the loop's turn or of the block,
-        whichever is first. Replies to messages that arrived together are gathered anyway.
+        It is written when 64 KiB are gathered, at the end of the loop's turn or at the end of
+        the block, whichever is first. Replies to messages that arrived together are gathered
+        without it.
         """
         self._protocol.corked += 1
         try:
@@ -169,9 +170,9 @@ class Conn(BaseConn, MessageVerbs):
     ) -> None:
         """Send a ping, a pong or a Close of at most 125 bytes, ahead of waiting messages.
 
-        Nothing waits for the answer to a Close that is sent so; see ``close``. ``deadline``
-        is a time of the loop's clock up to which to wait for a peer that reads too slowly;
-        without one the frame is left to be written when it can be.
+        A Close that is sent so is not waited for; see ``close``. ``deadline`` is a time of the
+        loop's clock: until then wait for a peer that reads too slowly. Without one the frame
+        is queued and written when possible.
 
         Raises:
             ValueError: the payload may not stand in such a frame.
@@ -190,12 +191,12 @@ class Conn(BaseConn, MessageVerbs):
 
         ``data`` is the ping's payload, at most 125 bytes; random without it. A pong
         answers every ping before it as well. Once more than 64 KiB of messages wait unread,
-        the pong behind them cannot be seen until somebody receives.
+        the pong behind them is not seen until a task receives.
 
         Raises:
             CloseError: the connection ended first.
             TimeoutError: no pong came within ``timeout`` seconds; the connection is unharmed.
-            ValueError: a ping with this payload is still without its pong.
+            ValueError: a ping with this payload still waits for its pong.
         """
         protocol = self._protocol
         ping = self._core.start_ping(data, protocol.now())
@@ -220,8 +221,8 @@ class Conn(BaseConn, MessageVerbs):
         """Close the connection: send a Close, await the peer's, end the stream (§7.1.2).
 
         Takes at most ``timeout`` seconds (default ``close_timeout``), then the socket is
-        dropped. What had come before can still be received, up to 64 KiB of it. A
-        connection that is closing or closed already is only waited for. Tasks that wait
+        dropped. What had come before can still be received, up to 64 KiB of it. If the
+        connection is closing or closed already, this only waits for its end. Tasks that wait
         in ``recv`` or ``send`` are woken. When cancelled, the closing goes on within its
         bounds. A message that is being written in parts is cut off: then the Close says
         1011.
@@ -274,9 +275,9 @@ class Conn(BaseConn, MessageVerbs):
     def read_deadline(self) -> float | None:
         """A time of the loop's clock after which no read waits any longer; None for never.
 
-        It holds for every read, beside its own timeout: the earlier one counts. What has
-        come is still given, and nothing is lost: a read under a later deadline goes on. A read
-        that waits notices when it is put off, by a handler of pongs say, or brought forward.
+        It holds for every read, beside its own timeout: the earlier one counts. Messages that
+        have come are still returned, and nothing is lost: a read under a later deadline goes
+        on. A waiting read notices when the deadline is changed, for example by a pong handler.
         """
         deadline = self._protocol.read_deadline
         return None if deadline is None else deadline.at
@@ -320,12 +321,12 @@ class HandlerCalls:
         self._protocol = protocol
 
     def check(self, name: str, handler: ControlHandler | None) -> None:
-        """Raise for none: plain functions and coroutine functions are called alike."""
+        """Accept any handler: it may be a plain function or a coroutine function."""
 
     def call(self, handler: ControlHandler, *args: object) -> None:
         try:
             result = handler(*args)
-        except asyncio.CancelledError as error:  # of a future that it looked at
+        except asyncio.CancelledError as error:  # of a future whose result the handler took
             raise not_ours(error) from error
         if inspect.isawaitable(result):
             self._protocol.run(result)
@@ -343,8 +344,8 @@ def _write_control(protocol: GeneralPath, kind: int, payload: bytes) -> None:
 def join_messages(conn: Conn, separator: Data = b"") -> MessageReader:
     """Return a reader of all messages to come as one, each followed by ``separator``.
 
-    Text and binary alike. It ends with an ordinary end of the connection, as iteration
-    does; any other end is raised.
+    It takes text and binary alike. It ends with an ordinary end of the connection, as
+    iteration does; any other end is raised.
     """
     octets = separator.encode() if isinstance(separator, str) else bytes(separator)
     joined = Joined(conn._core, octets)

@@ -40,12 +40,12 @@ class Dialer(dialing.Dialer):
     ) -> Dialing:
         """Connect to ``url``; await the result for a ``Conn``, or use it in ``async with``.
 
-        ``headers`` are added to the dialer's own and replace those of the same name. The whole
-        of it - name resolution, TCP, proxy, TLS, HTTP, redirects - takes at most
+        ``headers`` are added to the dialer's own and replace those of the same name. All steps
+        together - name resolution, TCP, proxy, TLS, HTTP, redirects - take at most
         ``handshake_timeout`` seconds. Cancelling it leaves nothing open. ``sock`` is a socket
         that is connected already: its descriptor becomes the connection's, and ``sock`` is as
-        after ``detach`` (a ``ValueError`` leaves it as it was). As nobody can open a second one,
-        redirects are not followed.
+        after ``detach`` (a ``ValueError`` leaves it unchanged). Since there is no second
+        socket, redirects are not followed.
 
         Raises:
             ErrBadHandshake: the server answered, but not with an acceptance; see ``response``.
@@ -111,7 +111,7 @@ class _StepRunner:
                 return await self._perform(step)
         except TimeoutError as error:
             if not limit.expired():
-                raise  # a timeout of the system's own
+                raise  # a timeout of the system, such as ETIMEDOUT
             raise OutOfTimeError from error
 
     async def _perform(self, step: Step) -> Any:

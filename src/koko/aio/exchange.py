@@ -12,16 +12,16 @@ from koko.default_context import default_context, made_context
 from koko.dial_steps import Connecting, Exchange, Reader, StartTLS
 from koko.dialing import log
 
-LONG = 86400.0  # seconds; None would mean a minute. The deadline of the dial comes first
+LONG = 86400.0  # seconds for TLS; None would mean a minute. The dial has its own deadline
 
 
 class HttpExchange(asyncio.Protocol):
-    """One TCP connection while its handshake is not over: bytes out, an answer in, and TLS."""
+    """One TCP connection during its opening handshake: bytes out, an answer in, and TLS."""
 
     def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None  # while it is not connected
+        self._transport: asyncio.Transport | None = None  # None until it is connected
         self._reader: Reader | None = None
-        self._answer: asyncio.Future[Any] | None = None  # of the exchange under way
+        self._answer: asyncio.Future[Any] | None = None  # of the running exchange
         self._early: list[bytes] = []  # what came while no answer was expected
         self._lost = False
 
@@ -31,14 +31,14 @@ class HttpExchange(asyncio.Protocol):
         return self._transport
 
     async def attach(self, step: Connecting, sock: socket.socket) -> None:
-        """Take a connected socket; where it fails, the socket is closed."""
+        """Take a connected socket, and close it if that fails."""
         log.debug("connected to %s port %d: %s", step.host, step.port, sock)
         await (attach_to_the_loops if step.for_tls else attach)(sock, self)
 
     async def start_tls(self, step: StartTLS, shutdown_timeout: float) -> ssl.SSLObject:
-        """Put TLS on the transport; its end may later take ``shutdown_timeout`` seconds.
+        """Put TLS on the transport; closing it may later take ``shutdown_timeout`` seconds.
 
-        Not create_connection(ssl=...): cancelled before its first byte, it forgets the socket.
+        Not create_connection(ssl=...): if cancelled before its first byte it leaks the socket.
 
         Raises:
             OSError: TLS failed.
@@ -53,7 +53,7 @@ class HttpExchange(asyncio.Protocol):
                 ssl_shutdown_timeout=shutdown_timeout,
             )
         except TypeError as error:
-            # CPython before 3.11.8 and 3.12.2 trips over TLS in TLS that fails (its gh-113214).
+            # CPython before 3.11.8 and 3.12.2 hides why TLS inside TLS failed (its gh-113214).
             raise error.__context__ or error from None
         assert inner is not None
         self.connection_made(inner)
@@ -61,10 +61,10 @@ class HttpExchange(asyncio.Protocol):
         return session
 
     async def ask(self, step: Exchange) -> Any:
-        """Write the request and return the answer; reading is paused behind it.
+        """Write the request and return the answer; reading is paused after it.
 
         Raises:
-            HandshakeError: the answer was not HTTP, or was not whole.
+            HandshakeError: the answer was not HTTP, or was incomplete.
             OSError: the connection broke first, or the proxy refused.
         """
         self._reader = step.reader
@@ -87,9 +87,9 @@ class HttpExchange(asyncio.Protocol):
             self._transport.abort()
 
     def hand_over(self, protocol: asyncio.Protocol, early: bytes) -> None:
-        """Give the transport, and what came behind the answer, to the connection's protocol."""
+        """Give the transport, and what came after the answer, to the connection's protocol."""
         self.transport.set_protocol(protocol)
-        self.transport.resume_reading()  # what is in the socket comes after this call
+        self.transport.resume_reading()  # the loop reads the socket after this call returns
         if octets := b"".join((early, *self._early)):
             protocol.data_received(octets)
         if self._lost:
@@ -98,7 +98,7 @@ class HttpExchange(asyncio.Protocol):
     # What the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():
@@ -128,8 +128,8 @@ class HttpExchange(asyncio.Protocol):
 async def _default_context() -> ssl.SSLContext:
     if (made := made_context()) is not None:
         return made
-    # In a thread: it takes 40 ms, in which the loop serves others.
+    # In a thread: it takes 40 ms, during which the loop can serve others.
     try:
         return await asyncio.get_running_loop().run_in_executor(None, default_context)
-    except RuntimeError:  # no thread can be had
+    except RuntimeError:  # the system has no thread for it
         return default_context()

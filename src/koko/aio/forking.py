@@ -1,8 +1,8 @@
-"""Connections and servers in a child of fork: they are the parent's, and let go of at once.
+"""Lets go of connections and servers in a child of fork: they belong to the parent.
 
-Copies of the descriptors would keep a peer waiting for an end that the parent has sent, and
-clients in the queue of a port that nobody serves; what a child does with its event loop would
-take the parent's sockets out of the epoll that both share.
+If the child kept its copies of the descriptors, a peer would not see the end of a stream that
+the parent has closed, and clients would queue at a port that no process serves. What the child
+does with its event loop would take the parent's sockets out of the epoll that both share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ INHERITED = "since a fork it belongs to the parent process"
 
 
 class Kept(Protocol):
-    """What a child lets go of."""
+    """Something that a child lets go of."""
 
     def _disown(self) -> None: ...
 
@@ -27,19 +27,19 @@ _kept: WeakSet[Kept] = WeakSet()
 
 
 def keep(kept: Kept) -> None:
-    """Have ``kept`` told when it finds itself in a child."""
+    """Call ``kept._disown()`` in every child of fork, as long as ``kept`` exists."""
     _kept.add(kept)
 
 
 def disown(descriptor: int) -> None:
-    """Put a dead socket in the place of a descriptor: whatever is done with it reaches nobody."""
+    """Put a dead socket on a descriptor, so that whatever is done with it reaches no peer."""
     if descriptor >= 0:
         with suppress(OSError), socket.socket() as dead:
             os.dup2(dead.fileno(), descriptor, inheritable=False)
 
 
 def disown_transport(transport: asyncio.Transport) -> None:
-    """Do so with the socket under a transport."""
+    """Put a dead socket under a transport."""
     sock = transport.get_extra_info("socket")
     if sock is not None:
         disown(sock.fileno())

@@ -1,8 +1,8 @@
 """Moves bytes between an asyncio transport and the core, and wakes the tasks that wait.
 
-The general way of every byte, in plain Python and complete by itself: any transport, any
-codec. ``_native_fast_path`` is a short cut for messages that stands before it. Nothing about
-WebSocket is decided here; ``koko.core`` decides.
+Every byte can go this way. It is plain Python, complete by itself, and takes any transport and
+any codec; ``_native_fast_path`` is an optional short cut for messages before it. ``koko.core``
+decides everything about WebSocket.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ KEEP, CLOSE, _ = StreamAction
 class GeneralPath(asyncio.Protocol):
     """The protocol of one connection, its timer and its waits.
 
-    Has no fields of its own, so that the fast path may keep some of them in C:
-    ``koko.aio.protocol`` puts them together.
+    It stores no fields itself, so that the fast path can keep some of them in C: the classes
+    in ``koko.aio.protocol`` store them.
     """
 
     if not TYPE_CHECKING:
@@ -44,10 +44,10 @@ class GeneralPath(asyncio.Protocol):
     loop: asyncio.AbstractEventLoop
     now: Callable[[], float]
     waiter: Waiter
-    corked: int  # how many blocks gather what is sent
+    corked: int  # how many cork() blocks are open
     write_paused: bool
     read_paused: bool
-    gathered: int  # bytes that wait for the next replies
+    gathered: int  # bytes that wait to be written with the next replies
     feeding: bool
     flush_due: bool
     lock: MessageLock | None  # its holder may write; made when a writer has to wait
@@ -75,7 +75,7 @@ class GeneralPath(asyncio.Protocol):
     def hold(
         self, core: Connection, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop
     ) -> None:
-        """Begin with what a message needs."""
+        """Set the fields that every message needs."""
         self.core = core
         self.transport = transport
         self.loop = loop
@@ -100,7 +100,7 @@ class GeneralPath(asyncio.Protocol):
             if waiter.callback is not None and (inbox._messages or not inbox.only_messages):
                 self.feeding = True
                 waiter.wake()
-        finally:  # what ends a task may be for the loop as well, as sys.exit() is
+        finally:  # an error that ends a task may be for the loop, such as SystemExit
             self.feeding = False
             if core.owed:
                 self.flush()
@@ -112,14 +112,14 @@ class GeneralPath(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._end("the peer's stream ended without a Close")
         if not self.transport.is_closing() and unsent_in(self.transport):
-            # The peer may have stopped reading as well: the last bytes get a bounded time.
+            # The peer may have stopped reading: give the last bytes a bounded time to leave.
             self._timer_slot = self._timers.set(self.now() + self.core.close_timeout, self)
         return False  # the transport closes itself
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
         self._end(f"the connection broke: {error}" if error else "the stream was closed")
-        if not self._shares_timers:  # no other connection will let go of the loop's timer
+        if not self._shares_timers:  # no other connection would cancel the loop's timer
             self._timers.settle()
         if self.read_deadline is not None:
             self.read_deadline.forget()
@@ -135,15 +135,15 @@ class GeneralPath(asyncio.Protocol):
         if self.core.life.state is not OPEN:
             self.apply_stream_action()
 
-    # Whole messages: what the fast path does instead where it stands before this
+    # Whole messages: the fast path replaces these
 
     @property
     def congested(self) -> bool:
-        """True when a writer has to wait for its turn or for the peer."""
+        """True when a writer has to wait for the lock or for the peer."""
         return self.write_paused or (self.lock is not None and self.lock.locked())
 
     def next_waiter(self) -> Waiter:
-        """Return what a receiver is to wait for; a task may not have left the last one yet."""
+        """Return what a receiver awaits: a new one if a task has not left the last one yet."""
         if self.waiter._outcome is not None:
             self.waiter = Waiter(self.loop)
         return self.waiter
@@ -162,20 +162,20 @@ class GeneralPath(asyncio.Protocol):
         elif not inbox._messages and inbox.decoder.backlog:
             core.catch_up()
         if message is not None and not self.feeding:
-            inbox.taken_at = self.now()  # it had waited
+            inbox.taken_at = self.now()  # the message had waited in the inbox
         if self.read_paused:
             self.resume_if_room()
         return message
 
     def write(self, kind: int, message: Data) -> None:
-        """Send a message; the caller has the turn."""
+        """Send a message; the caller has made sure that none is being written."""
         self.core.send(kind, message)
         self.sent()
 
     def sent(self) -> None:
-        """Write what was just owed: at once, or with the next replies while messages wait.
+        """Write what is owed now: at once, or with the next replies while messages wait.
 
-        What is gathered leaves at the end of the loop's turn at the latest.
+        What is gathered is written at the end of the loop's turn at the latest.
         """
         core = self.core
         if self.corked or core.inbox._messages:
@@ -188,12 +188,12 @@ class GeneralPath(asyncio.Protocol):
         self.flush()
 
     def flush(self) -> None:
-        """Write everything owed, unless the transport asked us to wait."""
+        """Write everything owed, unless the transport has paused writing."""
         self.flush_due = False
         self.gathered = 0
         if not self.core.owed or self.write_paused:
             return
-        if self.transport.is_closing():  # it failed: a writer waits until its end is told
+        if self.transport.is_closing():  # it failed: writers wait until connection_lost
             self.write_paused = True
         else:
             self.transport.write(self.core.take_owed())
@@ -201,19 +201,19 @@ class GeneralPath(asyncio.Protocol):
     # Receiving
 
     def slow_message(self) -> str | bytes | None:
-        """Return the next message where more than messages may be found, or raise the end."""
+        """Return the next message, past control frames, or raise the end of the connection."""
         message: str | bytes | None = self.ask(self.core.next_message)
         return message
 
     @types.coroutine
     def arrives(self) -> Generator[Any, None, None]:
-        """Wait, as the receiver, until there may be something to find."""
+        """Wait, as the one receiver, until something may have come."""
         waiter = self.next_waiter()
         waiter._asyncio_future_blocking = True
         yield waiter
 
     def ask(self, take: Callable[[], Any]) -> Any:
-        """Return what ``take`` finds, None when ``arrives`` must be awaited for it."""
+        """Return what ``take`` returns; None means: await ``arrives`` and ask again."""
         core = self.core
         if self.waiter.waiting:
             raise self.busy()
@@ -250,14 +250,14 @@ class GeneralPath(asyncio.Protocol):
             self.transport.pause_reading()
 
     def resume_if_room(self) -> None:
-        """Read on if there is room again; what was held back may have owed something."""
+        """Resume reading if the inbox has room; frames that were held back may owe answers."""
         if not self.core.full:
             self.flush()
             self.rearm()
             self._resume()
 
     def set_read_deadline(self, deadline: float | None) -> None:
-        """Let no read wait beyond ``deadline``, nor one that waits already."""
+        """Set the deadline of all reads, of one that waits already, too."""
         if self.read_deadline is None:
             self.read_deadline = ReadDeadline(self.loop, self.now)
         self.read_deadline.at = deadline
@@ -267,7 +267,7 @@ class GeneralPath(asyncio.Protocol):
 
     @property
     def message_lock(self) -> MessageLock:
-        """Its holder may write; first come, first served."""
+        """The lock whose holder may write; first come, first served."""
         if self.lock is None:
             self.lock = MessageLock(self.now)
         return self.lock
@@ -280,7 +280,7 @@ class GeneralPath(asyncio.Protocol):
             await self.wait_for_change()
 
     async def wait_for_change(self) -> None:
-        """Wait until the transport takes more, the state changes, a pong or a turn has come."""
+        """Wait for room in the transport, a new state, a pong, or the end of a message."""
         if self._waiters is None:
             self._waiters = []
         waiter = self.loop.create_future()
@@ -292,18 +292,18 @@ class GeneralPath(asyncio.Protocol):
                 self._waiters.remove(waiter)
 
     def release_waiters(self) -> None:
-        """Have all tasks that wait for a change look again."""
+        """Wake all tasks in ``wait_for_change``, so that they check again."""
         if self._waiters:
             for waiter in self._waiters:
                 if not waiter.done():
                     waiter.set_result(None)
 
     def say_goodbye(self) -> None:
-        """See a Close that is owed through to the end of the connection."""
+        """Write a Close that is owed, and begin to wait for the end of the connection."""
         self._leaving = True
         self.flush()
         if self.core.full and not self.waiter.waiting:
-            self.core.discard_new()  # the peer's Close is behind it
+            self.core.discard_new()  # to reach the peer's Close behind the unread messages
         self._resume()
         self.apply_stream_action()
 
@@ -312,7 +312,7 @@ class GeneralPath(asyncio.Protocol):
         self.transport.abort()
 
     def disown(self) -> None:
-        """End the connection in a child of fork, without a word to the peer: it is the parent's."""
+        """End the connection in a child of fork; the peer must not notice, it is the parent's."""
         self.core.feed_eof(self.now(), INHERITED)
         disown_transport(self.transport)
 
@@ -341,7 +341,7 @@ class GeneralPath(asyncio.Protocol):
             end_half(self.transport)
 
     def rearm(self) -> None:
-        """Set the connection's one timer to when the core wants to be told the time."""
+        """Set the connection's one timer to the next deadline of the core."""
         due_at = self.core.due_at
         if due_at != self._due_at:
             self._disarm()
@@ -354,7 +354,7 @@ class GeneralPath(asyncio.Protocol):
         self._timer_slot = self._due_at = None
 
     def on_timer(self) -> None:
-        """Tell the core the time, which it wanted to be told by now."""
+        """Tell the core that one of its deadlines has come."""
         self._timer_slot = self._due_at = None
         core = self.core
         core.tick(self.now(), not self.read_paused, backlog_of(self.transport))
@@ -369,9 +369,9 @@ class GeneralPath(asyncio.Protocol):
         self.core.feed_eof(self.now(), why)
         self._disarm()
         self.release_waiters()
-        self.waiter.wake()  # last: what leaves the task may be for the loop, as sys.exit() is
+        self.waiter.wake()  # last: the task may raise an error for the loop, such as SystemExit
 
-    def _look_again(self) -> None:  # whoever receives by then
+    def _look_again(self) -> None:  # for the task that receives by then
         self.waiter.wake()
 
     def _resume(self) -> None:
@@ -394,6 +394,6 @@ class GeneralPath(asyncio.Protocol):
             self.flush()
             self.apply_stream_action()
             self.waiter.wake()
-        elif not isinstance(error, CloseError):  # too late for any reader: it is still told
+        elif not isinstance(error, CloseError):  # too late for a receiver: tell the loop
             complaint = f"a handler failed after the connection had ended: {self.core.ending}"
             self.loop.call_exception_handler({"message": complaint, "exception": error})

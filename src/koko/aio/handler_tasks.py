@@ -1,4 +1,4 @@
-"""The tasks in which handlers of control frames go on that returned something to await."""
+"""Tasks for what handlers of control frames return to be awaited."""
 
 from __future__ import annotations
 

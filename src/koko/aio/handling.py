@@ -28,7 +28,7 @@ async def run_handler(
     error = None
     try:
         result = handler(conn)
-        # isawaitable() takes ten times as long to say so of a coroutine.
+        # For a coroutine isawaitable() takes ten times as long as this check of the type.
         if type(result) is not CoroutineType and not inspect.isawaitable(result):
             raise not_awaitable("handler", handler, result)
         await result
@@ -37,7 +37,7 @@ async def run_handler(
     try:
         await end_with(conn, error, logger, others)
     finally:
-        error = None  # it holds this frame
+        error = None  # its traceback holds this frame: a reference cycle
 
 
 async def end_with(
@@ -45,8 +45,8 @@ async def end_with(
 ) -> None:
     """End the connection of a handler that ended, perhaps with an error, and log that.
 
-    ``others`` tells how many are open still. Two kinds of errors are raised again: the
-    cancellation of this task, and what ends the loop.
+    ``others`` returns how many connections are still open. Two kinds of errors are raised
+    again: the cancellation of this task, and what ends the loop.
     """
     try:
         if error is not None and was_cancelled(error):
@@ -67,7 +67,7 @@ async def _fail(conn: Conn, error: BaseException, logger: logging.Logger) -> Non
     tell(logger, logging.ERROR, sentence, *values, error=shown)
     if not isinstance(error, FATAL):
         return await conn.close(1011)
-    with suppress(CloseError):  # the loop does not wait for the answer
+    with suppress(CloseError):  # the loop is ending: do not wait for the peer's answer
         conn._write_control(Kind.CLOSE, format_close_message(1011))
     raise error
 
@@ -80,6 +80,6 @@ def _log_end(conn: Conn, logger: logging.Logger, others: Callable[[], int]) -> N
         peer, target = written(conn.remote_address), conn.request.shown
         sentence = ended(conn._core, conn._protocol.now(), others())
         tell(logger, logging.INFO, CLIENT, peer, target, sentence)
-    # The frames it went through hold conn, which holds it: a circle that keeps a
-    # connection in memory until the garbage collector comes by.
+    # The frames of its traceback hold conn, which holds the error: a reference cycle that would
+    # keep a connection in memory until the garbage collector runs.
     ending.__traceback__ = None

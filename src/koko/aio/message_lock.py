@@ -1,7 +1,7 @@
-"""Whose turn it is to begin a message: first come, first served, and by when.
+"""A lock for those who write messages: first come, first served, until the write deadline.
 
-Writers wait before they owe anything, never after it. While a message is written in parts
-nobody else's may begin; control frames do not ask.
+A writer waits before it owes anything, never after. While a message is written in parts no
+other may begin; control frames do not take the lock.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ OWN = (
 
 
 class MessageLock(asyncio.Lock):
-    """Who holds it may begin a message.
+    """Its holder may begin a message.
 
     Attributes:
-        deadline: when to begin none any more.
-        message: the one that is being written in parts.
-        writer: the task that began it; weak, for the writer may be what that task returned.
+        deadline: when messages may no longer begin; None for no limit.
+        message: the message that is being written in parts.
+        writer: the task that began it. A weak reference, since the writer may be the result of
+            that task: a reference cycle.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -36,7 +37,7 @@ class MessageLock(asyncio.Lock):
         self._now = now
 
     def locked(self) -> bool:
-        """Return True when who wants to send has to wait, or to look at the deadline first."""
+        """Return True when a sender has to wait, or to check the deadline first."""
         return self.message is not None or self.deadline is not None or super().locked()
 
     @property
@@ -46,7 +47,7 @@ class MessageLock(asyncio.Lock):
         return not taken and (self.deadline is None or self._now() < self.deadline)
 
     def pass_to(self, message: Outgoing) -> None:
-        """Let this task go on with ``message`` while nobody else may begin one."""
+        """Keep the lock for ``message``, which this task writes in parts."""
         self.message = message
         if task := asyncio.current_task():
             self.writer = weakref.ref(task)
@@ -57,7 +58,7 @@ class MessageLock(asyncio.Lock):
             raise RuntimeError(OWN)
 
     def time_left(self, timeout: float | None) -> float | None:
-        """Return the seconds that a write which begins now may take, None for any number."""
+        """Return how many seconds a write that begins now may take, None for no limit."""
         if self.deadline is None:
             return timeout
         left = self.deadline - self._now()

@@ -90,9 +90,9 @@ C = TypeVar("C", bound=MessageVerbs)
 
 
 def send_now(conns: Iterable[C], prepared: PreparedMessage) -> tuple[int, int, list[C]]:
-    """Send a prepared message to all who have room, without waiting.
+    """Send a prepared message to the connections that have room, without waiting.
 
-    Returns how many it was sent to, how many were over, and who has no room.
+    Returns how many it was sent to, how many were over, and those that have no room.
     """
     sent = gone = 0
     late: list[C] = []

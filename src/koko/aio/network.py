@@ -1,4 +1,4 @@
-"""From a name and a port to a connected socket; a call that is cancelled leaves nothing open."""
+"""From a name and a port to a connected socket; a cancelled call leaves nothing open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def connect(step: Connecting, deadline: float | None) -> socket.socket:
     """Return a connected socket.
 
     Raises:
-        OSError: nobody accepts.
+        OSError: no connection was accepted.
     """
     match step:
         case Connect():
@@ -44,7 +44,7 @@ async def resolve(step: Resolve) -> list[Address]:
 
 
 async def ask_resolver(host: str | None, port: int, **hints: Any) -> list[Address]:
-    """Return what ``loop.getaddrinfo`` does; an address at once, without its threads.
+    """Return what ``loop.getaddrinfo`` does, but for an address without its thread.
 
     Raises:
         OSError: the name is unknown, or there is no thread to ask in.
@@ -70,13 +70,13 @@ async def _call_net_dial(step: CallNetDial, deadline: float | None) -> socket.so
         if isinstance(sock, socket.socket):
             sock.close()
         raise
-    # Moved into an object of ours: if the application closed its own later, it could close
-    # whatever has the number of the descriptor by then.
+    # Moved into an object of ours: the application could close its own later, and with it an
+    # unrelated file that has the same descriptor by then.
     return socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
 
 
 async def _connect_unix(path: str | bytes) -> socket.socket:
-    # Not sock_connect: where the queue is full, the loops take the socket for connected.
+    # Not sock_connect: when the queue is full the loops mistake the socket for connected.
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.setblocking(False)
@@ -111,7 +111,7 @@ class Race:
         self._running: dict[asyncio.Task[socket.socket], Address] = {}
 
     async def run(self) -> socket.socket:
-        """Return the winner; all others are closed.
+        """Return the first socket that is connected; all others are closed.
 
         Raises:
             OSError: every address refused.
@@ -119,7 +119,7 @@ class Race:
         attempts = self._attempts
         try:
             while attempts.left or self._running:
-                # Every turn starts one more: after the delay, or at once when one failed.
+                # Each round starts one more: after the delay, or at once when one has failed.
                 if attempts.left:
                     address = attempts.begin()
                     self._running[asyncio.ensure_future(_connect(address))] = address
@@ -146,7 +146,7 @@ class Race:
     async def _give_up(self) -> None:
         for task in self._running:
             task.cancel()
-        # Each closes its own socket, but one may have connected in the same moment.
+        # A cancelled attempt closes its own socket, but one may have just connected.
         for outcome in await asyncio.gather(*self._running, return_exceptions=True):
             if isinstance(outcome, socket.socket):
                 outcome.close()

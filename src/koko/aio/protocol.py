@@ -1,7 +1,7 @@
-"""The protocol behind a ``Conn``: the general path, and before it the fast path where it was built.
+"""The protocol behind a ``Conn``: the general path, with the fast path before it if it was built.
 
-Both are told apart nowhere else. The fast path is a base class because the interpreter pays
-for it: a transport enters it in C, and its fields are a struct.
+No other module tells the two apart. The fast path is a base class because that makes it fast:
+a transport enters it in C, and its fields are a struct.
 """
 
 from __future__ import annotations

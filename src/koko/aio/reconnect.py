@@ -36,10 +36,10 @@ def reconnect(
                 continue
 
     A Close with 1000 is followed by another connection like any other end: ``break`` where
-    there is nothing left to do. ``retry`` is asked whether a failure, or the end of a
-    connection, is worth another try, ``is_transient`` by default; one that is not is raised.
-    ``break``, ``return`` and an exception close the connection, soon after; with
-    ``contextlib.aclosing`` before the block is left.
+    there is nothing left to do. ``retry`` (by default ``is_transient``) decides whether to try
+    again after a failure or the end of a connection; if not, that error is raised. ``break``,
+    ``return`` and an exception close the connection soon after; with
+    ``contextlib.aclosing`` it is closed before the block is left.
 
     ``options`` are those of ``Dialer``, which may be given whole instead.
 

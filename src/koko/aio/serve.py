@@ -39,7 +39,7 @@ from koko.serving import (
 )
 from koko.upgrading import UpgraderOptions, check_server_options
 
-LEAVE = 1.0  # seconds that cancelled handlers get to end
+LEAVE = 1.0  # seconds that cancelled handlers have to end
 
 
 class Server:
@@ -60,14 +60,13 @@ class Server:
         upgrader: which requests become connections, and with which options; or these
             ``options`` themselves, as for ``serve``.
         ssl: a context for wss.
-        http: answers the requests that ask for no WebSocket: gets the ``Request``,
-            returns a ``Response``, or None to refuse with 426; may raise ``HandshakeError``
-            to refuse otherwise. May be a coroutine function. Without a handler it gets every
-            request and may make a connection of it by ``Upgrader.upgrade``; what holds for a
-            handler holds for it from there on.
-        max_connections: how many it serves at once. Any more get 503 and can try again;
-            handshakes and plain HTTP count as well, though none while it is still at TLS.
-            None: as many as come.
+        http: a function, or coroutine function, for requests that ask for no WebSocket. It
+            gets the ``Request`` and returns a ``Response``, or None to refuse with 426; to
+            refuse otherwise it raises ``HandshakeError``. Without a handler it gets every
+            request, and may make a connection of it by ``Upgrader.upgrade``; from then on
+            the rules for handlers hold for it.
+        max_connections: how many clients it serves at once. Any more get 503 and can try
+            again. Handshakes and plain HTTP count as well, but not during TLS. None: no limit.
         sock: a bound socket to listen on instead of host and port.
         reuse_port: let several processes listen on one port.
         logger: where to log; the standard library's logger "koko.server" by default.
@@ -96,10 +95,10 @@ class Server:
         self._clients = Clients(check_limit(max_connections))
         self._ssl = ssl
         self._where = (host, port, sock, reuse_port)
-        self._timers: TimerWheel  # of the loop it was started in
+        self._timers: TimerWheel  # of the loop that the server was started in
         self._acceptor: Acceptor | None = None
         self._listeners: list[Listening] = []
-        self._listened: list[Any] = []  # the addresses, kept after its end
+        self._listened: list[Any] = []  # the addresses; kept after the end
         self._closing: asyncio.Task[None] | None = None
         self._waiting: asyncio.Timeout | None = None  # bounds the wait for handlers to end
         self._hurried = False
@@ -109,10 +108,10 @@ class Server:
     # Life
 
     async def start(self) -> None:
-        """Begin to accept connections. Where that fails nothing is left open.
+        """Begin to accept connections. If that fails nothing is left open.
 
         Raises:
-            RuntimeError: it was started before; a server serves once.
+            RuntimeError: it was started before; a server starts only once.
             OSError: it cannot listen there.
         """
         if self._started or self._closing is not None:
@@ -154,7 +153,7 @@ class Server:
         )
 
     def _unbind(self, sockets: Iterable[socket.socket]) -> None:
-        """Free the ports of a start that failed: those listened on, and ``sockets``."""
+        """Close the listeners of a start that failed, and ``sockets``."""
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
@@ -186,12 +185,12 @@ class Server:
     def _begin_closing(
         self, code: int = 1001, reason: str = "", timeout: float | None = None
     ) -> asyncio.Task[None]:
-        """Do what ``close`` does without waiting for it; return the task that does it."""
+        """Start the task that closes the server, without waiting for it; return the task."""
         if self._closing is None:
             close_payload(Close(code, reason))  # misuse raises before anything has changed
             if timeout is None:
                 timeout = self.upgrader.close_timeout
-            # A handler that closes its server waits for this: to wait for it would be for ever.
+            # A handler that closes its server waits for this task: do not wait for that handler.
             caller = asyncio.current_task()
             self._closing = asyncio.create_task(self._close(code, reason, timeout, caller))
             self._stop.set()
@@ -215,7 +214,7 @@ class Server:
     ) -> None:
         await self.close()
 
-    # What there is
+    # State
 
     @property
     def connections(self) -> set[Conn]:
@@ -224,7 +223,7 @@ class Server:
 
     @property
     def max_connections(self) -> int | None:
-        """How many clients it serves at once; a new limit counts for those that come next."""
+        """How many clients it serves at once; a new limit applies to new clients."""
         return self._clients.limit
 
     @max_connections.setter
@@ -233,15 +232,15 @@ class Server:
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
-        """The sockets it listens on; none before its start and after its end."""
+        """The sockets it listens on; empty before its start and after its end."""
         found = (sock for listener in self._listeners for sock in listener.sockets)
         return tuple(sock for sock in found if sock.fileno() >= 0)
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the first socket it listens on; of a Unix socket its path and 0.
+        """Host and port of the first socket it listens on; for a Unix socket, its path and 0.
 
-        After the server's end still where it listened.
+        After the end it is the address where the server listened.
 
         Raises:
             RuntimeError: it has not been started.
@@ -251,7 +250,7 @@ class Server:
     # Closing
 
     def _stop_by_signal(self) -> None:
-        """Close; where that is under way, at once."""
+        """Close the server; if it is closing already, drop everything at once."""
         if self._closing is None:
             self._begin_closing()
         elif not self._hurried:
@@ -285,7 +284,7 @@ class Server:
         self._clients.drop_all()
         for task in ends:
             task.cancel()
-        # A handler that ignores its cancellation is left behind: nothing else can end it.
+        # A handler that ignores its cancellation is left behind: it cannot be ended.
         await asyncio.wait(ends, timeout=LEAVE)
         self._timers.settle()
         lasted = asyncio.get_running_loop().time() - began
@@ -312,9 +311,9 @@ async def serve(
     """Serve until stopped: by SIGINT, by SIGTERM, or by being cancelled.
 
     Every connection then gets a Close with 1001, within ``close_timeout``; a second signal
-    drops them at once. The signals are watched only in the main thread, and handled as
-    before when this returns. ``options`` are those of ``Upgrader``, which may
-    be given whole instead; the rest is as in ``Server``.
+    drops them at once. The signals are watched only in the main thread; when this returns
+    their former handlers are back. ``options`` are those of ``Upgrader``, unless
+    ``upgrader`` is given; the rest is as in ``Server``.
     """
     check_server_options("serve()", upgrader, options)
     refuse_async("serve()", "on_start=", on_start)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM stop ``serve``: it takes them from the process, and gives them back."""
+"""SIGINT and SIGTERM stop ``serve``: it sets their handlers, and restores the former ones."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LOOK = 1.0  # seconds within which a signal is noticed
 
 @contextmanager
 def stopped_by_signals(stop: Callable[[], object]) -> Iterator[None]:
-    """Have the running loop call ``stop`` for each SIGINT and SIGTERM; in the main thread only.
+    """Let the running loop call ``stop`` for each SIGINT and SIGTERM; in the main thread only.
 
-    The loop is not asked to handle them: it does not say which handler it replaces, so that one
-    could not be put back.
+    Not by ``loop.add_signal_handler``: it does not tell which handler it replaces, so that one
+    could not be restored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -27,7 +27,7 @@ def stopped_by_signals(stop: Callable[[], object]) -> Iterator[None]:
     def caught(number: int, frame: object) -> None:
         loop.call_soon_threadsafe(stop)
 
-    # A handler that was not set in Python could not be set again: it stays.
+    # A handler that was set in C cannot be restored: it stays.
     before = {number: signal.getsignal(number) for number in SIGNALS}
     taken = [number for number in SIGNALS if before[number] is not None]
     looking = loop.create_task(_look(), name="koko-signals")
@@ -38,11 +38,11 @@ def stopped_by_signals(stop: Callable[[], object]) -> Iterator[None]:
     finally:
         looking.cancel()
         for number in taken:
-            if signal.getsignal(number) is caught:  # nobody else has taken it meanwhile
+            if signal.getsignal(number) is caught:  # the application has not replaced it
                 signal.signal(number, before[number])
 
 
 async def _look() -> None:
-    """Have the loop wake now and then: a signal just before it waits does not end that wait."""
+    """Wake the loop now and then: a signal that comes just before it waits does not wake it."""
     while True:
         await asyncio.sleep(LOOK)

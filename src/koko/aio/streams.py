@@ -1,6 +1,6 @@
 """Messages in parts, for asyncio: a reader and a writer, awaited.
 
-``koko.core`` decides what has come and what may leave; only waiting is done here.
+``koko.core`` decides what has come and what may be sent; this module only waits.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from koko.message import Data, Kind, check_kind
 class MessageReader:
     """The bytes of a message, read as they come; text as UTF-8, checked already.
 
-    It has the verbs of ``asyncio.StreamReader`` that mean something for a message;
+    It has the verbs of ``asyncio.StreamReader`` that make sense for a message;
     iteration gives lines, as with any file. Reads wait as ``recv`` does, count as the
-    connection's one receiver, and end in the same errors; a message that ends in the middle
-    because the connection does is never taken for a whole one. Cancelling a read loses
-    nothing.
+    connection's one receiver, and raise the same errors; a message that is cut off by the
+    end of the connection is never taken for a whole one. Cancelling a read loses nothing.
 
     ``close``, or asking for the next message, closes a reader that was not read to its end:
     the rest of the message is skipped, and reading on is a ValueError.
@@ -73,7 +72,7 @@ class MessageReader:
         raise StopAsyncIteration
 
     def close(self) -> None:
-        """Skip what is left of the message. Waits for nothing."""
+        """Skip the rest of the message, without waiting."""
         self._source.close()
 
     @property
@@ -95,14 +94,14 @@ class MessageReader:
 class MessageWriter:
     """A message that is sent in fragments while it is written; ``close`` ends it.
 
-    A fragment leaves when ``write_buffer_size`` bytes are there and more comes, so a short
+    A fragment is sent when ``write_buffer_size`` bytes are gathered and more comes, so a short
     message is one frame. Other tasks' messages wait until it is closed; control frames do
     not, and neither does receiving. One task at a time.
 
-    A message that cannot be ended as it should - the ``async with`` block was left by an
-    exception, a write timed out or was cancelled, the writer was dropped without ``close``
-    - is not ended: where nothing of it had left nothing is sent and the connection is
-    unharmed, else the connection is closed with 1011.
+    A message is not ended as if it were whole when the ``async with`` block is left by an
+    exception, when a write times out or is cancelled, or when the writer is dropped without
+    ``close``. If none of it has been sent, nothing is sent and the connection is unharmed;
+    otherwise the connection is closed with 1011.
     """
 
     def __init__(self, protocol: GeneralPath, kind: Kind, message: Outgoing) -> None:
@@ -117,10 +116,9 @@ class MessageWriter:
         return self._closed
 
     async def write(self, data: Data, timeout: float | None = None) -> int:
-        """Add to the message: bytes as they are, str as UTF-8 where it is text.
+        """Add to the message: bytes as they are, str as UTF-8 if the message is text.
 
-        Returns how many bytes that were, always all of them. Waits while the peer reads too
-        slowly.
+        Returns the number of bytes, always all of them. Waits while the peer reads too slowly.
 
         Raises:
             CloseError: the connection is over.
@@ -134,7 +132,7 @@ class MessageWriter:
         return len(view)
 
     async def close(self) -> None:
-        """End the message: what is left of it is sent as its last fragment."""
+        """End the message: the rest of it is sent as the last fragment."""
         if not self._closed:
             await self._or_cut(None, self._end)
             self._leave()
@@ -156,7 +154,7 @@ class MessageWriter:
 
     def __del__(self) -> None:
         if not self._closed:
-            with suppress(RuntimeError):  # the loop is closed, and the connection with it
+            with suppress(RuntimeError):  # the loop is closed, so the connection is gone
                 self._protocol.loop.call_soon_threadsafe(_cut, self._protocol, self._message)
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
 

@@ -1,4 +1,4 @@
-"""What is known here of asyncio's tasks, futures and clocks."""
+"""What Koko needs to know of asyncio's tasks, futures and clocks."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# asyncio.current_task is written in Python before 3.12, round this.
+# Before Python 3.12 asyncio.current_task is a wrapper in Python around this.
 current_task: Callable[[asyncio.AbstractEventLoop], asyncio.Task[Any] | None] = (
     asyncio.current_task if sys.version_info >= (3, 12) else asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
 )
 
 
-# What asyncio lets end the loop when it leaves a task or a callback; anything else it keeps.
+# The errors that end the loop when a task or a callback raises them.
 FATAL = (SystemExit, KeyboardInterrupt)
 
 
 def was_cancelled(error: BaseException) -> bool:
-    """Tell whether ``error`` is the cancellation of the task that runs, which somebody asked for.
+    """Tell whether ``error`` says that the current task itself was cancelled.
 
-    A CancelledError can be that of another task, which this one awaits.
+    A CancelledError may also be that of another task, which the current one awaits.
     """
     task = asyncio.current_task()
     cancelled = isinstance(error, asyncio.CancelledError)
@@ -29,8 +29,11 @@ def was_cancelled(error: BaseException) -> bool:
 
 
 def not_ours(error: asyncio.CancelledError) -> RuntimeError:
-    """Return what a handler failed with: as it is, whoever receives would take it for its own."""
-    return RuntimeError(f"a handler left with {error!r}, and nobody had cancelled it")
+    """Return the error of a handler that was not cancelled but raised this.
+
+    Raised to the receiver as it is, it would look like a cancellation of the receiver.
+    """
+    return RuntimeError(f"a handler raised {error!r}, but its task was not cancelled")
 
 
 def failure_of(task: asyncio.Future[object]) -> BaseException | None:
@@ -49,16 +52,16 @@ def failure_of(task: asyncio.Future[object]) -> BaseException | None:
 
 
 class NoLoop:
-    """What a future that is over already needs of a loop."""
+    """What a future that is done already needs of a loop."""
 
     def get_debug(self) -> bool:
         return False
 
 
 def arrived() -> asyncio.Future[None]:
-    """Return what a woken task finds in the place of its waiter: a future that is over.
+    """Return what a woken task finds in the place of its waiter: a future that is done.
 
-    Of a Future a task takes the result in C; anything else it would have to ask.
+    A task reads the result of a Future in C; of any other object it would call a method.
     """
     future = asyncio.Future[None](loop=NoLoop())  # type: ignore[arg-type]
     future.set_result(None)
@@ -66,10 +69,10 @@ def arrived() -> asyncio.Future[None]:
 
 
 def cancelled(message: object) -> asyncio.Future[None]:
-    """Return what a cancelled task finds there: the CancelledError carries ``message``.
+    """Return what a cancelled task finds there: its CancelledError carries ``message``.
 
-    anyio knows its own cancellation by nothing else. Each gets a future of its own, since
-    the error is made when the result is taken.
+    anyio recognizes its own cancellation by the message alone. Each task gets its own future,
+    since the error is made when the result is read.
     """
     future = asyncio.Future[None](loop=NoLoop())  # type: ignore[arg-type]
     future.cancel(message)
@@ -78,24 +81,24 @@ def cancelled(message: object) -> asyncio.Future[None]:
 
 ARRIVED = arrived()
 
-# What a Waiter passes for. Not looked up later: nest_asyncio puts another class in its place.
+# The class that a Waiter claims to be. Looked up now: nest_asyncio replaces it later.
 FUTURE = asyncio.Future
 
 
 def may_enter(loop: asyncio.AbstractEventLoop) -> bool:
-    """Tell whether a task of ``loop`` can be entered from here, and may do what it likes.
+    """Tell whether a task of ``loop`` can be entered from here, whatever it does.
 
-    It cannot from within another task. In a loop that may be run by what it runs, as
-    nest_asyncio patches it, a task could run it again on top of what entered the task: a
-    callback of the loop, which cannot be called once more before it has returned.
+    It cannot from within another task. Nor in a loop that nest_asyncio has patched: there the
+    task may run the loop again, inside the callback that entered the task, and that callback
+    cannot be called again before it has returned.
     """
     return current_task(loop) is None and not hasattr(loop, "_nest_patched")
 
 
 def still_awaits(wakeup: Callable[[Any], object], awaited: object) -> bool:
-    """Tell whether a task did not go on though its ``wakeup`` was called.
+    """Tell whether a task did not go on although its ``wakeup`` was called.
 
-    It says so by a RuntimeError: another task is running, or its context is entered already.
+    It then raised RuntimeError: another task is running, or its context is entered already.
     """
     task = getattr(wakeup, "__self__", None)
     return getattr(task, "_fut_waiter", None) is awaited
@@ -104,7 +107,7 @@ def still_awaits(wakeup: Callable[[Any], object], awaited: object) -> bool:
 def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     """Return the clock of ``loop``, or one that runs with it and does not stand still.
 
-    uvloop's is read once in a turn of the loop and counts milliseconds: a round trip would
-    be none or one of them.
+    uvloop reads its clock once in a turn of the loop, in milliseconds: a round trip would
+    take 0 or 1.
     """
     return time.monotonic if type(loop).__module__.startswith("uvloop") else loop.time

@@ -1,9 +1,9 @@
 """Many deadlines on one timer of the loop.
 
-Every connection has a deadline at every moment, and almost none of them is ever reached:
-setting one and taking it back has to cost nothing. So those that are close together share
-a slot, and only the first slot has a timer. They ring together, never too early and at most
-``1 / RATE`` seconds late.
+Every connection has a deadline at every moment, and almost none of them is ever reached, so
+setting and cancelling one must cost almost nothing. Deadlines that are close together share a
+slot, and only the first slot has a timer of the loop. They expire together, never too early
+and at most ``1 / RATE`` seconds late.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Protocol
 from koko.aio.tasks import FATAL
 
 RATE = 64  # slots a second
-EARLY = 0.001  # seconds by which a loop may call before it was to
+EARLY = 0.001  # seconds by which a loop may call a timer too early
 
 
 class Timed(Protocol):
-    """Who wants to be rung up."""
+    """Something that has a deadline."""
 
     def on_timer(self) -> None: ...
 
@@ -36,7 +36,7 @@ class TimerWheel:
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, when: float, timed: Timed) -> set[Timed]:
-        """Ring ``timed`` at ``when``, unless it is discarded from what is returned."""
+        """Call ``timed.on_timer()`` at ``when``, unless it is discarded from the returned slot."""
         slot = ceil(when * RATE)
         due_together = self._slots.get(slot)
         if due_together is None:
@@ -50,7 +50,7 @@ class TimerWheel:
         return due_together
 
     def settle(self) -> None:
-        """Let go of the timer where nobody is left to be rung; for who will not come back."""
+        """Cancel the loop's timer if no deadline is left: nothing may come to do it later."""
         if not self._order or self._slots[self._order[0]]:
             return
         while self._order and not self._slots[self._order[0]]:
@@ -63,7 +63,7 @@ class TimerWheel:
         self._timer = self._loop.call_at(self._order[0] / RATE, self._ring) if self._order else None
 
     def _sweep(self) -> None:
-        # Slots that everybody has left: with long deadlines they could be many.
+        # Remove empty slots: with long deadlines they could be many.
         self._slots = {slot: timed for slot, timed in self._slots.items() if timed}
         self._order = list(self._slots)
         heapify(self._order)
@@ -80,10 +80,10 @@ class TimerWheel:
             while due_together:  # one that is called may discard others
                 try:
                     due_together.pop().on_timer()
-                except FATAL as error:  # for the loop, once the others have been rung
+                except FATAL as error:  # for the loop, after the other deadlines
                     fatal = error
-                except BaseException as error:  # is not the others' fault
-                    complaint = "a deadline could not be kept"
+                except BaseException as error:  # the others must not miss their deadlines
+                    complaint = "on_timer() of a connection failed"
                     self._loop.call_exception_handler({"message": complaint, "exception": error})
         if fatal is not None:
             raise fatal

@@ -1,9 +1,9 @@
-"""From a socket to a transport: our own where it was built and does what is asked, else the loop's.
+"""From a socket to a transport: our own where it was built and can do the job, else the loop's.
 
-And what is asked of any of them: what waits in it, and that it ends.
+Also what Koko does with a transport of either kind: see how much waits in it, and end it.
 
-Ours is for plain TCP and Unix sockets, on Linux, beside the native codec. TLS is aiofastnet's
-where that is installed: it spends a third of what the loops' own does on a small message
+Our own is for plain TCP and Unix sockets on Linux, with the native codec. If aiofastnet is
+installed it does TLS: for a small message it needs a third of the loops' time
 (``bench/run.py --only tls``).
 """
 
@@ -46,15 +46,15 @@ def connector(loop: asyncio.AbstractEventLoop, tls: dict[str, Any]) -> Connect:
 
 
 class QuietLoop:
-    """A loop as aiofastnet gets it: nobody is told twice of TLS that failed.
+    """The loop that aiofastnet gets: it does not report a TLS handshake that failed.
 
-    It raises that for whoever awaits the connection, and calls the loop's exception handler
-    as well, with a class in the place of the exception where the client hung up.
+    aiofastnet raises the error to the caller, which is enough. It also calls the loop's exception
+    handler, with a class in the place of the exception if the client hung up.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        # What is called for messages: found without __getattr__.
+        # These are called for every message: found without __getattr__.
         self.add_reader, self.remove_reader = loop.add_reader, loop.remove_reader
         self.add_writer, self.remove_writer = loop.add_writer, loop.remove_writer
         self.call_soon, self.call_later = loop.call_soon, loop.call_later
@@ -68,38 +68,38 @@ class QuietLoop:
 
 
 async def attach(sock: socket.socket, protocol: P) -> P:
-    """Give a connected socket to a protocol, which is told of its transport."""
+    """Give a connected socket to a protocol, whose ``connection_made`` is called."""
     if ours is not None:
         hasten(sock)
         try:
             ours.attach(sock, protocol)
             return protocol
         except NotImplementedError:
-            pass  # the loop watches no descriptors
+            pass  # the loop cannot watch descriptors
         except BaseException:
-            sock.close()  # the system had no epoll for us, say
+            sock.close()  # for example, the system had no descriptor for the epoll
             raise
     return await attach_to_the_loops(sock, protocol)
 
 
 async def attach_to_the_loops(sock: socket.socket, protocol: P) -> P:
-    """Do so on a transport of the loop's own, which can be given TLS."""
+    """Give a connected socket to a protocol, on a transport of the loop's, which can do TLS."""
     hasten(sock)
     try:
         await asyncio.get_running_loop().create_connection(lambda: protocol, sock=sock)
     except BaseException:
-        sock.close()  # a transport that had it has closed it; there may have been none
+        sock.close()  # no harm if a transport has closed it already
         raise
     return protocol
 
 
 def hasten(sock: socket.socket) -> None:
-    """Have small writes leave at once; TCP would keep a second one back, for 44 ms.
+    """Send small writes at once (TCP_NODELAY): TCP would hold back a second one for 44 ms.
 
-    asyncio does so only for sockets whose ``proto`` says TCP, which most do not.
+    asyncio does this only for sockets whose ``proto`` is TCP, which most are not.
     """
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        with suppress(OSError):  # it broke already, which shows itself soon
+        with suppress(OSError):  # it is broken already: the next call will say so
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
@@ -119,8 +119,8 @@ def descriptor_of(transport: asyncio.Transport) -> int:
 def unsent_in(transport: asyncio.Transport) -> int:
     """Return how many bytes wait in a transport and in those below it.
 
-    asyncio's own TLS hands everything on at once, to a transport that it does not show; of
-    uvloop's the system alone tells what becomes of it.
+    The TLS of asyncio passes everything on at once, to a transport that it does not show. For
+    uvloop's TLS only the system can tell what is unsent.
     """
     unsent = transport.get_write_buffer_size()
     below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
@@ -128,16 +128,16 @@ def unsent_in(transport: asyncio.Transport) -> int:
 
 
 def close(transport: asyncio.Transport) -> None:
-    """Close a transport: what waits in it leaves, if the peer takes it.
+    """Close a transport: what waits in it is sent, if the peer takes it.
 
-    Twice does harm: after a second ``close`` asyncio's own TLS no longer hears ``abort``.
+    Only once: after a second ``close`` the TLS of asyncio ignores ``abort``.
     """
     if not transport.is_closing():
         transport.close()
 
 
 def end_half(transport: asyncio.Transport) -> None:
-    """End our half of the stream; the whole of it where there are no halves."""
+    """End our half of the stream, or all of it if the transport knows no halves (TLS)."""
     try:
         if transport.can_write_eof():
             transport.write_eof()

@@ -19,11 +19,11 @@ class Upgrader(upgrading.Upgrader):
         """Make an open connection of a request that ``http=`` of Koko's server was given.
 
         Await the result for a ``Conn``, or use it in ``async with``. ``headers`` are added
-        to the 101, ``Set-Cookie`` for one.
+        to the 101, such as ``Set-Cookie``.
 
         Raises:
-            HandshakeError: the client is refused. Nothing was sent yet; a server that this
-                leaves ``http`` for sends its ``response``.
+            HandshakeError: the client is refused. Nothing was sent yet; if ``http`` does not
+                catch this, the server sends its ``response``.
             OSError: the client is gone; no answer can reach it.
             ValueError: ``headers`` has a name that only the handshake may write.
         """

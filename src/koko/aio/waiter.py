@@ -14,11 +14,11 @@ from koko.aio.tasks import ARRIVED, FUTURE, cancelled, may_enter, still_awaits
 
 
 class Waiter:
-    """The wait of one receiver for what comes next; made seldom, waited on many times.
+    """What a receiver awaits until something comes; made once and awaited many times.
 
-    Speaks the protocol of ``asyncio.Future``, as far as a ``Task`` and those who look into
-    one use it, so that ``wake`` can enter the task at once: a Future costs a ``call_soon``
-    and another turn of the loop. Cancelling goes through ``call_soon``, as with any future.
+    It behaves like an ``asyncio.Future``, as far as a ``Task``, and code that inspects one, can
+    see. But ``wake`` enters the task at once, where a Future costs a ``call_soon`` and another
+    turn of the loop. Cancelling goes through ``call_soon``, as with any future.
     """
 
     __slots__ = (
@@ -35,8 +35,8 @@ class Waiter:
         self._loop = loop
         self.callback: Callable[[Any], object] | None = None  # set while a receiver waits
         self._context: Context | None = None
-        # Set for a task that goes on soon and not now. It can cancel what it awaits until
-        # then, so that the next wait is another Waiter's.
+        # Set when the task will go on by ``call_soon``. Until then the task may be cancelled,
+        # so the next wait gets another Waiter.
         self._outcome: asyncio.Future[None] | None = None
         self._yielded = False
 
@@ -51,9 +51,9 @@ class Waiter:
         return task.get_name() if isinstance(task, asyncio.Task) else "another task"
 
     def wake(self) -> None:
-        """Let the receiver go on: at once, or soon where its task cannot be entered now.
+        """Let the receiver go on: at once, or soon if its task cannot be entered now.
 
-        Bytes arrive from inside a task where the transport is memory (tests, in-process pairs).
+        Bytes arrive inside another task if the transport is in memory (tests, in-process pairs).
         """
         if self.callback is None:
             return
@@ -63,7 +63,7 @@ class Waiter:
             self.end(ARRIVED)
 
     def enter(self) -> None:
-        """Let the receiver go on at once; soon where that turns out to be impossible."""
+        """Let the receiver go on at once, or soon if that turns out to be impossible."""
         callback, context = self.callback, self._context
         assert callback is not None
         assert context is not None
@@ -77,7 +77,7 @@ class Waiter:
             self.end(ARRIVED)
 
     def end(self, outcome: asyncio.Future[None]) -> None:
-        """Let the receiver go on soon, and find this."""
+        """Let the receiver go on soon, with this outcome."""
         self._outcome = outcome
         callback, self.callback = self.callback, None
         if callback is not None:
@@ -123,7 +123,7 @@ class Waiter:
         self.end(cancelled(msg))
         return True
 
-    # What others ask of the future that a task waits for. anyio asks whether it is one first.
+    # What other code asks of the future that a task awaits. anyio first checks its class.
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[asyncio.Future[Any]]:  # type: ignore[override]
@@ -147,5 +147,5 @@ class Waiter:
 
     def _over(self) -> asyncio.Future[None]:
         if self._outcome is None:
-            raise asyncio.InvalidStateError("a receiver is waiting still")
+            raise asyncio.InvalidStateError("a receiver is still waiting")
         return self._outcome

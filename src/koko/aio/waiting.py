@@ -1,4 +1,4 @@
-"""Waiting that ends in time and says in a sentence what did not happen."""
+"""A timeout whose error says in a sentence what did not happen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOO_SLOW = "the peer reads too slowly; nothing was sent"
 
 
 async def within(timeout: float | None, complaint: str, work: Coroutine[Any, Any, T]) -> T:
-    """Await ``work``; a TimeoutError says what did not happen in time."""
+    """Await ``work``; the TimeoutError says what did not happen in time."""
     if timeout is None:
         return await work
     try:

@@ -1,6 +1,6 @@
-"""How an address is written for people, as in a URL, and which addresses say the same.
+"""Writes addresses for people, as in a URL, and tells which addresses mean the same.
 
-Functions over what ``socket.getpeername`` and its like give; nothing is resolved here.
+Functions of what ``socket.getpeername`` and the like return; nothing is resolved here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def written(address: object) -> str:
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         case str(path) if path:
             return path
-        case bytes(name) if name:  # of Linux's own kind, which is in no file system
+        case bytes(name) if name:  # an abstract name of Linux, which is no file
             return "@" + name.lstrip(b"\0").decode(errors="replace")
         case "" | b"":  # the client's end of a Unix socket has no name
             return "a Unix socket"
@@ -25,7 +25,7 @@ def written(address: object) -> str:
 
 
 def distinct(addresses: Iterable[str]) -> list[str]:
-    """Return the addresses to listen on: each once, and none that a wildcard stands for."""
+    """Return the addresses to listen on: each once, without those that a wildcard includes."""
     found = list(dict.fromkeys(addresses))
     covered = [":" in wildcard for wildcard in _WILDCARDS if wildcard in found]
     return [each for each in found if each in _WILDCARDS or (":" in each) not in covered]

@@ -1,7 +1,7 @@
-"""A cookie jar of the standard library, shown one handshake at a time.
+"""Lets a cookie jar of the standard library work with opening handshakes.
 
-``http.cookiejar`` knows urllib's requests and responses; what it asks of them is here,
-and no more.
+``http.cookiejar`` expects urllib's requests and responses; the classes here have the methods
+that it calls, and no more.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """RFC 6455 §4: the opening handshake, as functions over heads.
 
 Both ends are here, so that what one writes can be read beside what the other
-checks. No bytes and no policy: who is welcome is decided by ``upgrading``, what is
-asked of whom by ``dialing``.
+checks. No bytes and no policy: ``upgrading`` decides who may connect, ``dialing`` what
+to ask for.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _SWITCHING = ((field_name("Upgrade"), "websocket"), (field_name("Connection"), "
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # base64 of 16 bytes
 
-# What may be a secret, and is not shown in an error.
+# What may be a secret: errors do not show it.
 _SECRET = re.compile("auth|cookie|key|pass|secret|session|token", re.IGNORECASE)
 
 _ASKED = "(RFC 6455 §4.2.1)"
@@ -93,7 +93,7 @@ def accept_key(key: str) -> str:
 def check_subprotocols(names: Sequence[str]) -> None:
     """Raise unless ``names`` is a list of tokens, all different (§4.1)."""
     if isinstance(names, str):
-        raise TypeError(f"subprotocols={names!r}: a list of names, as in [{names!r}]")
+        raise TypeError(f"subprotocols={names!r}, expected a list of names, as in [{names!r}]")
     for name in names:
         if not isinstance(name, str) or not TOKEN.fullmatch(name):
             raise ValueError(f"subprotocol {name!r} is not a token (RFC 6455 §4.1)")
@@ -239,7 +239,7 @@ def check_response(response: Response, key: str, offered: Sequence[str] = ()) ->
         reason = f"{said}, expected {accept_key(key)!r} {_ANSWERED}"
         raise ErrBadHandshake(reason, response)
     chosen = response.headers.getall("Sec-WebSocket-Protocol", ())
-    if list(chosen) == [""]:  # names none, as some servers say it
+    if list(chosen) == [""]:  # some servers say so that they chose none
         return None
     if len(chosen) > 1 or (chosen and chosen[0] not in offered):
         said = _said(response.headers, "Sec-WebSocket-Protocol")
@@ -249,14 +249,14 @@ def check_response(response: Response, key: str, offered: Sequence[str] = ()) ->
 
 
 def _items(text: str) -> list[str]:
-    # RFC 9110 §5.6.1.2: a list may have empty elements, and they count for nothing.
+    # RFC 9110 §5.6.1.2: a list may have empty elements, which are ignored.
     return [item for piece in text.split(",") if (item := piece.strip(" \t"))]
 
 
 def _missing_switch(headers: MultiMapping[str]) -> str | None:
     for name, token in SWITCH:
         values = headers.getall(name, ())
-        # What nearly everybody writes needs no taking apart.
+        # The usual spellings need no parsing.
         if values != [token] and values != [token.title()] and token not in tokens(values):
             return f"{_said(headers, name)}, expected {token!r}"
     return None

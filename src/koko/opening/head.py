@@ -1,9 +1,9 @@
 """An HTTP/1.1 request or response head: read by httptools within limits, written by us.
 
-Every byte read here is hostile, so the end of a head is found by us and httptools
-never sees what lies behind it; a head that is too large or not HTTP is refused as
-soon as that is known. Every head written here is checked against splitting. What
-the fields mean is not known here; ``handshake`` knows.
+Every byte read here may be hostile. So Koko itself finds the end of the head, and httptools
+never sees what follows; a head that is too large or not HTTP is refused as soon as that is
+known. Every head written here is checked against response splitting. ``handshake`` knows
+what the fields mean.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_REFUSAL_BODY = 1024  # what is read of the body of an answer that is not 101
 BODILESS = frozenset({*range(100, 200), 204, 304})  # RFC 9110 §6.4.1
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
-field_name = lru_cache(maxsize=128)(istr)  # as headers keep it: all that have it share it
+field_name = lru_cache(maxsize=128)(istr)  # headers that have the same name share one string
 _FOLD = re.compile(rb"\r\n[ \t]+")
 _FRAMING = re.compile(rb"\n(?:content-length|transfer-encoding):[^\r\n]*\r(?=\n)", re.IGNORECASE)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
@@ -43,7 +43,7 @@ _UNSAFE = re.compile(r"[^\t -~\x80-\xff]")  # RFC 9110 §5.5: no CR, LF, NUL, no
 
 
 class _Lines:
-    """What httptools saw. Not the parser itself: that would be a reference cycle a head."""
+    """Takes httptools' callbacks. The parser cannot: it would be in a reference cycle with it."""
 
     __slots__ = ("body", "complete", "ended", "start")
 
@@ -62,7 +62,7 @@ class _Lines:
         self.complete = True
 
     def on_body(self, piece: bytes) -> None:
-        if not self.ended:  # what follows the response is nobody's
+        if not self.ended:  # what follows the response is ignored
             self.body += piece[: MAX_REFUSAL_BODY - len(self.body)]
 
     def on_message_complete(self) -> None:
@@ -77,8 +77,8 @@ class _HeadParser:
 
     _httptools: type[HttpRequestParser] | type[HttpResponseParser]
     _parser: HttpRequestParser | HttpResponseParser
-    # How what is not ours begins, the status that answers it, and what to say.
-    _strangers: tuple[tuple[bytes, int, str], ...]
+    # How other protocols begin, the status to answer with, and the sentence.
+    _other_protocols: tuple[tuple[bytes, int, str], ...]
 
     def __init__(self, max_bytes: int = MAX_BYTES, max_fields: int = MAX_FIELDS) -> None:
         self.rest = b""
@@ -113,7 +113,7 @@ class _HeadParser:
         return whole
 
     def _skip_empty_line(self, data: bytes) -> bytes:
-        # RFC 9112 §2.2: one CRLF before the start line is for nothing. Just one, and no bare LF.
+        # RFC 9112 §2.2: one CRLF before the start line is ignored. Only one, and no bare LF.
         while data and self._skipping:
             if data[0] == self._skipping[0]:
                 data, self._skipping = data[1:], self._skipping[1:]
@@ -137,8 +137,8 @@ class _HeadParser:
             self._shown = until
         if newline and self._head.count(b"\n") > self._max_fields + 1 + whole:
             raise self._error(431, f"head has more than {self._max_fields} fields")
-        # httptools skips any number of empty lines, bare LF and all. And a bare LF it lets
-        # pass where a target should be, which would hide a field.
+        # httptools skips any number of empty lines, even bare LFs. It also accepts a bare LF
+        # where a target should be, which would hide a field.
         if whole and not (self._lines.complete and _START_LINE.match(self._head)):
             raise self._explain("expected a start line")
 
@@ -151,27 +151,27 @@ class _HeadParser:
         except HttpParserUpgrade:  # the end of every good handshake
             pass
         except HttpParserCallbackError as error:
-            # What interrupted it: ours never fail. ``make interrupts`` comes here.
+            # An interrupt: our callbacks never fail. ``make interrupts`` comes here.
             raise error.__context__ or error from None  # pragma: no cover
         except HttpParserError as error:
             if not self._lines.complete:  # else: a 101 without its tokens, which is a whole head
                 raise self._explain(str(error)) from None
 
     def _fields(self) -> list[tuple[str, str]]:
-        # httptools has seen that each line is one whole field, neither folded nor bare of its
-        # CR. To be called by it for each of them would cost as much as all else that it does.
+        # httptools has checked that each line is one field, not folded, and ends in CRLF. A
+        # callback for each field would cost as much as all else that it does.
         pairs = [line.partition(":") for line in self._head.decode("latin-1").split("\r\n")[1:-2]]
         return [(field_name(name), value.strip(" \t")) for name, _, value in pairs]
 
     def _explain(self, complaint: str) -> HandshakeError:
-        for pattern, status, sentence in self._strangers:
+        for pattern, status, sentence in self._other_protocols:
             if found := re.match(pattern, self._head):
                 value = found[found.lastindex or 0].decode("latin-1")
                 return self._error(status, sentence.format(value))
         return self._error(400, f"{complaint.lower()} at {self._culprit()!r} (RFC 9112 §2.2, §5)")
 
     def _culprit(self) -> str:
-        """Find the line httptools stumbled over; queries and values of fields may be secret."""
+        """Return the line httptools refused, without queries and values, which may be secret."""
         parser = self._httptools(object())
         shown = _SHOWN_OF_START_LINE
         for line in bytes(self._head).split(b"\n"):
@@ -180,18 +180,18 @@ class _HeadParser:
             except (HttpParserError, HttpParserUpgrade):
                 break
             shown = _SHOWN_OF_FIELD
-        return shown.match(line)[0].decode("latin-1")  # type: ignore[index]  # also what is empty
+        return shown.match(line)[0].decode("latin-1")  # type: ignore[index]  # matches "", too
 
     def _error(self, status: int, sentence: str) -> HandshakeError:
         return HandshakeError(status, sentence)
 
 
 class RequestParser(_HeadParser):
-    """Reads the head of one request; what came behind it is in ``rest``."""
+    """Reads the head of one request; what came after it is in ``rest``."""
 
     _httptools = HttpRequestParser
     _parser: HttpRequestParser
-    _strangers = (
+    _other_protocols = (
         (rb"\x16", 400, "peer speaks TLS (wss://), this port plain HTTP (ws://)"),
         (rb".* (HTTP/(?!1\.[01])\d\S{0,3})", 505, "peer speaks {!r}, expected 'HTTP/1.1'"),
     )
@@ -200,8 +200,8 @@ class RequestParser(_HeadParser):
         """Take what arrived and return the request, None while its head is not whole.
 
         Raises:
-            HandshakeError: the peer sent what is not a request we read; ``status``
-                is the answer it deserves. Nothing may be fed after that.
+            HandshakeError: the peer sent something that is not a request for a WebSocket
+                server; ``status`` is the answer to give. Nothing may be fed after that.
         """
         if not self._advance(data):
             return None
@@ -215,7 +215,7 @@ class RequestParser(_HeadParser):
         end = self._head.find(b"\r\n")
         name = self._head[max(end - 9, 0) : end].decode("latin-1")
         if name not in (" HTTP/1.1", " HTTP/1.0"):
-            # What ends without a version may end with a query.
+            # A line without a version may end with a query, which may be secret.
             ends = f"ends with {name!r}" if re.match(" [A-Z]+/", name) else "names no version"
             raise self._error(505, f"request line {ends}, expected ' HTTP/1.1'")
         return name[6:]
@@ -235,16 +235,16 @@ class ResponseParser(_HeadParser):
     """Reads one response and, when it is a refusal, the beginning of its body.
 
     Interim answers (100, 103) are skipped; they count towards ``max_bytes``. What
-    came behind the head of a 101 is in ``rest``. Errors have status 0: nobody is answered.
+    came after the head of a 101 is in ``rest``. Errors have status 0: a client does not answer.
 
-    A client is more patient than a server: folded fields are unfolded (RFC 9112 §5.2), and
-    what an answer that has no body says of its length counts for nothing (RFC 9112 §6.3).
+    A client accepts more than a server: folded fields are unfolded (RFC 9112 §5.2), and the
+    length that an answer without a body announces is ignored (RFC 9112 §6.3).
     """
 
     _httptools = HttpResponseParser
     _parser: HttpResponseParser
     _bodiless = re.compile(rb"HTTP/1\.[01] 1\d\d[ \r]")
-    _strangers = (
+    _other_protocols = (
         (rb"[\x15\x16]", 0, "server speaks TLS on this port; use wss://"),
         (rb"\0|HTTP/2", 0, "server speaks HTTP/2; offer only 'http/1.1' in ALPN (RFC 6455 §4.1)"),
     )
@@ -273,14 +273,14 @@ class ResponseParser(_HeadParser):
 
     @property
     def begun(self) -> bool:
-        """Whether anything of an answer has come."""
+        """Whether any of the answer has come."""
         return self._room < self._max_bytes
 
     def feed_eof(self) -> Response:
-        """Return the response when the server said no more: a body may end like that.
+        """Return the response at the end of the stream, which may be the end of a body.
 
         Raises:
-            HandshakeError: the head was not whole.
+            HandshakeError: the head was incomplete.
         """
         if self._response is None:
             came = self._max_bytes - self._room
@@ -290,18 +290,18 @@ class ResponseParser(_HeadParser):
     def _show(self, have: int, whole: bool) -> None:
         if whole:
             self._tidy()
-            have = 0  # the head is another one now
+            have = 0  # the head has changed, so the parser must see it from the beginning
         super()._show(have, whole)
 
     def _last_whole(self, newline: int) -> int:
         if newline and _BARE_LF.search(self._head):
-            return newline  # where there may be no end of the head, it is refused now
-        return self._head.find(b"\n") + 1  # a field may go on after the end of its line
+            return newline  # a bare LF: the head may never end, so refuse it now
+        return self._head.find(b"\n") + 1  # a folded field goes on after the end of its line
 
     def _tidy(self) -> None:
         head = self._head
         if b"\n " in head or b"\n\t" in head:
-            start, newline, fields = head.partition(b"\r\n")  # the first field has none to go on
+            start, newline, fields = head.partition(b"\r\n")  # the first line cannot be folded
             head[:] = start + newline + _FOLD.sub(b" ", fields)
         if _FRAMING.search(head) and self._bodiless.match(head):
             head[:] = _FRAMING.sub(b"", head)
@@ -323,7 +323,7 @@ class ResponseParser(_HeadParser):
                 self._parser.feed_data(data)
             except HttpParserCallbackError as error:
                 raise error.__context__ or error from None  # pragma: no cover
-            except HttpParserError:  # of a refusal we show what we could read
+            except HttpParserError:  # show as much of a refusal as could be read
                 seen.ended = True
         return self.feed_eof() if seen.ended or len(seen.body) == MAX_REFUSAL_BODY else None
 
@@ -345,9 +345,10 @@ def write_request(request: Request) -> bytes:
 
 
 def write_response(response: Response) -> bytes:
-    """Return the bytes of a response; one that is no 101 gets the headers that end it.
+    """Return the bytes of a response.
 
-    These are ``Content-Length``, ``Content-Type`` and ``Connection: close``, unless given.
+    Unless it is a 101, it gets ``Content-Length``, ``Content-Type`` and ``Connection: close``
+    where these are not given.
 
     Raises:
         ValueError: a name, a value or the reason could split the head.
@@ -375,8 +376,8 @@ def _write(first: str, headers: MultiMapping[str]) -> bytes:
     for name, value in headers.items():
         check_name(name)
         lines.append(f"{name}: {value}")
-    # One look at everything is enough for almost every head; the exact rule costs
-    # a search a line and is asked only when there is something unusual in it.
+    # One check of the whole is enough for almost every head. The exact rule costs a search
+    # for each line, so it is applied only where something unusual is found.
     everything = "".join(lines)
     if not (everything.isascii() and everything.isprintable()):
         for line in lines:

@@ -1,7 +1,7 @@
-"""A tunnel through a SOCKS proxy, as bytes out and bytes in; python-socks knows which bytes.
+"""A tunnel through a SOCKS proxy, as bytes out and bytes in; python-socks makes the bytes.
 
-python-socks wants a socket on which it can wait. It gets one in memory and begins anew with
-every answer: what it writes depends on nothing but what it has read.
+python-socks expects a socket to wait on. It gets one in memory, and starts over with every
+answer: what it writes depends only on what it has read.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from koko.opening.tunnel import Proxy
 class SocksReader:
     """Asks a SOCKS proxy for a tunnel, and reads its answers.
 
-    What is returned must be written next; when it is empty the tunnel is open, and ``rest`` is
-    what came behind.
+    What ``ask`` and ``feed`` return must be written next. When it is empty the tunnel is open,
+    and ``rest`` is what came after the answer.
 
     Raises:
         ImportError: python-socks is not installed.
         ValueError: SOCKS cannot carry the user or the password.
     """
 
-    begun = False  # its answers are a few bytes: half of one is not worth telling of
+    begun = False  # an answer has a few bytes: a timeout need not say that half of it came
 
     def __init__(self, proxy: Proxy) -> None:
         self._name, self._client = proxy.name, _client(proxy)
         self._where = "", 0
         self._received, self._ended = b"", False
-        self._written = 0  # how many bytes were given to be written
+        self._written = 0  # how many bytes were returned so far
         self.rest = b""
 
     def ask(self, host: str, port: int) -> bytes:
@@ -37,7 +37,7 @@ class SocksReader:
         return self.feed(b"") or b""
 
     def feed(self, octets: bytes) -> bytes | None:
-        """Take what arrived; return what to write next, None while an answer is not whole.
+        """Take what arrived; return what to write next, None while an answer is incomplete.
 
         Raises:
             ConnectionError: the proxy refused.
@@ -86,7 +86,7 @@ class _MoreNeededError(Exception):
 
 
 class _Memory:
-    """A socket in memory, and the way to it, where python-socks expects another proxy."""
+    """A socket in memory. Its ``connect`` stands in for the proxy that comes before this one."""
 
     def __init__(self, received: bytes, ended: bool) -> None:
         self.unread, self._ended = received, ended

@@ -12,17 +12,17 @@ _PORTS = {True: 443, False: 80}  # §3, by "is it secure"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a URL leads: whom to connect to, what to ask for.
+    """Where a URL leads: the host to connect to, the resource to ask for.
 
     Attributes:
         secure: TLS first (``wss``).
         host: the name or address to connect to, without brackets.
         port: explicit or the default of the scheme.
-        resource: path and query, as the request line says them.
+        resource: path and query, as in the request line.
         authorization: the header that the user and password of the URL become.
-        redirects: how many times we were sent on to come here.
-        trusted: a redirect has never led away from the origin that was dialed. What
-            the user gave for that one is for no other.
+        redirects: how many redirects led here.
+        trusted: no redirect has led to another origin. Once one has, headers and credentials
+            that the user gave for the dialed origin are no longer sent.
     """
 
     secure: bool
@@ -40,7 +40,7 @@ class Target:
 
     @property
     def shown(self) -> str:
-        """The URL for logs and errors: without the query, too, where tokens live."""
+        """The URL for logs and errors: also without the query, which may hold a token."""
         return self._root + self.resource.partition("?")[0]
 
     @property
@@ -49,7 +49,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """The host as others know it, without the zone of a link-local address."""
+        """The host without the zone of a link-local address, which only this machine knows."""
         return self.host.partition("%")[0]
 
     @property
@@ -75,14 +75,14 @@ def parse(url: str) -> Target:
     Raises:
         ValueError: it is no ``ws`` or ``wss`` URL (§3).
     """
-    # urlsplit would drop line ends and blanks in silence. No message here shows the whole
+    # urlsplit would silently drop line ends and blanks. No message here shows the whole
     # URL: it may hold a password.
     if found := _NOT_IN_URL.search(url):
         raise ValueError(f"URL has {found[0]!r}; write it as {quote(found[0])}")
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError:  # it would quote what may be half a password
+    except ValueError:  # its text may quote part of a password
         raise ValueError("URL has a host or a port that cannot be read (RFC 3986 §3.2)") from None
     if parts.scheme not in ("ws", "wss"):
         meant = {"http": "ws", "https": "wss"}.get(parts.scheme, "ws")
@@ -112,7 +112,7 @@ def _host(name: str) -> str:
             ascii_name = name if name.isascii() else name.encode("idna").decode()
         except UnicodeError as error:
             raise ValueError(
-                f"URL has the host {name!r}, no internationalised name: {error}"
+                f"URL has the host {name!r}, which is not a valid international name: {error}"
             ) from None
         if _NAME.fullmatch(ascii_name):
             return ascii_name

@@ -41,7 +41,7 @@ class Proxy:
 
     @classmethod
     def of(cls, url: str) -> Proxy:
-        """Read a proxy's URL; without a scheme it is an ``http`` one, as curl reads it.
+        """Read a proxy's URL; without a scheme it means ``http``, as in curl.
 
         Raises:
             ValueError: its scheme is unknown, or its host or port cannot be read.
@@ -54,7 +54,7 @@ class Proxy:
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError:  # it would quote what may be half a password
+        except ValueError:  # its text may quote part of a password
             raise ValueError("proxy has a host or a port that cannot be read") from None
         if not parts.hostname or port == 0:
             raise ValueError("proxy has no host, or port 0; write http://host:port")
@@ -77,12 +77,12 @@ class Proxy:
 
     @property
     def resolves(self) -> bool:
-        """Whether a SOCKS proxy is given the name and looks it up itself, as curl reads it."""
+        """Whether a SOCKS proxy gets the name and looks it up itself, as in curl."""
         return self.scheme in ("socks4a", "socks5h")
 
     def connect_request(self, host: str, port: int) -> Request:
         """Return the request for a tunnel to ``host`` and ``port``."""
-        # With the port, be it the default of its scheme.
+        # RFC 9110 §9.3.6: CONNECT always names the port, even the default one.
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         headers = CIMultiDict({"Host": authority})
         if self.user:
@@ -91,7 +91,7 @@ class Proxy:
         return Request("CONNECT", authority, CIMultiDictProxy(headers))
 
     def check(self, response: Response, rest: bytes) -> None:
-        """Raise unless the tunnel is open; ``rest`` came behind the answer.
+        """Raise unless the tunnel is open; ``rest`` is what came after the answer.
 
         Raises:
             ErrBadHandshake: the proxy refused, or sent what only the target could send.
@@ -106,7 +106,7 @@ class Proxy:
 
 
 class TunnelParser(ResponseParser):
-    """Reads the answer to a CONNECT: with a 2xx the tunnel begins, there is no body."""
+    """Reads the answer to a CONNECT: after a 2xx the tunnel begins, without a body."""
 
     _bodiless = re.compile(rb"HTTP/1\.[01] [12]\d\d[ \r]")  # RFC 9110 §9.3.6
 

@@ -87,15 +87,15 @@ class Conn(BaseConn):
     ) -> Any:
         """Return the next message, text or binary, decoded; waits and raises as ``recv``.
 
-        ``decoder`` may be another library's, such as ``orjson.loads``. What it raises leaves
-        the connection unharmed; the message has been read then.
+        ``decoder`` may be another library's, such as ``orjson.loads``. If it fails the
+        connection is unharmed, but the message has been read.
         """
         return decoder(self._driver.reader.receive(timeout, self._core.next_message))
 
     def next_reader(self, timeout: float | None = None) -> tuple[Kind, MessageReader]:
         """Return the kind of the next message and a reader of its bytes, once it has begun.
 
-        Waits and raises as ``recv``. What was not read of the message before is skipped.
+        Waits and raises as ``recv``. The unread rest of the message before is skipped.
         """
         take = partial(self._driver.reader.read_parts, self._core.next_stream)
         message: Incoming = self._driver.reader.receive(timeout, take)
@@ -182,9 +182,9 @@ class Conn(BaseConn):
     def cork(self) -> Iterator[None]:
         """Gather what this thread sends in the ``with`` block and write it together.
 
-        It leaves when the thread waits for a message, when 64 KiB are full, or at the end
-        of the block, whichever is first. A send with a timeout is not gathered. Round an
-        echo loop it is one write for all the messages that arrived together.
+        It is written when the thread waits for a message, when 64 KiB are gathered, or at the
+        end of the block, whichever is first. A send with a timeout is not gathered. Around an
+        echo loop it makes one write of all replies to messages that arrived together.
         """
         driver, turns, thread = self._driver, self._driver.turns, get_ident()
         within_another = turns.corked_by == thread
@@ -210,9 +210,9 @@ class Conn(BaseConn):
     def write_control(self, kind: int, data: bytes = b"", deadline: float | None = None) -> None:
         """Send a ping, a pong or a Close of at most 125 bytes, ahead of waiting messages.
 
-        Nothing waits for the answer to a Close that is sent so; see ``close``. ``deadline``
-        is a time of ``time.monotonic`` up to which to wait for a peer that reads too slowly;
-        without one the frame is left to be written when it can be.
+        A Close that is sent so is not waited for; see ``close``. ``deadline`` is a time of
+        ``time.monotonic``: until then wait for a peer that reads too slowly. Without one the
+        frame is queued and written when possible.
 
         Raises:
             ValueError: the payload may not stand in such a frame.
@@ -233,13 +233,13 @@ class Conn(BaseConn):
 
         ``data`` is the ping's payload, at most 125 bytes; random without it. A pong
         answers every ping before it as well. Messages that arrive meanwhile are kept for
-        ``recv``; once more than 64 KiB of them wait, the pong behind them cannot be seen
-        until somebody receives.
+        ``recv``; once more than 64 KiB of them wait, the pong behind them is not seen
+        until a thread receives.
 
         Raises:
             CloseError: the connection ended first.
             TimeoutError: no pong came within ``timeout`` seconds; the connection is unharmed.
-            ValueError: a ping with this payload is still without its pong.
+            ValueError: a ping with this payload still waits for its pong.
         """
         return self._driver.ping(data, timeout)
 
@@ -253,9 +253,9 @@ class Conn(BaseConn):
         """Close the connection: send a Close, await the peer's, end the stream (§7.1.2).
 
         Takes at most ``timeout`` seconds (default ``close_timeout``), then the socket is
-        dropped. What had come before can still be received, up to 64 KiB of it. A
-        connection that is closing or closed already is only waited for. Threads that wait
-        in ``recv`` or ``send`` are woken. In a handler it waits for nothing. A message that
+        dropped. What had come before can still be received, up to 64 KiB of it. If the
+        connection is closing or closed already, this only waits for its end. Threads that
+        wait in ``recv`` or ``send`` are woken. In a handler it does not wait. A message that
         is being written in parts is cut off: then the Close says 1011.
         """
         self._driver.start_close(code, reason)
@@ -294,9 +294,9 @@ class Conn(BaseConn):
     def read_deadline(self) -> float | None:
         """A time of ``time.monotonic`` after which no read waits any longer; None for never.
 
-        It holds for every read, beside its own timeout: the earlier one counts. What has
-        come is still given, and nothing is lost: a read under a later deadline goes on. A read
-        that waits notices when a handler, of pongs say, puts it off.
+        It holds for every read, beside its own timeout: the earlier one counts. Messages that
+        have come are still returned, and nothing is lost: a read under a later deadline goes
+        on. A waiting read notices when a handler, such as the pong handler, puts it off.
         """
         return self._driver.read_deadline
 
@@ -345,8 +345,8 @@ class HandlerCalls:
 def join_messages(conn: Conn, separator: Data = b"") -> MessageReader:
     """Return a reader of all messages to come as one, each followed by ``separator``.
 
-    Text and binary alike. It ends with an ordinary end of the connection, as iteration
-    does; any other end is raised.
+    It takes text and binary alike. It ends with an ordinary end of the connection, as
+    iteration does; any other end is raised.
     """
     octets = separator.encode() if isinstance(separator, str) else bytes(separator)
     joined = Joined(conn._core, octets)

@@ -38,12 +38,12 @@ class Dialer(dialing.Dialer):
     ) -> Conn:
         """Connect to ``url`` and return the open connection, a context manager.
 
-        ``headers`` are added to the dialer's own and replace those of the same name. The whole
-        of it - name resolution, TCP, proxy, TLS, HTTP, redirects - takes at most
+        ``headers`` are added to the dialer's own and replace those of the same name. All steps
+        together - name resolution, TCP, proxy, TLS, HTTP, redirects - take at most
         ``handshake_timeout`` seconds; a name server that does not answer may keep a thread of
         ours busy for longer. ``sock`` is a socket that is connected already: it is closed if the
-        handshake fails (a ``ValueError`` leaves it as it was), and as nobody can open a second
-        one, redirects are not followed.
+        handshake fails (a ``ValueError`` leaves it unchanged). Since there is no second socket,
+        redirects are not followed.
 
         Raises:
             ErrBadHandshake: the server answered, but not with an acceptance; see ``response``.
@@ -88,7 +88,7 @@ class _StepRunner:
             return self._perform(step)
         except TimeoutError as error:
             if time_left(self._deadline) != 0:
-                raise  # a timeout of the system's own
+                raise  # a timeout of the system, such as ETIMEDOUT
             raise OutOfTimeError from error
 
     def _perform(self, step: Step) -> Any:

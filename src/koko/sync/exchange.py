@@ -14,14 +14,14 @@ from koko.sync.transport import PlainStream, Stream, recv_by, write_by
 
 
 class HttpExchange:
-    """One TCP connection while its handshake is not over: bytes out, an answer in, and TLS.
+    """One TCP connection during its opening handshake: bytes out, an answer in, and TLS.
 
-    All of it must be over by the deadline.
+    The handshake must be over by the deadline.
     """
 
     def __init__(self, deadline: float | None) -> None:
         self._deadline = deadline
-        self._stream: Stream | None = None  # while it is not connected
+        self._stream: Stream | None = None  # None until it is connected
 
     @property
     def stream(self) -> Stream:
@@ -29,7 +29,7 @@ class HttpExchange:
         return self._stream
 
     def attach(self, step: Connecting, sock: socket.socket) -> None:
-        """Take a connected socket; where it fails, the socket is closed."""
+        """Take a connected socket, and close it if that fails."""
         try:
             log.debug("connected to %s port %d: %s", step.host, step.port, sock)
             self._stream = PlainStream(sock)
@@ -42,7 +42,7 @@ class HttpExchange:
 
         Raises:
             OSError: TLS failed.
-            TimeoutError: it was not agreed on in time.
+            TimeoutError: the TLS handshake did not finish in time.
         """
         context = step.context or default_context()
         session = TLSStream(self.stream, context, server_hostname=step.name)
@@ -54,8 +54,8 @@ class HttpExchange:
         """Write the request and return the answer.
 
         Raises:
-            HandshakeError: the answer was not HTTP, or was not whole.
-            TimeoutError: it was not whole in time.
+            HandshakeError: the answer was not HTTP, or was incomplete.
+            TimeoutError: the answer was not complete in time.
             OSError: the connection broke first, or the proxy refused.
         """
         write_by(self.stream, step.octets, self._deadline)

@@ -26,8 +26,8 @@ def connect(step: Connecting, deadline: float | None) -> socket.socket:
     """Return a connected socket.
 
     Raises:
-        TimeoutError: not in time.
-        OSError: nobody accepts.
+        TimeoutError: no connection was accepted in time.
+        OSError: no connection was accepted.
     """
     match step:
         case Connect():
@@ -45,7 +45,7 @@ def _call_net_dial(step: CallNetDial, deadline: float | None) -> socket.socket:
         check_socket(sock)
         _check_time(deadline)
     except (TypeError, TimeoutError):
-        if hasattr(sock, "close"):  # nobody else would
+        if hasattr(sock, "close"):  # the application would not
             sock.close()
         raise
     return sock
@@ -85,17 +85,17 @@ class Race:
         self._running: dict[socket.socket, Address] = {}
 
     def run(self) -> socket.socket:
-        """Return the winner; all others are closed.
+        """Return the first socket that is connected; all others are closed.
 
         Raises:
-            TimeoutError: there was none before the deadline.
+            TimeoutError: no address accepted before the deadline.
             OSError: every address refused.
         """
         with selectors.DefaultSelector() as selector:
             try:
                 while self._attempts.left or self._running:
                     _check_time(self._deadline)
-                    # Every turn starts one more: after the delay, or at once when one failed.
+                    # Each round starts one more: after the delay, or at once when one has failed.
                     self._start_next(selector)
                     ready = selector.select(self._patience()) if self._running else ()
                     for key, _ in ready:
@@ -151,7 +151,7 @@ def resolve(step: Resolve, deadline: float | None) -> list[Address]:
     """Return the addresses of a host, as ``getaddrinfo`` does, before the deadline.
 
     Raises:
-        TimeoutError: the system did not know in time.
+        TimeoutError: the system's resolver did not answer in time.
         socket.gaierror: the name is unknown.
     """
     family = socket.AF_INET if step.only_ipv4 else socket.AF_UNSPEC
@@ -160,7 +160,7 @@ def resolve(step: Resolve, deadline: float | None) -> list[Address]:
         return look_up(flags=socket.AI_NUMERICHOST)
     if deadline is None:
         return look_up()
-    # The system's resolver cannot be interrupted, only left behind.
+    # The system's resolver cannot be interrupted: leave its thread behind.
     answer: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
     threading.Thread(target=_ask, args=(look_up, answer), name="koko-resolver", daemon=True).start()
     try:

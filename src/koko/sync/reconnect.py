@@ -35,11 +35,10 @@ def reconnect(
                 continue
 
     A Close with 1000 is followed by another connection like any other end: ``break`` where
-    there is nothing left to do. ``retry`` is asked whether a failure, or the end of a
-    connection, is worth another try, ``is_transient`` by default; one that is not is raised.
-    ``break``, ``return`` and an exception close the connection at once on CPython, which
-    lets go of the iterator; elsewhere ``contextlib.closing`` does. The wait between two
-    tries is a sleep of this thread.
+    there is nothing left to do. ``retry`` (by default ``is_transient``) decides whether to try
+    again after a failure or the end of a connection; if not, that error is raised. ``break``,
+    ``return`` and an exception close the connection at once on CPython, which frees the
+    iterator; elsewhere use ``contextlib.closing``. Between two tries this thread sleeps.
 
     ``options`` are those of ``Dialer``, which may be given whole instead.
 

@@ -32,7 +32,7 @@ from koko.sync.transport import PlainStream
 from koko.sync.upgrade import Upgrader
 from koko.upgrading import UpgraderOptions, check_server_options
 
-_LEAVE = 1.0  # seconds that handlers get to end after their sockets were dropped
+_LEAVE = 1.0  # seconds that handlers have to end after their sockets were dropped
 
 
 class Server:
@@ -53,13 +53,13 @@ class Server:
         upgrader: which requests become connections, and with which options; or these
             ``options`` themselves, as for ``serve``.
         ssl: a context for wss.
-        http: answers the requests that ask for no WebSocket: gets the ``Request``,
-            returns a ``Response``, or None to refuse with 426; may raise ``HandshakeError``
-            to refuse otherwise. Without a handler it gets every request and may make a
-            connection of it by ``Upgrader.upgrade``; what holds for a handler holds for it
-            from there on.
-        max_connections: how many it serves at once. Any more get 503 and can try again;
-            handshakes and plain HTTP count as well. None: as many as come.
+        http: a function for requests that ask for no WebSocket. It gets the ``Request`` and
+            returns a ``Response``, or None to refuse with 426; to refuse otherwise it raises
+            ``HandshakeError``. Without a handler it gets every request, and may make a
+            connection of it by ``Upgrader.upgrade``; from then on the rules for handlers
+            hold for it.
+        max_connections: how many clients it serves at once. Any more get 503 and can try
+            again. Handshakes and plain HTTP count as well. None: no limit.
         sock: a bound socket to listen on instead of host and port.
         reuse_port: let several processes listen on one port.
         logger: where to log; the standard library's logger "koko.server" by default.
@@ -90,7 +90,7 @@ class Server:
         self._service = Service(handler, http, self.upgrader, ssl, self.logger, clients)
         self._where = (host, port, sock, bool(reuse_port))
         self._acceptor: Acceptor | None = None
-        self._listened: list[Any] = []  # the addresses, kept after its end
+        self._listened: list[Any] = []  # the addresses; kept after the end
         self._lock = threading.Lock()
         self._closer: Role | None = None  # the thread that closes it
         self._close_with = (1001, "")
@@ -101,10 +101,10 @@ class Server:
     # Life
 
     def start(self) -> None:
-        """Begin to accept connections. Where that fails nothing is left open.
+        """Begin to accept connections. If that fails nothing is left open.
 
         Raises:
-            RuntimeError: it was started before; a server serves once.
+            RuntimeError: it was started before; a server starts only once.
             OSError: it cannot listen there.
         """
         if self._acceptor is not None or self._stopping.is_set():
@@ -124,7 +124,7 @@ class Server:
     def serve_forever(self) -> None:
         """Serve until ``close`` is called; when interrupted, close gracefully with 1001."""
         try:
-            # A signal that comes just before a wait begins would otherwise not be seen in it.
+            # A signal that comes just before a wait does not end it: wait in short steps.
             while not self._closed.wait(1.0):
                 pass
         except BaseException:
@@ -136,7 +136,7 @@ class Server:
 
         New handshakes get 503, every open connection gets the Close. Whatever is not over
         after ``timeout`` seconds (default: the upgrader's ``close_timeout``) is dropped. A
-        handler that does not end then is left behind: no thread can be ended from
+        handler that still does not end is left behind: no thread can be ended from
         outside. Calling it again waits for the first call; a handler that calls it is not
         waited for. One line at INFO says how many are waited for, one at WARNING which did not
         end.
@@ -147,13 +147,13 @@ class Server:
             while not self._closed.is_set():
                 if hold(self._lock, self._become_closer, mine, (code, reason), timeout):
                     return self._close(timeout)
-                self._closed.wait(LOOK)  # and take over from a call that was interrupted
+                self._closed.wait(LOOK)  # then take over if the other call was interrupted
         finally:
             if self._closer is mine:
                 self._closer = None
 
     def _hurry(self) -> None:
-        """End the waiting of a ``close`` in another thread: it drops what is left."""
+        """End the wait of a ``close`` in another thread, which then drops what is left."""
         self._clients.hurry()
 
     def wait_closed(self) -> None:
@@ -172,7 +172,7 @@ class Server:
     ) -> None:
         self.close()
 
-    # What there is
+    # State
 
     @property
     def connections(self) -> set[Conn]:
@@ -181,7 +181,7 @@ class Server:
 
     @property
     def max_connections(self) -> int | None:
-        """How many clients it serves at once; a new limit counts for those that come next."""
+        """How many clients it serves at once; a new limit applies to new clients."""
         return self._clients.limit
 
     @max_connections.setter
@@ -190,15 +190,15 @@ class Server:
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
-        """The sockets it listens on; none before its start and after its end."""
+        """The sockets it listens on; empty before its start and after its end."""
         found = self._acceptor.sockets if self._acceptor else []
         return tuple(sock for sock in found if sock.fileno() >= 0)
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the first socket it listens on; of a Unix socket its path and 0.
+        """Host and port of the first socket it listens on; for a Unix socket, its path and 0.
 
-        After the server's end still where it listened.
+        After the end it is the address where the server listened.
 
         Raises:
             RuntimeError: it has not been started.
@@ -208,7 +208,7 @@ class Server:
     # One client
 
     def _admit(self, sock: socket.socket, peer: Any) -> None:
-        """Have an accepted client served or refused by a thread of its own, or drop it."""
+        """Serve or refuse an accepted client in a thread of its own, or drop it."""
         given = self._clients.admission()
         try:
             if given is not DROP:
@@ -240,14 +240,14 @@ class Server:
             else:
                 on_open = partial(self._opened, thread)
                 OpeningHandshake(self._service, stream, peer, on_open).run()
-        except BaseException as error:  # of the application's; the server goes on
+        except BaseException as error:  # the application's: the server goes on
             tell(self.logger, logging.ERROR, "what serves %s failed", peer, error=error)
         finally:
             self._clients.remove(thread, given)
 
     def _opened(self, thread: int, conn: Conn) -> None:
         self._clients.conns[thread] = conn
-        if self._stopping.is_set():  # too late for ``close`` to see it
+        if self._stopping.is_set():  # ``close`` has not seen this connection
             conn.close(*self._close_with)
 
     # Closing
@@ -275,7 +275,7 @@ class Server:
             for conn in conns:
                 conn._driver.start_close(*self._close_with)
             self._clients.wait()
-        finally:  # a bad code, or Ctrl-C: threads that wait for the end are not left waiting
+        finally:  # also after a bad code or Ctrl-C, for the threads that wait for the end
             self._drop_all()
             try:
                 self._tell_closed(monotonic() - began)
@@ -321,8 +321,8 @@ def serve(
 
     Every connection then gets a Close with 1001, within ``close_timeout``. The signals
     are watched only in the main thread; elsewhere it serves until the process ends, or
-    until ``close`` is called on the ``Server`` that ``on_start`` was given. ``options`` are
-    those of ``Upgrader``, which may be given whole instead; the rest is as in ``Server``.
+    until ``close`` is called on the ``Server`` that ``on_start`` gets. ``options`` are those
+    of ``Upgrader``, unless ``upgrader`` is given; the rest is as in ``Server``.
     """
     check_server_options("serve()", upgrader, options)
     refuse_async("serve()", "on_start=", on_start)
@@ -345,7 +345,7 @@ def serve(
 
 
 def _close_by_signal(server: Server, signals: Signals) -> None:
-    """Close, in another thread, since a second signal means now."""
+    """Close in another thread, so that this one can notice a second signal."""
     try:
         threading.Thread(target=server.close, name="koko-closing", daemon=True).start()
     except RuntimeError:  # the system has no thread for it
@@ -363,6 +363,6 @@ def _disown_all() -> None:
         server._disown()
 
 
-# A child that lives on would hold the port, and accept none of its connections.
+# Otherwise a child would hold the port without accepting its connections.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_disown_all)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM stop ``serve``: it takes them from the process, and gives them back."""
+"""SIGINT and SIGTERM stop ``serve``: it sets their handlers, and restores the former ones."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Signals:
     """Waits for signals, or until another thread calls ``tell``.
 
-    A lock would lose a signal that comes just before a thread waits for it, since its handler
-    only runs after that. What the system writes into a socket is not lost.
+    A lock would lose a signal that comes just before a thread waits for the lock, since the
+    Python handler only runs after the wait. A byte that the system writes into a socket stays.
     """
 
     def __init__(self, before: int) -> None:
@@ -52,9 +52,9 @@ def stop_signals() -> Iterator[Signals]:
         with closing(Signals(-1)) as waiter:
             yield waiter
         return
-    wakeup = signal.set_wakeup_fd(-1)  # the only way to learn it is to set another
+    wakeup = signal.set_wakeup_fd(-1)  # the present one is only returned when it is replaced
     signals: Signals | None = None
-    # A handler that is None was set in C and could not be given back: it stays.
+    # A handler that is None was set in C and cannot be restored: it stays.
     handlers = {number: was for number in SIGNALS if (was := signal.getsignal(number)) is not None}
     try:
         signals = Signals(wakeup)

@@ -1,6 +1,6 @@
 """Messages in parts, for threads: a reader and a writer that are ``io`` objects.
 
-``koko.core`` decides what has come and what may leave; only waiting is done here.
+``koko.core`` decides what has come and what may be sent; this module only waits.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class MessageReader(io.RawIOBase):
 
     A real ``io`` object: ``shutil.copyfileobj``, ``json.load``, ``io.TextIOWrapper`` and
     ``io.BufferedReader`` take it. It cannot seek. Reads wait as ``recv`` does, count as the
-    connection's one receiver, and end in the same errors; a message that ends in the middle
-    because the connection does is never taken for a whole one. One thread at a time.
+    connection's one receiver, and raise the same errors; a message that is cut off by the
+    end of the connection is never taken for a whole one. One thread at a time.
 
     ``close``, or asking for the next message, closes a reader that was not read to its end:
     the rest of the message is skipped, and reading on is a ValueError.
@@ -72,7 +72,7 @@ class MessageReader(io.RawIOBase):
         return super().readline(size)
 
     def close(self) -> None:
-        """Skip what is left of the message. Waits for nothing."""
+        """Skip the rest of the message, without waiting."""
         if not self.closed:
             if self._source is not None:
                 self._source.close()
@@ -90,13 +90,13 @@ class MessageWriter(io.RawIOBase):
     """A message that is sent in fragments while it is written; ``close`` ends it.
 
     A real ``io`` object, for ``shutil.copyfileobj``, ``io.TextIOWrapper`` and the like. A
-    fragment leaves when ``write_buffer_size`` bytes are there and more comes, so a short
+    fragment is sent when ``write_buffer_size`` bytes are gathered and more comes, so a short
     message is one frame. Other threads' messages wait until it is closed; control frames do
     not, and neither does receiving. One thread at a time.
 
-    A message that cannot be ended as it should - the ``with`` block was left by an
-    exception, a write timed out, the writer was dropped without ``close`` - is not ended:
-    where nothing of it had left nothing is sent and the connection is unharmed, else the
+    A message is not ended as if it were whole when the ``with`` block is left by an
+    exception, when a write times out, or when the writer is dropped without ``close``. If
+    none of it has been sent, nothing is sent and the connection is unharmed; otherwise the
     connection is closed with 1011.
     """
 
@@ -115,10 +115,9 @@ class MessageWriter(io.RawIOBase):
         return True
 
     def write(self, data: Data, timeout: float | None = None) -> int:  # type: ignore[override]
-        """Add to the message: bytes as they are, str as UTF-8 where it is text.
+        """Add to the message: bytes as they are, str as UTF-8 if the message is text.
 
-        Returns how many bytes that were, always all of them. Waits while the peer reads too
-        slowly.
+        Returns the number of bytes, always all of them. Waits while the peer reads too slowly.
 
         Raises:
             CloseError: the connection is over.
@@ -137,7 +136,7 @@ class MessageWriter(io.RawIOBase):
         return len(view)
 
     def close(self) -> None:
-        """End the message: what is left of it is sent as its last fragment."""
+        """End the message: the rest of it is sent as the last fragment."""
         if self.closed:
             return
         message = self._open_message()

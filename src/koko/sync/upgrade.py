@@ -35,16 +35,17 @@ class Upgrader(upgrading.Upgrader):
         that let go of their socket are werkzeug's, gunicorn (gthread, gevent), gevent.pywsgi
         and wsgiref's; with gevent, ``monkey.patch_all()`` comes first.
 
-        From here on the server has no part in the connection: whatever the view returns in
-        the end goes nowhere. It may return while the connection lives on elsewhere, unless
-        the server itself ends TLS: then it must stay.
+        From now on the connection is not the server's: whatever the view returns in the end is
+        not sent. The view may return while another thread uses the connection, unless the
+        server itself does TLS: then the view must stay until the connection is over.
 
-        ``headers`` are added to the 101, ``Set-Cookie`` for one.
+        ``headers`` are added to the 101, such as ``Set-Cookie``.
 
         Raises:
             HandshakeError: the client is refused. Nothing was sent: its ``response`` is the
                 answer to give, as Koko's server and ``koko.adapters`` do by themselves.
-                Status 500: the server does not let go of its socket, and which ones do.
+                Status 500: the server does not hand over its socket; the reason names those
+                that do.
             OSError: the client is gone; no answer can reach it.
             ValueError: ``headers`` has a name that only the handshake may write.
         """
@@ -85,7 +86,7 @@ def open_conn(
     deadline: float | None,
     on_open: Callable[[Conn], object],
 ) -> Conn:
-    """Send the 101 of an accepted request; return the connection, which ``on_open`` gets first."""
+    """Send the 101 of an accepted request; call ``on_open`` with the connection; return it."""
     octets = write_response(accepted.response)
     stream, early = hijackable.take()
     try:
