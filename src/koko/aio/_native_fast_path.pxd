@@ -20,11 +20,12 @@ cdef extern from *:
         ((PyTypeObject *)type)->tp_vectorcall = NULL;
     }
     """
-    void made_here_only "koko_made_here_only" (object type)  # only C can make one, and makes it whole
+    # Lets only C make objects of a type, so that none exists without its fields set.
+    void made_here_only "koko_made_here_only" (object type)
 
 
 cdef class DirectTransport:
-    """A transport that is written to in C."""
+    """A transport that C code can write to."""
 
     cdef bint _closing
 
@@ -35,10 +36,10 @@ cdef class DirectTransport:
 cdef class Waiter:
     cdef public bint _asyncio_future_blocking
     cdef readonly object _loop
-    cdef readonly object get_loop  # a weak reference: whoever calls it gets the loop
+    cdef readonly object get_loop  # a weak reference: calling it gives the loop
     cdef object _callback
     cdef object _context
-    cdef object _outcome  # set for a task that goes on soon and not now
+    cdef object _outcome  # set when the task will go on by call_soon
 
     cpdef wake(self)
     cdef int enter(self) except -1
@@ -51,13 +52,13 @@ cdef class FastPath:
     cdef readonly object loop
     cdef readonly object now
     cdef readonly Waiter waiter
-    cdef public Py_ssize_t corked  # how many blocks gather what is sent
+    cdef public Py_ssize_t corked  # how many cork() blocks are open
     cdef public bint write_paused
     cdef public bint read_paused
-    cdef public Py_ssize_t gathered  # bytes that wait for the next replies
+    cdef public Py_ssize_t gathered  # bytes that wait to be written with the next replies
     cdef public bint feeding
     cdef public bint flush_due
-    cdef public object lock  # who holds it may write; made when somebody has to wait
+    cdef public object lock  # its holder may write; made when a writer has to wait
     cdef Inbox _inbox
     cdef Encoder _encoder
     cdef bint _compresses
@@ -66,7 +67,7 @@ cdef class FastPath:
     cdef Py_ssize_t _threshold  # bytes from which messages are compressed
     cdef object _life
     cdef list _owed
-    cdef bytearray _room  # where a transport that is no DirectTransport may read to
+    cdef bytearray _room  # the buffer that a transport which is no DirectTransport reads into
 
     cdef bint must_wait(self) except -1
     cdef int arrived(self, const uint8_t *octets, Py_ssize_t size, bint alone) except -1

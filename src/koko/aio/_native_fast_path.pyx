@@ -1,11 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, auto_pickle=False
-"""The fast path of messages on asyncio: in from a transport to the task, and out again, in C.
+"""The fast path of messages on asyncio: from a transport to the task, and out again, in C.
 
 Optional: ``general_path``, ``waiter`` and ``message_verbs`` do all of it by themselves, in
-plain Python. ``FastPath`` stands before ``GeneralPath`` and does instead of it what a message
+plain Python. ``FastPath`` comes before ``GeneralPath`` and replaces the methods that a message
 needs: ``data_received``, ``next_message``, ``next_waiter``, ``write``, ``sent``, ``flush`` and
-``congested``; all else it leaves to that class. What are coroutines there are objects here that
-speak the protocol of one: a coroutine that does not wait costs more than what it does.
+``congested``; everything else is left to that class. Instead of coroutines there are objects
+with the methods of one: making a coroutine costs more than a ``recv`` that need not wait.
 """
 
 cimport cython
@@ -52,11 +52,11 @@ cdef class DirectTransport:
 
 
 cdef class Waiter:
-    """The wait of one receiver for what comes next; made seldom, waited on many times.
+    """What a receiver awaits until something comes; made once and awaited many times.
 
-    Speaks the protocol of ``asyncio.Future``, as far as a ``Task`` and those who look into
-    one use it, so that ``wake`` can enter the task at once: a Future costs a ``call_soon``
-    and another turn of the loop. Cancelling goes through ``call_soon``, as with any future.
+    It behaves like an ``asyncio.Future``, as far as a ``Task``, and code that inspects one, can
+    see. But ``wake`` enters the task at once, where a Future costs a ``call_soon`` and another
+    turn of the loop. Cancelling goes through ``call_soon``, as with any future.
     """
 
     def __cinit__(self, loop):
@@ -75,9 +75,9 @@ cdef class Waiter:
         return task.get_name() if isinstance(task, asyncio.Task) else "another task"
 
     cpdef wake(self):
-        """Let the receiver go on: at once, or soon where its task cannot be entered now.
+        """Let the receiver go on: at once, or soon if its task cannot be entered now.
 
-        Bytes arrive from inside a task where the transport is memory (tests, in-process pairs).
+        Bytes arrive inside another task if the transport is in memory (tests, in-process pairs).
         """
         if self._callback is None:
             return
@@ -87,7 +87,7 @@ cdef class Waiter:
             self.end(ARRIVED)
 
     cdef int enter(self) except -1:
-        """Let the receiver go on at once; soon where that turns out to be impossible."""
+        """Let the receiver go on at once, or soon if that turns out to be impossible."""
         callback, context = self._callback, self._context
         self._callback = None
         try:
@@ -104,7 +104,7 @@ cdef class Waiter:
         return 0
 
     cdef int end(self, outcome) except -1:
-        """Let the receiver go on soon, and find this."""
+        """Let the receiver go on soon, with this outcome."""
         self._outcome = outcome
         callback, self._callback = self._callback, None
         if callback is not None:
@@ -131,7 +131,7 @@ cdef class Waiter:
         self.end(cancelled(msg))
         return True
 
-    # What others ask of the future that a task waits for. anyio asks whether it is one first.
+    # What other code asks of the future that a task awaits. anyio first checks its class.
 
     @property
     def __class__(self):
@@ -154,18 +154,18 @@ cdef class Waiter:
 
     def _over(self):
         if self._outcome is None:
-            raise asyncio.InvalidStateError("a receiver is waiting still")
+            raise asyncio.InvalidStateError("a receiver is still waiting")
         return self._outcome
 
 
-@cython.no_gc_clear  # what is called in C is there as long as it is; a cycle is broken elsewhere
+@cython.no_gc_clear  # C uses the fields without checks; a reference cycle is broken elsewhere
 cdef class FastPath:
     """The half of a ``ConnProtocol`` that every message passes through.
 
     ``koko.aio.protocol`` puts it before ``GeneralPath``, whose other methods it calls.
     """
 
-    # Not in hold, which need not be called: what C relies on is there from the beginning.
+    # Not in hold, which may never be called: C relies on these fields from the beginning.
     def __cinit__(self, core, transport, loop, *rest):
         self.core = core
         self.transport = transport
@@ -184,39 +184,39 @@ cdef class FastPath:
             self._room = room_of(loop)
 
     def hold(self, core, transport, loop):
-        """Begin with what a message needs: ``__cinit__`` did."""
+        """Set the fields that every message needs: ``__cinit__`` has done so."""
 
     @property
     def congested(self):
-        """True when a writer has to wait for its turn or for the peer."""
+        """True when a writer has to wait for the lock or for the peer."""
         return self.must_wait()
 
     cdef bint must_wait(self) except -1:
         return self.write_paused or (self.lock is not None and self.lock.locked())
 
     def data_received(self, bytes data not None):
-        """Feed the core, wake the receiver, write what is owed then."""
+        """Feed the core, wake the receiver, then write what is owed."""
         cdef const uint8_t *octets = <const uint8_t *>PyBytes_AS_STRING(data)
         self.arrived(octets, PyBytes_GET_SIZE(data), False)
 
-    # What aiofastnet asks for in the place of data_received: it reads into one buffer then.
+    # aiofastnet calls these instead of data_received, and reads into one buffer.
 
     def is_buffered_protocol(self):
         return True
 
     def get_buffer(self, hint):
-        """Return where to read to: one place for all connections of the loop."""
+        """Return the buffer to read into: one for all connections of the loop."""
         return self._room
 
     def buffer_updated(self, Py_ssize_t size):
-        """Do as ``data_received`` with what was read there."""
+        """Do what ``data_received`` does, with ``size`` bytes of that buffer."""
         if self._room is None or not 0 <= size <= len(self._room):
-            raise ValueError(f"{size} bytes were not read into what get_buffer() gave")
+            raise ValueError(f"{size} bytes do not fit into the buffer of get_buffer()")
         cdef const uint8_t *octets = <const uint8_t *>PyByteArray_AS_STRING(self._room)
         self.arrived(octets, size, False)
 
     cdef int arrived(self, const uint8_t *octets, Py_ssize_t size, bint alone) except -1:
-        """Do so; ``alone`` means that a task can be entered."""
+        """Do what ``data_received`` does; ``alone``: no task runs, so one can be entered."""
         cdef Waiter waiter
         cdef Inbox inbox = self._inbox
         cdef list others = None
@@ -235,11 +235,11 @@ cdef class FastPath:
                     waiter.enter()
                 else:
                     waiter.wake()
-        finally:  # what ends a task may be for the loop as well, as sys.exit() is
+        finally:  # an error that ends a task may be for the loop, such as SystemExit
             self.feeding = False
             if self._owed:
                 self.flush()
-            # Nothing but messages ends nothing; a task that ends the connection sees to that.
+            # Messages alone do not end a connection, and a task that ends it does this itself.
             if not (others is None and inbox.only_messages) and self._life.state is not OPEN:
                 self.see_to_end()
             elif self.waiter._callback is None:
@@ -247,7 +247,7 @@ cdef class FastPath:
         return 0
 
     cpdef Waiter next_waiter(self):
-        """Return what a receiver is to wait for; a task may not have left the last one yet."""
+        """Return what a receiver awaits: a new one if a task has not left the last one yet."""
         if self.waiter._outcome is not None:
             self.waiter = Waiter(self.loop)
         return self.waiter
@@ -266,13 +266,13 @@ cdef class FastPath:
         elif inbox.decoder.has_backlog() and inbox._messages is None:
             self.core.catch_up()
         if message is not None and not self.feeding:
-            inbox.taken_at = self.now()  # it had waited
+            inbox.taken_at = self.now()  # the message had waited in the inbox
         if self.read_paused:
             self.resume_if_room()
         return message
 
     cpdef write(self, int kind, message):
-        """Send a message; whoever calls it has the turn."""
+        """Send a message; the caller has made sure that none is being written."""
         if self._compresses or self._life.state is not OPEN:
             self.core.send(kind, message)
             self.sent()
@@ -280,7 +280,7 @@ cdef class FastPath:
         self.owe(self._encoder.frame_of(kind, message, True, False))
 
     cdef int owe(self, bytes frame) except -1:
-        """Send a message's frame; it need not go through what is owed where it can leave at once."""
+        """Send a message's frame: without the queue of owed frames if it can leave at once."""
         self._inbox.sent()
         if self._direct is not None and not self._owed and not self.gathers() and self.may_flush():
             return self._direct.put(frame)
@@ -293,9 +293,9 @@ cdef class FastPath:
         return not self.write_paused and (self.lock is None or self.lock.free)
 
     cpdef sent(self):
-        """Write what was just owed: at once, or with the next replies while messages wait.
+        """Write what is owed now: at once, or with the next replies while messages wait.
 
-        What is gathered leaves at the end of the loop's turn at the latest.
+        What is gathered is written at the end of the loop's turn at the latest.
         """
         if self.gathers():
             with cython.boundscheck(True), cython.wraparound(True):
@@ -308,11 +308,11 @@ cdef class FastPath:
         self.flush()
 
     cdef bint gathers(self) noexcept:
-        """True while what is sent waits for what will be sent."""
+        """True while frames are gathered instead of written at once."""
         return self.corked or self._inbox._messages is not None
 
     cpdef flush(self):
-        """Write everything owed, unless the transport asked us to wait."""
+        """Write everything owed, unless the transport has paused writing."""
         cdef bytes owed
         self.flush_due = False
         self.gathered = 0
@@ -329,13 +329,13 @@ cdef class FastPath:
         if self.write_paused:
             return False
         if self.transport.is_closing() if self._direct is None else self._direct._closing:
-            self.write_paused = True  # it failed: who sends on waits for its end to be told
+            self.write_paused = True  # it failed: writers wait until connection_lost
         return not self.write_paused
 
 
-# What is awaited and ends at once would have to raise StopIteration to say so, and Cython
-# would make a traceback of it: that costs more than the message. So the interpreter is told
-# in C what one step gave, and whether it was the last.
+# An awaitable that ends at once would have to raise StopIteration, and Cython would make a
+# traceback for it: that costs more than the message. So a slot in C (am_send) tells the
+# interpreter the result of a step, and whether it was the last one.
 cdef extern from *:
     """
     static PyObject *(*koko_step)(PyObject *awaited, int *last);
@@ -371,16 +371,16 @@ cdef extern from *:
 @cython.freelist(64)
 @cython.no_gc_clear
 cdef class Awaited:
-    """What ``recv``, ``send`` and an iteration give: does nothing before it is awaited."""
+    """The awaitable of ``recv``, ``send`` and iteration: it does nothing until it is awaited."""
 
     cdef FastPath _path
-    cdef bint _iterates  # an ordinary end of the connection ends an iteration
-    cdef bint _sends  # what follows is for sending only
+    cdef bint _iterates  # for __anext__: an ordinary end of the connection ends the iteration
+    cdef bint _sends  # for send(), which alone uses _kind, _message and _wait
     cdef bint _begun
-    cdef bint _over  # as a coroutine is that has returned: receiving again takes another one
+    cdef bint _over  # it has returned, and cannot be awaited again, like a coroutine
     cdef int _kind
     cdef object _message
-    cdef object _wait  # the coroutine that waits for our turn
+    cdef object _wait  # the coroutine that waits for the lock
 
     cdef object step(self, bint *last):
         """Do as much as can be done now; return the result if that was the last step."""
@@ -429,7 +429,7 @@ cdef class Awaited:
     def __iter__(self):
         return self
 
-    def __next__(self):  # what stands in its place is koko_next
+    def __next__(self):  # never called: koko_next replaces it
         raise NotImplementedError
 
     def send(self, value):
@@ -447,7 +447,7 @@ cdef class Awaited:
         if self._wait is not None:
             self._wait.close()
 
-    # Not __del__: one that came from the freelist counts as finalized already.
+    # Not __del__: an object from the freelist counts as finalized already.
     def __dealloc__(self):
         if self._sends and not self._begun:
             warnings.warn("send() was never awaited; nothing was sent", RuntimeWarning)
@@ -462,7 +462,7 @@ made_here_only(Awaited)
 
 
 cdef Awaited receive(FastPath path, bint iterates):
-    """Return what gives the next message, waiting for it if necessary."""
+    """Return an awaitable of the next message."""
     cdef Awaited awaited = Awaited.__new__(Awaited)
     awaited._path = path
     awaited._iterates = iterates
@@ -529,16 +529,16 @@ cdef class MessageVerbs:
 
 
 def send_now(conns, prepared):
-    """Send a prepared message to all who have room, without waiting.
+    """Send a prepared message to the connections that have room, without waiting.
 
-    Returns how many it was sent to, how many were over, and who has no room.
+    Returns how many it was sent to, how many were over, and those that have no room.
     """
     cdef MessageVerbs conn
     cdef FastPath path
     cdef Py_ssize_t sent = 0, gone = 0, size = len(prepared.payload)
     cdef dict forms = prepared._forms
     cdef list late = []
-    known = frame = None  # the form of the last one, and what it was sent
+    known = frame = None  # the form of the last connection, and its frame
     for conn in conns:
         if conn is None:
             raise TypeError("a connection is expected, not None")
@@ -555,7 +555,7 @@ def send_now(conns, prepared):
         if frame is not None:
             path._encoder.bytes_out += PyBytes_GET_SIZE(frame)
             path.owe(frame)
-        else:  # the first of its form, or one with a form of its own
+        else:  # no frame of this form has been made yet
             path.core.send_prepared(prepared)
             path.sent()
             known = None
@@ -563,7 +563,7 @@ def send_now(conns, prepared):
     return sent, gone, late
 
 
-_rooms = WeakKeyDictionary()  # where transports read to, of each loop that has such
+_rooms = WeakKeyDictionary()  # for each loop, the buffer that transports read into
 
 
 cdef bytearray room_of(loop):

@@ -22,7 +22,7 @@ cdef class Watched(DirectTransport):
     cdef int _fd  # -1 once it is closed
     cdef uint32_t _interest  # 0 while it is not watched
     cdef object _loop
-    cdef object _context  # of who made it; what is ready is served in it, as by any loop
+    cdef object _context  # the contextvars of its maker; events are served in it, as by any loop
     cdef Poller _poller
 
     cdef int ready(self, uint32_t events) except -1
@@ -37,7 +37,7 @@ cdef class Poller:
     cdef int _epoll
     cdef list _watched  # by descriptor
     cdef bint _spares_one  # a connection is watched by the loop itself
-    cdef uint8_t *_octets  # what was read last, until the next read
+    cdef uint8_t *_octets  # the buffer of all reads: valid until the next one
     cdef object __weakref__
 
     cdef int watch(self, Watched watched, uint32_t interest) except -1

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, auto_pickle=False, nonecheck=True
-"""One epoll for all sockets of an event loop, inside the loop's own: Linux only.
+"""One epoll for all sockets of an event loop, watched by the loop's own epoll: Linux only.
 
-A loop calls Python for every socket that is ready. Here it is called once for all of them,
-and each is served in C, in the context of who made it. What a socket is for is not known
-here; ``_native_transport`` knows.
+A loop calls Python for every socket that is ready. It calls this poller once for all of them,
+and each socket is served in C, in the context of its maker. ``_native_transport`` knows what
+the sockets are for.
 """
 
 from libc.errno cimport errno
@@ -57,7 +57,7 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     BATCH = 256
 
-_pollers = WeakKeyDictionary()  # of each loop that has sockets here
+_pollers = WeakKeyDictionary()  # by loop
 
 
 def _start_anew():
@@ -71,46 +71,49 @@ os.register_at_fork(after_in_child=_start_anew)
 
 
 cdef object failure():
-    """Return the error that the kernel has just given, as Python knows it."""
+    """Return the OSError of the last system call."""
     return OSError(errno, os.strerror(errno))
 
 
 def has_hung_up(int descriptor):
-    """Tell what ``koko.hung_up.has_hung_up`` does, in C."""
+    """Do what ``koko.hung_up.has_hung_up`` does, in C."""
     cdef pollfd asked
     asked.fd, asked.events, asked.revents = descriptor, POLLRDHUP, 0
     return descriptor >= 0 and poll(&asked, 1, 0) > 0
 
 
 cdef class Watched(DirectTransport):
-    """A descriptor that a poller may watch; a DirectTransport as well, since a class in C has one base."""
+    """A descriptor that a poller may watch.
+
+    It is a DirectTransport too, since an extension class has only one base.
+    """
 
     def __cinit__(self, *rest):
-        self._fd = -1  # not 0, which is somebody's: what fails to be made closes nothing
+        self._fd = -1  # not 0, which is an open file: an object that is half made closes nothing
 
     cdef int ready(self, uint32_t events) except -1:
-        """Do what has become possible."""
+        """Read, write or accept, as the events say."""
         raise NotImplementedError
 
     cdef int fail(self, error) except -1:
-        """Take note that ``ready`` raised this."""
+        """Handle an error that ``ready`` raised."""
         raise NotImplementedError
 
     cdef int watch(self, uint32_t interest) except -1:
-        """Be told of these events from now on, of no other."""
+        """Watch for these events from now on, and no others."""
         if interest != self._interest:
             self._poller.watch(self, interest)
         return 0
 
     cdef bint may_enter(self) noexcept:
-        """Tell what ``tasks.may_enter`` does, where no task is running.
+        """Do what ``tasks.may_enter`` does, if no task is running.
 
-        In 25 instructions: nest_asyncio patches the class of a loop, at any time.
+        Asked each time, in 25 instructions: nest_asyncio may patch a loop's class at any time.
         """
         return _PyType_Lookup(Py_TYPE(self._loop), "_nest_patched") == NULL
 
     cdef int serve(self, uint32_t events) except -1:
-        """See to what is ready; the loop is what calls, so no task is running."""
+        """Handle events. The loop calls this, so no task is running."""
         PyContext_Enter(self._context)
         try:
             self.ready(events)
@@ -126,8 +129,8 @@ cdef class Watched(DirectTransport):
 cdef class Poller:
     """All sockets of one loop, in one epoll that the loop watches.
 
-    Both are level-triggered: whoever does not take everything is told again, and what is
-    more than a batch waits for the loop's next turn, so that others have theirs.
+    Both are level-triggered: a socket that is not read to its end is reported again. Sockets
+    beyond one batch wait for the loop's next turn, so that other callbacks can run.
     """
 
     def __cinit__(self):
@@ -166,7 +169,7 @@ cdef class Poller:
         return 0
 
     def _start_anew(self):
-        """Begin again in a child of fork: the epoll is the parent's, and so is what is in it."""
+        """Make a new epoll in a child of fork: the old one, and its sockets, are the parent's."""
         cdef Watched watched
         cdef int own = epoll_create1(EPOLL_CLOEXEC)
         if own >= 0:
@@ -179,7 +182,7 @@ cdef class Poller:
                 disown(watched._fd)
 
     def _run(self):
-        """Serve those that are ready."""
+        """Serve the sockets that are ready."""
         cdef epoll_event events[BATCH]
         cdef Watched watched
         cdef int i, count = epoll_wait(self._epoll, events, BATCH, 0)
@@ -187,16 +190,16 @@ cdef class Poller:
             if events[i].data.fd >= len(self._watched):
                 continue
             watched = self._watched[events[i].data.fd]
-            if watched is not None:  # else one before it has closed it
+            if watched is not None:  # None: an earlier one in this batch has closed it
                 watched.serve(events[i].events)
 
 
 cdef Poller poller_of(loop):
-    """Return the poller of a loop; NotImplementedError if that can watch no descriptors."""
+    """Return the poller of a loop; raise NotImplementedError if it cannot watch descriptors."""
     known = _pollers.get(loop)
     cdef Poller poller = None if known is None else known()
     if poller is None:
         poller = Poller()
-        loop.add_reader(poller._epoll, poller._run)  # from now on it is the loop that holds it
+        loop.add_reader(poller._epoll, poller._run)  # the loop now keeps the poller alive
         _pollers[loop] = ref(poller)
     return poller

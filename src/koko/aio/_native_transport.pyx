@@ -1,10 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, auto_pickle=False, nonecheck=True
 """Sockets that are read and written without going through the event loop: Linux only.
 
-What the poller says is ready is read into one buffer and handed on in C; what is written
-leaves at once. To those above, ``SocketTransport`` is a transport as any loop's own; where
-this module is not built, the loop's own is what they get. Nothing about WebSocket is known
-here.
+When the poller reports a socket it is read into one buffer, and the bytes are passed on in C;
+what is written is sent at once. ``SocketTransport`` can be used like the transport of any loop;
+where this module is not built, the loop's own transport is used. It knows nothing of WebSocket.
 """
 
 cimport cython
@@ -66,22 +65,22 @@ cdef int MOST = ACCEPTED
 
 @cython.final
 cdef class SocketTransport(Watched):
-    """One connected stream socket: what ``asyncio.Transport`` says, done at once where it can be.
+    """One connected stream socket, as an ``asyncio.Transport`` that acts at once where it can.
 
-    ``write`` hands to the kernel what it takes; a protocol that is a ``FastPath`` gets what
-    arrives without a copy of it. It owns the descriptor: nobody else can close it, so what is
-    written never goes into whatever has its number next.
+    ``write`` gives the kernel as much as it takes; a protocol that is a ``FastPath`` gets what
+    arrives without a copy. The transport owns the descriptor: nothing else can close it, so
+    what is written never goes to another file that has got the same number.
     """
 
     cdef object _protocol
     cdef FastPath _path  # the protocol, if it is one
     cdef object _local
     cdef object _remote
-    cdef list _unsent  # what the peer has no room for yet; None while there is nothing
+    cdef list _unsent  # what the kernel has not taken yet; None if there is nothing
     cdef Py_ssize_t _unsent_size, _high, _low
-    cdef Py_ssize_t _taken  # bytes of the first of them that have left
+    cdef Py_ssize_t _taken  # bytes of the first of them that the kernel has taken
     cdef bint _protocol_paused, _read_paused, _heard_end, _ends, _lost
-    cdef bint _spared  # the loop itself watches it: who has one connection pays for one epoll
+    cdef bint _spared  # the loop itself watches it: one connection alone needs one epoll, not two
     cdef object __weakref__
 
     def __dealloc__(self):
@@ -112,7 +111,7 @@ cdef class SocketTransport(Watched):
         return 0
 
     cdef int read(self) except -1:
-        cdef FastPath path = self._path  # a task that it wakes may give us another protocol
+        cdef FastPath path = self._path  # held: a task that it wakes may set another protocol
         cdef uint8_t *octets = self._poller._octets
         cdef Py_ssize_t size = recv(self._fd, octets, MUCH, 0)
         if size > 0:
@@ -130,7 +129,7 @@ cdef class SocketTransport(Watched):
         return 0
 
     cdef int write_on(self) except -1:
-        """Write what the peer has made room for."""
+        """Write as much of the unsent bytes as the kernel takes now."""
         cdef bytes octets
         cdef Py_ssize_t size
         while self._unsent:
@@ -158,7 +157,7 @@ cdef class SocketTransport(Watched):
         return 0
 
     cdef Py_ssize_t take_off(self, const uint8_t *octets, Py_ssize_t size) except -1:
-        """Return how many bytes the kernel takes now."""
+        """Send bytes, and return how many of them the kernel took."""
         cdef Py_ssize_t taken = send(self._fd, octets, size, MSG_NOSIGNAL)
         if taken >= 0:
             return taken
@@ -188,20 +187,20 @@ cdef class SocketTransport(Watched):
         return 0
 
     def write(self, octets):
-        """Write ``octets``; what the peer has no room for is kept until it has."""
+        """Write ``octets``; what the kernel does not take now is kept and written later."""
         if self._ends:
             raise RuntimeError("write() after write_eof()")
         self.put(octets if type(octets) is bytes else bytes(memoryview(octets)))
 
     def writelines(self, lines):
-        """Write them one behind the other."""
+        """Write all of them, one after the other."""
         self.write(b"".join(lines))
 
     def can_write_eof(self):
         return True
 
     def write_eof(self):
-        """End our half of the stream, behind what is unsent."""
+        """End our half of the stream, after everything unsent."""
         if self._ends or self._closing:
             return
         self._ends = True
@@ -215,7 +214,7 @@ cdef class SocketTransport(Watched):
         return self._low, self._high
 
     def set_write_buffer_limits(self, high=None, low=None):
-        """Say from how many bytes unsent the protocol pauses, and from how many it goes on."""
+        """Set above how many unsent bytes the protocol pauses, and below how many it resumes."""
         if high is None:
             high = HIGH_WATER if low is None else 4 * low
         if low is None:
@@ -279,7 +278,7 @@ cdef class SocketTransport(Watched):
         self.lose(None)
 
     cdef int lose(self, error) except -1:
-        """Have the socket closed, and the protocol told."""
+        """Close the socket, and call ``connection_lost``, in the loop's next turn."""
         if self._lost:
             return 0
         self._lost = self._closing = True
@@ -295,12 +294,12 @@ cdef class SocketTransport(Watched):
         protocol, self._protocol, self._path = self._protocol, None, None
         fd, self._fd = self._fd, -1
         try:
-            if protocol is not None:  # it could not be made
+            if protocol is not None:  # None: the factory failed
                 protocol.connection_lost(error)
         finally:
             close(fd)
 
-    # What it stands on
+    # Protocol and socket
 
     def set_protocol(self, protocol):
         self._protocol = protocol
@@ -310,7 +309,7 @@ cdef class SocketTransport(Watched):
         return self._protocol
 
     def get_extra_info(self, name, default=None):
-        """Return "socket", "sockname" or "peername"; the names are known after the end, too."""
+        """Return "socket", "sockname" or "peername"; both names also after the end."""
         if name == "sockname":
             return self._local
         if name == "peername":
@@ -356,7 +355,7 @@ cdef object names_of(int fd):
 
 
 class LentSocket(TransportSocket):
-    """The socket as an application may use it: to ask, and to set options, but not to close."""
+    """The socket that an application gets: for its options and addresses, not to close it."""
 
     __slots__ = ("_transport",)
 
@@ -372,7 +371,7 @@ class LentSocket(TransportSocket):
 
 
 class Duplicate(socket.socket):
-    """A socket for one call."""
+    """A duplicate of the socket, for one call."""
 
     def __del__(self):
         self.close()
@@ -407,8 +406,8 @@ def attach(sock, protocol):
     Its descriptor is ours from now on; ``sock`` is as after ``detach``.
 
     Raises:
-        OSError: it is not connected any more; it was closed.
-        NotImplementedError: the loop can watch no descriptors; it is as it was.
+        OSError: ``sock`` is no longer connected; it was closed.
+        NotImplementedError: the loop cannot watch descriptors; ``sock`` is unchanged.
     """
     cdef SocketTransport transport
     loop = asyncio.get_running_loop()
@@ -429,13 +428,13 @@ def attach(sock, protocol):
 cdef class Listener(Watched):
     """A listening socket, each of whose connections gets a protocol of its own.
 
-    ``exhausted`` is called with the error when nobody can be accepted for a while.
+    ``exhausted`` is called with the error when no client can be accepted for a while.
     """
 
-    cdef readonly object sockets  # this one, for who asks as one asks asyncio.Server
+    cdef readonly object sockets  # a tuple of one, as ``asyncio.Server`` has
     cdef object _factory
     cdef object _exhausted
-    cdef object _retry  # the timer of another try to accept
+    cdef object _retry  # the timer of the next try to accept
     cdef object _local  # the address of every connection; None where each has its own
 
     def __cinit__(self, sock, factory, exhausted):
@@ -448,7 +447,7 @@ cdef class Listener(Watched):
         self._exhausted = exhausted
         local = sock.getsockname()
         self._local = None if local[0] in ("0.0.0.0", "::") else local
-        self._fd = os.dup(sock.fileno())  # that one may be closed by whoever has it
+        self._fd = os.dup(sock.fileno())  # the owner of ``sock`` may close it
         self.watch(EPOLLIN)
 
     def __dealloc__(self):
@@ -478,10 +477,10 @@ cdef class Listener(Watched):
         if local is None or remote is None:
             try:
                 local, remote = names_of(fd)
-            except OSError:  # it is gone already
+            except OSError:  # the client has hung up already
                 close(fd)
                 return 0
-        # As on any loop: what one connection sets in its context is not there for the next.
+        # As on any loop: what one connection sets in its context is not seen by the next.
         context = self._context.copy()
         begin(transport_on(self._poller, self._loop, context, fd, local, remote), self._factory)
         return 0
