@@ -190,7 +190,7 @@ def test_page_of_another_site_is_not_let_in(site: str) -> None:
 def test_websocket_at_another_path_is_closed_with_the_paths_there_are(site: str) -> None:
     with (
         dial(site.replace("http", "ws") + "/elsewhere", proxy=None) as conn,
-        pytest.raises(CloseError, match="here are /chat and /echo") as closed,
+        pytest.raises(CloseError, match="the paths are /chat and /echo") as closed,
     ):
         conn.recv(timeout=5)
     assert closed.value.code == 1008

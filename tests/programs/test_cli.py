@@ -269,7 +269,7 @@ def test_port_in_use_is_one_sentence(face: str) -> None:
         (("--read-limit", "-1"), "read_limit=-1"),
         (("--handshake-timeout", "0"), "handshake_timeout=0"),
         (("--origin", "elsewhere.example"), "elsewhere.example"),
-        (("--keyfile", "key.pem"), "--keyfile key.pem without --certfile"),
+        (("--keyfile", "key.pem"), "--keyfile key.pem needs --certfile"),
         (("--certfile", "no-such-file.pem"), "no-such-file.pem"),
         (("--face", "sync", "--loop", "uvloop"), "threads need no event loop"),
     ],

@@ -1,4 +1,4 @@
-"""Koko inside other people's servers and frameworks, one module for each; import the one you use.
+"""Koko inside other servers and frameworks, one module for each; import the one you use.
 
 ``websocket(upgrader)`` makes a view of a function that gets an open connection. The function
 ends like a handler of ``koko.sync.Server``: one that returns closes with 1000; one that raises

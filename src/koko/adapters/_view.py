@@ -18,17 +18,17 @@ from koko.sync.upgrade import Upgrader
 
 _LOGGER = logging.getLogger("koko.server")
 
-OVER = Response(101)  # what a view returns after the conversation: for the access log alone
+OVER = Response(101)  # what a view returns after the conversation: only the access log shows it
 
 
 def check_view(upgrader: Any, handler: Callable[..., object]) -> None:
-    """Raise where no view can be made of these, since they belong to asyncio."""
+    """Raise if these belong to asyncio, so that no view can be made of them."""
     check_face("websocket()", "upgrader", upgrader, Upgrader)
     refuse_async("websocket()", "handler", handler)
 
 
 def run_view(upgrader: Upgrader, request: Any, handler: Callable[..., object]) -> Response:
-    """Upgrade a request and run ``handler(conn)``; return what the view is to answer."""
+    """Upgrade a request and run ``handler(conn)``; return the view's answer."""
     try:
         conn = upgrader.upgrade(request)
     except HandshakeError as error:
@@ -40,5 +40,5 @@ def run_view(upgrader: Upgrader, request: Any, handler: Callable[..., object]) -
 
 
 def fields(response: Response) -> list[tuple[str, str]]:
-    """Return the headers of a response; PEP 3333 wants exactly ``str``, not a kind of it."""
+    """Return the headers of a response; PEP 3333 forbids subclasses of ``str``."""
     return [(str(name), str(value)) for name, value in response.headers.items()]

@@ -18,8 +18,8 @@ View = Callable[..., HttpResponse]
 def websocket(upgrader: Upgrader) -> Callable[[Handler], View]:
     """Make a view of ``handler(conn, request, **arguments)``.
 
-    Django closes the database connections of a request when its view has returned: close
-    those that a long conversation does not need.
+    Django closes the database connections of a request only when its view returns: close those
+    that a long conversation does not need.
     """
 
     def decorate(handler: Handler) -> View:

@@ -16,12 +16,12 @@ View = Callable[..., flask.Response]
 
 
 def websocket(upgrader: Upgrader) -> Callable[[Handler], View]:
-    """Make a view of ``handler(conn, **arguments)``, its arguments those of the route.
+    """Make a view of ``handler(conn, **arguments)``; the arguments are those of the route.
 
-    The route has to say that it is one: ``@app.get("/chat", websocket=True)``, above this.
+    The route must be marked as a WebSocket: ``@app.get("/chat", websocket=True)``, above this.
 
-    ``flask.request`` and ``flask.session`` are there as in any view; what is changed in
-    the session is lost, as no response will carry it.
+    ``flask.request`` and ``flask.session`` can be used as in any view; changes of the session
+    are lost, since no response is sent that could carry them.
     """
 
     def decorate(handler: Handler) -> View:

@@ -16,9 +16,9 @@ H = TypeVar("H", bound=BaseHTTPRequestHandler)
 
 
 def websocket(upgrader: Upgrader) -> Callable[[Callable[[H, Conn], object]], Callable[[H], None]]:
-    """Make of a method ``(self, conn)`` one that may be, or be called by, ``do_GET``.
+    """Turn a method ``(self, conn)`` into one that is, or is called by, ``do_GET``.
 
-    A server that is to do anything else meanwhile is a ``ThreadingHTTPServer``.
+    Use a ``ThreadingHTTPServer``: any other serves no other client during a conversation.
     """
 
     def decorate(method: Callable[[H, Conn], object]) -> Callable[[H], None]:

@@ -17,8 +17,8 @@ Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 def websocket(upgrader: Upgrader) -> Callable[[Callable[[Conn, Environ], object]], Application]:
     """Make a WSGI application of ``handler(conn, environ)``.
 
-    It runs in the server's thread, which it keeps until the conversation is over. See
-    ``Upgrader.upgrade`` for the servers that let go of their socket.
+    It runs in the server's thread, and keeps it until the conversation is over. See
+    ``Upgrader.upgrade`` for the servers that hand over their socket.
     """
 
     def decorate(handler: Callable[[Conn, Environ], object]) -> Application:

@@ -1,9 +1,9 @@
-"""The command ``koko``: what may be typed, and which module does it.
+"""The command ``koko``: its arguments, and which module runs each subcommand.
 
-A contract: scripts rely on the names and defaults here, on what goes to stdout, and
-on the exit codes (0 done, 1 failed, 2 mistyped, 130 interrupted). What fails is said
-in one sentence on stderr, never as a traceback. A module is imported only when
-its command was asked for, so ``koko dial`` loads no event loop.
+Scripts rely on the names and defaults here, on what goes to stdout, and on the exit codes
+(0 done, 1 failed, 2 mistyped, 130 interrupted). A failure is one sentence on stderr, never a
+traceback. A module is imported only when its command is run, so ``koko dial`` loads no event
+loop.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(run(args))
     except KeyboardInterrupt:
         return 130
-    # ValueError: an option or a URL that cannot be; ImportError: an extra that is not
-    # installed; TimeoutError is an OSError. What is not here is a bug and shows where.
+    # ValueError: an invalid option or URL; ImportError: an extra that is not installed;
+    # TimeoutError is an OSError. Any other error is a bug: its traceback is shown.
     except (Failure, WebSocketError, OSError, ValueError, ImportError) as error:
         print(f"koko: {error or type(error).__name__}", file=sys.stderr)
         return 1

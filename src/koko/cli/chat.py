@@ -1,4 +1,4 @@
-"""The chat of ``koko demo``: one room, and everybody in it hears everything.
+"""The chat of ``koko demo``: one room, in which every visitor gets every message.
 
 Every message is one JSON object with a ``type``. A visitor says ``name`` (first, and
 again to change it) and ``say``; the room says ``welcome``, ``here``, ``said`` and
@@ -22,7 +22,7 @@ READ_LIMIT = 16384  # bytes: the longest text, each character escaped, and its b
 
 
 class Room:
-    """Who is here, and what was said last."""
+    """The visitors, and the last messages."""
 
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
@@ -44,7 +44,7 @@ class Room:
 
     async def _hear(self, conn: Conn, visitor: int, word: str, text: str) -> None:
         if word == "name" and visitor not in self._names:
-            # Between these two nobody else can run: the welcome is the first thing heard.
+            # No other task runs between these two, so the welcome is the first message.
             self._audience.members.add(conn)
             await conn.send(_json("welcome", id=visitor, past=list(self._past)))
             await self._call(visitor, text, f"{text} came in")
@@ -53,7 +53,7 @@ class Room:
         elif visitor in self._names:
             await self._pass_on(visitor, text)
         else:
-            raise ValueError("say your name first")
+            raise ValueError("send your name first")
 
     async def _call(self, visitor: int, name: str, note: str) -> None:
         if self._names.get(visitor) != name:
@@ -80,7 +80,7 @@ class Room:
 
 
 def _read(message: str | bytes) -> tuple[str, str]:
-    """Return what kind of word a message is and its text, or say what is wrong with it."""
+    """Return the type and the text of a message; raise ValueError if it is not valid."""
     try:
         fields = json.loads(message)
     except (ValueError, RecursionError):
@@ -91,7 +91,7 @@ def _read(message: str | bytes) -> tuple[str, str]:
     text = fields.get("name" if word == "name" else "text")
     text = text.strip() if isinstance(text, str) else ""
     if not 1 <= len(text) <= LONGEST[word]:
-        raise ValueError(f"what you {word} has 1 to {LONGEST[word]} characters")
+        raise ValueError(f"the text of {word!r} must have 1 to {LONGEST[word]} characters")
     return word, text
 
 

@@ -1,7 +1,7 @@
 """``koko demo --check``: the demo talks to itself and says what it found.
 
-A browser's part is played by ``urllib`` for the page and by Koko's own client for the
-WebSockets, on a free port of the loopback.
+Instead of a browser, ``urllib`` fetches the page and Koko's own client opens the WebSockets,
+on a free port of the loopback.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def check() -> None:
 
 
 def _silent() -> logging.Logger:
-    # What is refused here is refused on purpose.
+    # The check provokes refusals: its log would only confuse.
     logger = logging.getLogger("koko.check")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
@@ -102,7 +102,7 @@ async def _check_echo(url: str, origin: str) -> None:
 async def _check_origin(url: str) -> None:
     try:
         async with _visit(url, "http://elsewhere.example"):
-            raise Failure("a page of another site was let in")
+            raise Failure("a page of another site could connect")
     except ErrBadHandshake as error:
         _expect(error.status == 403, f"another site was refused with {error.status}, not 403")
     _say("another site is refused with 403")

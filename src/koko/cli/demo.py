@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve the page until a signal comes, or check it; return the exit code."""
     with asyncio.Runner(loop_factory=loop_factory("auto")) as runner:
         if args.check:
-            from koko.cli.check import check  # a client besides: only for this
+            from koko.cli.check import check  # imports a client: only if needed
 
             runner.run(check())
         else:

@@ -1,9 +1,8 @@
-"""``koko dial``: one WebSocket, talked to from a terminal or a pipe.
+"""``koko dial``: one WebSocket, from a terminal or a pipe.
 
-Lines go out as text messages, messages come back on stdout, what is said about the
-connection goes to stderr. The main thread receives, a second one reads the lines and
-sends: nothing can interrupt a thread that reads from a terminal, so it must not be
-the one that notices the end.
+Lines are sent as text messages, messages are printed on stdout, and notes about the
+connection on stderr. The main thread receives, a second one reads the lines and sends: a
+thread that reads from a terminal cannot be interrupted, so it cannot notice the end.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def _greeting(conn: Conn) -> str:
 
 
 def _receive(conn: Conn) -> None:
-    with suppress(CloseError):  # conn.ending says it, too
+    with suppress(CloseError):  # conn.ending has it, too
         for message in conn:
             _show(message)
 
@@ -105,7 +104,7 @@ def _note(sentence: str) -> None:
 
 
 class _Sender(threading.Thread):
-    """Sends the lines and then a Close; what is still on its way comes in before the answer."""
+    """Sends the lines and then a Close; messages on their way come before the peer's answer."""
 
     def __init__(self, conn: Conn, lines: _Lines) -> None:
         super().__init__(name="koko-dial-lines", daemon=True)
@@ -118,19 +117,19 @@ class _Sender(threading.Thread):
             for line in self._lines:
                 self._conn.send(line)
         except CloseError:
-            return  # the thread that receives knows why
+            return  # the receiving thread reports the end
         except Exception as error:
             self.failure = error
         self._say_goodbye()
 
     def _say_goodbye(self) -> None:
-        # Not close(): that would not leave what still arrives to the thread that receives.
+        # Not close(): it would drop messages that the receiving thread should still print.
         with suppress(CloseError):
             self._conn.write_control(Kind.CLOSE, format_close_message(1000))
 
 
 class _Lines(Protocol):
-    """Where lines come from."""
+    """A source of lines."""
 
     def __iter__(self) -> Iterator[str]: ...
     def screen(self) -> AbstractContextManager[None]: ...
@@ -142,7 +141,7 @@ def _lines() -> _Lines:
         try:
             return _PromptLines()
         except ImportError:
-            pass  # the extra ``cli`` is a convenience
+            pass  # the extra ``cli`` is optional
     return _PlainLines()
 
 
@@ -150,7 +149,7 @@ class _PlainLines:
     """The lines of stdin as they are, without an editor of our own."""
 
     def __iter__(self) -> Iterator[str]:
-        # Not sys.stdin: Python takes its lock when it ends, and this thread may hold it.
+        # Not sys.stdin: Python takes the lock of stdin at exit, and this thread may hold it.
         with open(sys.stdin.fileno(), "rb", closefd=False) as stdin:
             for number, line in enumerate(stdin, 1):
                 yield self._text(number, line)
@@ -193,14 +192,14 @@ class _PromptLines:
     def screen(self) -> Iterator[None]:
         from prompt_toolkit.patch_stdout import patch_stdout
 
-        # Raw between two prompts and while a message is printed, too: what is typed there
-        # must not be lost, least of all a Ctrl-D.
+        # Stay in raw mode between two prompts and while a message is printed: what is typed
+        # then must not be lost, least of all a Ctrl-D.
         self._session.input.cooked_mode = nullcontext  # type: ignore[method-assign]
         with self._session.input.raw_mode(), patch_stdout():
             yield
 
     def stop(self) -> None:
-        """End the prompt, so that the terminal is left as it was; called by another thread."""
+        """End the prompt and restore the terminal; called by another thread."""
         self._stopped = True
         loop = self._session.app.loop
         if loop is not None:

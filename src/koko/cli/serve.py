@@ -1,8 +1,7 @@
 """``koko serve``: an echo or a broadcast server, on either face.
 
-Here is what the faces share: options, TLS, the log and the line that says where it
-listens. The handlers are in ``with_aio`` and ``with_sync``, of which only the one that
-was asked for is imported.
+This module has what both faces share: options, TLS, the log and the line that says where it
+listens. The handlers are in ``with_aio`` and ``with_sync``; only one of them is imported.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def _options(args: argparse.Namespace) -> UpgraderOptions:
 def _tls(certfile: str | None, keyfile: str | None) -> ssl.SSLContext | None:
     if certfile is None:
         if keyfile is not None:
-            raise Failure(f"--keyfile {keyfile} without --certfile: TLS needs the certificate")
+            raise Failure(f"--keyfile {keyfile} needs --certfile: TLS needs the certificate, too")
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:

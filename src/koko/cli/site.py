@@ -26,7 +26,7 @@ def visitor() -> Callable[[Conn], Awaitable[None]]:
     async def visit(conn: Conn) -> None:
         room = rooms.get(conn.request.path)
         if room is None:
-            await conn.close(1008, "here are /chat and /echo")
+            await conn.close(1008, "the paths are /chat and /echo")
         else:
             await room(conn)
 
@@ -48,7 +48,7 @@ def http() -> Callable[[Request], Response]:
             return Response(200, page, headers)
         if request.path == "/health":
             return Response(200, "ok\n")
-        return Response(404, "here are /, /health and the WebSockets /chat and /echo\n")
+        return Response(404, "the paths are /, /health and the WebSockets /chat and /echo\n")
 
     return answer
 
@@ -62,7 +62,7 @@ def _page_headers(page: str) -> dict[str, str]:
     return {
         "Content-Type": "text/html; charset=utf-8",
         "Content-Security-Policy": policy,
-        # Isolated from other sites, a page is given clocks fine enough for a loopback echo.
+        # A browser gives an isolated page a clock that is fine enough for a loopback echo.
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Embedder-Policy": "require-corp",
         "X-Content-Type-Options": "nosniff",

@@ -9,7 +9,7 @@ from typing import Any
 from koko.aio import Conn, broadcast, serve
 from koko.cli.failure import Failure
 
-PATIENCE = 5.0  # seconds a broadcast waits for those who do not read, then closes them
+PATIENCE = 5.0  # seconds until a broadcast closes a connection that does not read
 
 
 def run(what: str, loop: str, **serving: Any) -> None:
@@ -39,13 +39,13 @@ async def echo(conn: Conn) -> None:
 
 
 class Audience:
-    """Everybody who hears a message."""
+    """The connections that get every message."""
 
     def __init__(self) -> None:
         self.members: set[Conn] = set()
 
     async def broadcast(self, conn: Conn) -> None:
-        """Send every message of ``conn`` to everybody, encoded once."""
+        """Send every message of ``conn`` to all connections, encoded once."""
         self.members.add(conn)
         try:
             async for message in conn:
@@ -54,5 +54,5 @@ class Audience:
             self.members.discard(conn)
 
     async def tell(self, message: str | bytes) -> None:
-        """Send a message to everybody; a slow reader delays it once and is then closed."""
+        """Send a message to all; a slow reader delays it once and is then closed."""
         await broadcast(self.members, message, slow="close", timeout=PATIENCE)

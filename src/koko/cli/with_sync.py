@@ -6,7 +6,7 @@ from typing import Any
 
 from koko.sync import Conn, broadcast, serve
 
-PATIENCE = 5.0  # seconds a broadcast waits for those who do not read, then closes them
+PATIENCE = 5.0  # seconds until a broadcast closes a connection that does not read
 
 
 def run(what: str, loop: str, **serving: Any) -> None:
@@ -22,17 +22,17 @@ def echo(conn: Conn) -> None:
 
 
 class Audience:
-    """Everybody who hears a message."""
+    """The connections that get every message."""
 
     def __init__(self) -> None:
         self._members: set[Conn] = set()
 
     def broadcast(self, conn: Conn) -> None:
-        """Send every message of ``conn`` to everybody, encoded once."""
+        """Send every message of ``conn`` to all connections, encoded once."""
         self._members.add(conn)
         try:
             for message in conn:
-                # A copy: other threads come and go.
+                # A copy: other threads add and remove members.
                 broadcast(self._members.copy(), message, slow="close", timeout=PATIENCE)
         finally:
             self._members.discard(conn)

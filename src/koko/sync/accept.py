@@ -14,7 +14,7 @@ from koko import listening, serving
 from koko.opening.address import written
 from koko.sync.logs import tell
 
-_JOIN = 1.0  # seconds in which the thread ends; it waits for nothing
+_JOIN = 1.0  # seconds to wait for the end of the thread, which ends at once
 
 
 def bind(host: str | list[str] | None, port: int, reuse_port: bool) -> list[socket.socket]:
@@ -32,11 +32,11 @@ def bind(host: str | list[str] | None, port: int, reuse_port: bool) -> list[sock
 class Acceptor:
     """Bound sockets that listen, and a thread that accepts their connections.
 
-    Each is given to ``admit`` with the peer's address. A RuntimeError of that says that the
-    system has no thread for it.
+    Each connection is given to ``admit`` with the peer's address. A RuntimeError of ``admit``
+    means that the system has no thread for it.
 
     Attributes:
-        sockets: those that listen.
+        sockets: the sockets that listen.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Acceptor:
         self._admit = admit
         self._logger = logger
         self._stopping = threading.Event()
-        needed = ExitStack()  # closed where one of them cannot be had
+        needed = ExitStack()  # closes what was made if something cannot be made
         try:
             woken, self._waker = map(needed.enter_context, socket.socketpair())
             selector = needed.enter_context(selectors.DefaultSelector())
@@ -68,12 +68,12 @@ class Acceptor:
         """Accept no more, and close the sockets."""
         self._stopping.set()
         with suppress(OSError):
-            self._waker.send(b"\0")  # closing it would wake nobody while a child has it, too
+            self._waker.send(b"\0")  # closing it does not wake the thread if a child holds a copy
         self._thread.join(_JOIN)
         self._waker.close()
 
     def disown(self) -> None:
-        """Let go of the sockets in a child of fork: they are the parent's."""
+        """Let go of the sockets in a child of fork: they belong to the parent."""
         listening.close_all(self.sockets)
         self._waker.close()
 
@@ -95,7 +95,7 @@ class Acceptor:
         try:
             self._admit(*listener.accept())
         except BlockingIOError:
-            pass  # another process was faster
+            pass  # another process has accepted it
         except OSError as error:
             if error.errno not in serving.GONE:
                 self._pause(error)

@@ -1,6 +1,6 @@
-"""From an accepted socket to an open connection, or to the answer that there is none.
+"""From an accepted socket to an open connection, or to an answer without one.
 
-Runs in the thread of its connection. All of it, TLS included, has one deadline: a
+It runs in the thread of the connection. All of it, TLS included, has one deadline: a
 client that sends a byte now and then gains nothing by it.
 """
 
@@ -54,7 +54,7 @@ Http = Callable[[Request], Response | None]
 
 @dataclass(slots=True)
 class Service:
-    """What a server does with a client: all that its opening handshake needs of the server."""
+    """What the opening handshake of a client needs of the server."""
 
     handler: Handler | None
     http: Http | None
@@ -67,8 +67,8 @@ class Service:
 class OpeningHandshake:
     """One client of a server, from its first byte to its last; its request is ``Hijackable``.
 
-    ``peer`` is its address, for the log. ``on_open`` is called with its connection, if it
-    gets one.
+    ``peer`` is its address, for the log. ``on_open`` is called with its connection, if a
+    connection is opened.
     """
 
     request: Request
@@ -83,12 +83,12 @@ class OpeningHandshake:
         self._plain = plain
         self._stream: Stream = plain
         self._early = b""
-        self._taken = False  # nothing can be answered on the stream any more
+        self._taken = False  # whether the stream has become a connection's, or was answered
         self._on_open = on_open
         self._deadline = deadline_in(service.upgrader.handshake_timeout)
 
     def run(self) -> None:
-        """Do everything with the client; return when it is gone."""
+        """Serve the client; return when it is gone."""
         try:
             self._secure()
             if self._read_request():
@@ -113,11 +113,11 @@ class OpeningHandshake:
         return self._stream, self._early
 
     def opened(self, conn: Conn) -> None:
-        """Note the connection that became of the request."""
+        """Store the connection that the request has become."""
         self.conn = conn
         self._on_open(conn)
 
-    # How it works inside
+    # Internals
 
     def _take(self) -> None:
         if self._taken:
@@ -125,7 +125,7 @@ class OpeningHandshake:
         self._taken = True
 
     def _has_left(self) -> bool:
-        # A server that closes ends the client's half itself, which looks the same.
+        # A closing server ends the client's half itself, which looks the same.
         return has_hung_up(self._stream.socket.fileno()) and not self._service.clients.closing
 
     def _secure(self) -> None:
@@ -142,7 +142,7 @@ class OpeningHandshake:
             raise ConnectionError(no_tls(reason)) from None
 
     def _read_request(self) -> bool:
-        """Read the request; False where it was refused."""
+        """Read the request; return False if it was refused."""
         parser = RequestParser(self._service.upgrader.head_limit)
         request = None
         try:
@@ -166,7 +166,7 @@ class OpeningHandshake:
         except HandshakeError as error:
             self._log(error)
             response = error.response or refusal(error)
-        except BaseException as error:  # of the application's, ``sys.exit()`` as well
+        except BaseException as error:  # the application's; it may be SystemExit
             if self._taken:
                 raise
             logger, target = self._service.logger, self.request.shown
@@ -180,7 +180,7 @@ class OpeningHandshake:
             self._say(answer_octets(self.request, response))
 
     def _respond(self) -> Response | None:
-        """Return what to answer, None after a conversation."""
+        """Return the answer, None after a conversation."""
         service, request = self._service, self.request
         if service.http is not None and is_for_http(service.handler, service.http, request):
             response = self._ask(service.http)

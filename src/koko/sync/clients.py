@@ -28,7 +28,7 @@ class Clients:
         served, refused: how many clients are served, and how many get a 503.
         threads: the clients, by the thread that serves or refuses them.
         conns: the open connections, by the same threads.
-        deadline: when ``wait`` ends; ``hurry`` brings it forward.
+        deadline: when ``wait`` ends; ``hurry`` makes that now.
     """
 
     def __init__(self, limit: int | None) -> None:
@@ -46,11 +46,11 @@ class Clients:
         return hold(self._lock, self._admission)  # type: ignore[no-any-return]
 
     def count_out(self, given: Admission) -> None:
-        """Count a client no more."""
+        """Stop counting a client."""
         hold(self._lock, self._count, given, -1)
 
     def remove(self, thread: int, given: Admission) -> None:
-        """Remove a client, and count it no more."""
+        """Remove a client, and stop counting it."""
         hold(self._lock, self._remove, thread, given)
 
     def others(self) -> int:
@@ -78,7 +78,7 @@ class Clients:
         hold(self._lock, self._left.tell)
 
     def refuse_all(self) -> None:
-        """Have every client without a connection answered with 503: the server is closing."""
+        """Answer every client without a connection with 503: the server is closing."""
         self.closing = True
         for thread, client in self.of_others.items():
             if thread not in self.conns:
@@ -92,7 +92,7 @@ class Clients:
             client.stream.shutdown()
 
     def disown(self) -> None:
-        """Let go of them all in a child of fork: they are the parent's."""
+        """Let go of all clients in a child of fork: they belong to the parent."""
         self._lock = threading.Lock()
         for client in self.threads.values():
             client.stream.close()

@@ -37,9 +37,9 @@ def end_with(
 ) -> None:
     """End the connection of a handler that ended, perhaps with an error, and log that.
 
-    ``others`` tells how many are open still, None where they are not counted. An error that is
-    no ``Exception`` - ``sys.exit()``, a test's failure - is raised again, for the caller of this
-    thread's function; the connection is over all the same.
+    ``others`` returns how many connections are still open, None where they are not counted. An
+    error that is no ``Exception`` - ``SystemExit``, a test's failure - is raised again, for the
+    caller of this thread's function; the connection is over in this case, too.
     """
     code = close_code_of(error)
     try:

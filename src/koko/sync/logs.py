@@ -13,7 +13,7 @@ def tell(
     *args: object,
     error: BaseException | None = None,
 ) -> None:
-    """Log; what a log handler raises is lost, except in the main thread, which is not ours."""
+    """Log; what a log handler raises is lost, but in the main thread it is the application's."""
     try:
         logger.log(level, text, *args, exc_info=error, stacklevel=2)
     except BaseException:

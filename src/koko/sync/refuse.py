@@ -40,7 +40,7 @@ def refuse(
         while recv_by(stream, deadline):
             pass  # closing with bytes unread would reset the stream
     except OSError:
-        pass  # it hung up, or its time was over
+        pass  # the client hung up, or the time was over
     finally:
         stream.close()
         tell(logger, logging.INFO, CLIENT, peer, target, error)
