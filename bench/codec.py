@@ -37,7 +37,7 @@ MESSAGES = {
     "binary, 64 KiB": bytes(1 << 16),
     "text, 64 KiB": "a" * (1 << 16),
 }
-PIECE = 1 << 14  # what a large message may come in
+PIECE = 1 << 14  # bytes of a read, where a large message comes in several
 
 
 def echo_of_koko(codec: ModuleType) -> Callable[[list[bytes]], None]:
@@ -77,7 +77,7 @@ def timed(count: int, echo: Callable[[list[bytes]], None], pieces: list[bytes]) 
 
 
 def echoes() -> dict[str, Callable[[list[bytes]], None]]:
-    """Return those who echo, by name."""
+    """Return the functions that echo, by name."""
     codecs = {"native": _native, "pure": _codec}
     found = {name: echo_of_koko(codec) for name, codec in codecs.items() if codec is not None}
     if ServerProtocol is not None:

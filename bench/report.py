@@ -1,4 +1,4 @@
-"""What was measured, as text for a terminal and as a table for the documentation."""
+"""The results, as text for a terminal and as a table for the documentation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Line(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Whether Koko is as far ahead of this one as it is to be."""
+        """Whether Koko is as far ahead of this entry as its goal says."""
         goal = self.entry.goal
         if goal is None or self.ahead is None:
             return ""
@@ -79,7 +79,7 @@ def _text_lines(result: Result) -> Iterator[str]:
         yield f"  {line.entry.label:<20} {figures}  {cells.goal}".rstrip()
 
 
-HEADING = " " * 23 + "   figure  of it user  per second    p50 µs    p99 µs     wire B   ahead"
+HEADING = " " * 23 + "   figure    user CPU  per second    p50 µs    p99 µs     wire B   ahead"
 
 
 class Cells(NamedTuple):
@@ -126,7 +126,7 @@ def _goal(goal: Goal | None, verdict: str) -> str:
 def markdown(results: list[Result], machine: str) -> str:
     """Return all rows as one table under the line that says where they were measured."""
     head = (
-        "| | figure | of it user | per second | p50 µs | p99 µs | wire B | ahead | to reach |\n"
+        "| | figure | user CPU | per second | p50 µs | p99 µs | wire B | ahead | to reach |\n"
         "|---|---:|---:|---:|---:|---:|---:|---:|---|"
     )
     return "\n".join([machine, "", head, *(line for each in results for line in _table(each))])
@@ -157,7 +157,7 @@ def write_markdown(path: Path, results: list[Result], machine: str) -> None:
 
 
 def machine(file_limit: int) -> str:
-    """Describe the machine and whatever else makes figures differ."""
+    """Describe the machine, and what else affects figures."""
     found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     facts = [
         found[1] if found else platform.machine(),

@@ -1,6 +1,6 @@
 """The bench itself: programs built, servers started on one core, load run on the other.
 
-Here is everything that touches the machine. What is measured comes from ``rows``.
+Everything that touches the machine is here. ``rows`` says what is measured.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ JSON = BUILD / "sample.json"
 CERT, KEY = BUILD / "cert.pem", BUILD / "key.pem"
 
 STARTUP = 20.0  # seconds until a server must accept connections
-PATIENCE = 60.0  # seconds a load may take beyond what it was told to
+PATIENCE = 60.0  # seconds a load may take beyond its own time
 
 Figures = dict[str, float]
 
 
 class Unavailable(Exception):
-    """A program cannot be had on this machine; says why."""
+    """A program is not available on this machine; the text says why."""
 
 
 class Failed(Exception):
-    """A server or its load broke off; says how."""
+    """A server or its load failed; the text says how."""
 
 
 # What is built
@@ -170,7 +170,7 @@ class Running:
         raise Failed(f"the server accepted nothing within {STARTUP:.0f} s")
 
     def pause(self) -> None:
-        """Take the server off its core, once it has put away what the last load left."""
+        """Stop the server, once it has finished the work that the last load left."""
         clock = ~self.pid << 3 | 2  # the kernel's CPU clock of a process
         spent, deadline = -1.0, time.monotonic() + 3
         while time.monotonic() < deadline and self._process.poll() is None:
@@ -181,11 +181,11 @@ class Running:
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Put it back."""
+        """Let the server run again."""
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it; nobody is interested in how it says goodbye."""
+        """Kill the server: how it ends is not measured."""
         self._process.kill()
         self._process.wait()
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Goal(NamedTuple):
-    """How many times less than a peer Koko is to spend; a stretch is wished for, not promised."""
+    """How many times less than a peer Koko should spend; a stretch is hoped for, not promised."""
 
     times: float
     stretch: bool = False
@@ -73,7 +73,7 @@ class Row:
 
     @property
     def fresh(self) -> bool:
-        """Whether every turn needs a server that has served nobody yet."""
+        """Whether every turn needs a fresh server."""
         return self.figure == "kb"
 
 

@@ -3,8 +3,8 @@
     python bench/run.py [--quick] [--only NAME,...] [--markdown FILE] [--svg FILE]
 
 The server has one core, its load the other. Within a row the servers take turns, round
-after round, so that a slow minute of the machine is everybody's; each figure is the median
-of the rounds. Exits with 1 if Koko could not be measured; being slow is no error.
+after round, so that a slow minute of the machine affects all of them; each figure is the
+median of the rounds. The exit code is 1 if Koko could not be measured; being slow is no error.
 """
 
 from __future__ import annotations

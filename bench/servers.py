@@ -3,8 +3,8 @@
     python bench/servers.py PEER echo|twice|broadcast PORT
         [--deflate] [--tls CERT KEY] [--read-limit N] [--loop uvloop|asyncio]
 
-One function a peer, with nothing tuned but this: asyncio servers run on uvloop unless
-asyncio's own loop is asked for, and nothing is compressed but where that is asked for. Each
+One function for each peer, with nothing tuned but this: asyncio servers run on uvloop unless
+asyncio's own loop is asked for, and messages are compressed only if that is asked for. Each
 imports its own library and no other.
 """
 

@@ -1,7 +1,7 @@
 """The client that Autobahn's fuzzing server examines: it echoes its way through every case.
 
-How a case went is the server's to judge, so an ending of any kind is followed by the
-next case; what cannot be an ending (no connection, a bug of ours) stops the run.
+The server judges each case, so after any end of a connection the next case follows; what
+cannot be such an end (no connection, a bug of ours) stops the run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from koko import WebSocketError
 
 # The largest message of the suite has 16 MiB (section 9).
 OPTIONS: dict[str, Any] = {"compression": True, "read_limit": 32 << 20}
-# It writes hundreds of reports before it answers this handshake.
+# The server writes hundreds of reports before it answers this handshake.
 REPORTS: dict[str, Any] = {"handshake_timeout": 120.0}
 
 

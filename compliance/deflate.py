@@ -1,4 +1,4 @@
-"""Ask real servers, clients and proxies about permessage-deflate, and see that all are understood.
+"""Try permessage-deflate with real servers, clients and proxies, and write down what they do.
 
 Each server is dialed by Koko and each client dials a Koko server, on both faces, with several
 settings of ``Compression``. A relay between the two keeps the heads and the frames. What was said

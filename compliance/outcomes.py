@@ -1,4 +1,4 @@
-"""What came of asking others about permessage-deflate, and the page that says so."""
+"""The results of trying permessage-deflate with others, and the page that shows them."""
 
 from __future__ import annotations
 

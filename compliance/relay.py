@@ -1,4 +1,4 @@
-"""What passes between two ends: a relay that keeps every byte, and what it shows of the frames."""
+"""A relay that records every byte between two ends, and reads the heads of frames from it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _frames(octets: bytes | bytearray) -> Iterator[tuple[bool, Frame]]:
 
 
 class Relay:
-    """Listens in front of a server and keeps what is said."""
+    """Listens in front of a server and records what both ends send."""
 
     def __init__(self, port: int) -> None:
         self._to = port

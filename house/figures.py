@@ -110,7 +110,7 @@ def _given(function: ast.AST) -> Iterator[str]:
 
 
 def cython_classes(path: Path, file: str) -> Iterator[Class]:
-    """Yield each class of a ``.pyx`` with its bases only: its fields are C's."""
+    """Yield each class of a ``.pyx`` with its bases only: its fields are in C."""
     for line in lines_of(path):
         found = CYTHON_CLASS.match(line)
         if found:

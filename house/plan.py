@@ -1,4 +1,4 @@
-"""The plan of the house: its rooms, and the modules of each, in rows that stand on one another.
+"""The plan of the house: its rooms, and the modules of each, in rows from top to bottom.
 
 Imports go downwards: a module imports from its own row and from those below it, never from one
 above. No modules import each other in a circle, not even within a row. A change of the house

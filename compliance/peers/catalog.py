@@ -19,7 +19,7 @@ Command = Callable[[str], Sequence[str]]  # from a port to listen on, or a URL t
 
 
 class Missing(Exception):
-    """A peer is not on this machine; the text says how to have it."""
+    """A peer is not on this machine; the text says how to install it."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _ws_version() -> str:
 
 def _node(name: str, verb: str, look: Callable[[], str]) -> Peer:
     def command(where: str) -> Sequence[str]:
-        # Until Node 22 its own WebSocket had to be asked for.
+        # Before Node 22 its own WebSocket needs a flag.
         own = ["--experimental-websocket"] if verb == "undici" else []
         return program("node", "nodejs"), *own, str(FOLDER / "node.mjs"), verb, where
 

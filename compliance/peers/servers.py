@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 HERE = "127.0.0.1"
-LIMIT = 1 << 20  # bytes of a message; some are told, some take it by default
+LIMIT = 1 << 20  # bytes of a message; some servers need an option, for others it is the default
 
 
 async def asgi(scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -1,4 +1,4 @@
-"""Build the faults that a sanitizer must see."""
+"""Build the planted faults that the sanitizers must find."""
 
 from setuptools import Extension, setup
 

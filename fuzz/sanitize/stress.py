@@ -1,6 +1,6 @@
 # Invariant: whatever a program does with connections, in whatever order, and whatever their peers
 # do, nothing is read or written that is not ours (the sanitizer would end the process), and no
-# round hangs. What an operation raises is its own business here; tests say what it must be.
+# round hangs. What an operation raises does not matter here; tests check it.
 """Random operations on both faces, on the native extensions.
 
 python fuzz/sanitize/stress.py [--seconds 600] [--seed N]        in the environment that run makes
@@ -110,7 +110,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def rude(address: tuple[str, int], seed: int, over: threading.Event) -> None:
-    """Speak to a server in pieces, stall, and go without a word."""
+    """Send to a server in pieces, stall, and leave without a Close."""
     own = random.Random(seed)
     while not over.is_set():
         with contextlib.suppress(OSError):
@@ -133,7 +133,7 @@ def rude(address: tuple[str, int], seed: int, over: threading.Event) -> None:
 
 
 class Aio:
-    """A round of one loop: a server, its clients, and many tasks that do as they like."""
+    """A round of one loop: a server, its clients, and many tasks that do random operations."""
 
     def __init__(self) -> None:
         self.conns: list[aio.Conn] = []
