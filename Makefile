@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12   which Python makes .venv (3.11 or later; default: the newest found)
 #   PYTHONS='3.14'      which Pythons make pythons tries
-#   ARGS='-k close'     handed on to pytest, compliance/run.py, bench/run.py or each fuzz harness
+#   ARGS='-k close'     passed to pytest, compliance/run.py, bench/run.py or each fuzz harness
 
 USABLE = import sys, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 
 VENV := .venv
 BIN := $(VENV)/bin
-# Sizes of set-up: what a user runs, what a developer works with, and others' servers besides.
+# Marks of what .venv has: Koko alone, the developer's tools, other servers and frameworks.
 INSTALLED := $(VENV)/.installed
 EQUIPPED := $(VENV)/.equipped
 INTEGRATED := $(VENV)/.integrated
@@ -37,14 +37,14 @@ help:
 	@echo 'make house       draw docs/house.svg from the imports; print figures of the sources'
 	@echo 'make walks       what a message, a Close, a ping and a dial call, function by function'
 	@echo 'make sanitize    native tests and random operations under ASan and UBSan; needs gcc'
-	@echo 'make interrupts  a thousand of each kind, at random moments, on connections of threads'
+	@echo 'make interrupts  a thousand interrupts of each kind, at random moments, in threads'
 	@echo 'make wheel       sdist and wheel in dist/'
-	@echo 'make clean       remove what the others made'
+	@echo 'make clean       remove what the other targets made'
 
 demo: $(INSTALLED)
 	@$(BIN)/koko demo $(ARGS)
 
-# What Koko is by itself, beside peers' clients and a browser.
+# The tests of Koko itself, with other clients and a browser.
 test: $(EQUIPPED)
 	@$(BIN)/python tests/run.py 'not integration' $(ARGS)
 
@@ -52,7 +52,7 @@ test: $(EQUIPPED)
 integrations: $(INTEGRATED)
 	@$(BIN)/python tests/run.py integration tests/adapters $(ARGS)
 
-# Those that do not run here are taken from Debian's unstable suite: as root, with debootstrap.
+# Pythons that are not installed are taken from Debian's unstable suite: as root, with debootstrap.
 PYTHONS := 3.12 3.13 3.14 3.15
 pythons:
 	@.ci/pythons $(PYTHONS)
@@ -78,7 +78,7 @@ compliance: $(EQUIPPED) $(WSTEST)
 	@echo '==> Autobahn (reports in build/compliance/)'
 	@$(BIN)/python compliance/run.py --wstest $(WSTEST) $(ARGS)
 
-# Others' servers, clients and proxies, those that are here; the script says how to have the rest.
+# The servers, clients and proxies of others that are installed; the script says how to get the rest.
 peers: $(EQUIPPED)
 	@echo '==> peers: what others ask and answer of compression'
 	@$(BIN)/pip install -qq --disable-pip-version-check tornado uvicorn wsproto hypercorn daphne \
@@ -86,7 +86,7 @@ peers: $(EQUIPPED)
 	@$(BIN)/python compliance/deflate.py $(ARGS)
 
 bench: $(EQUIPPED)
-	@echo '==> bench (figures beside the peers, some minutes; ARGS=--quick to see it work)'
+	@echo '==> bench (figures beside the peers, some minutes; ARGS=--quick only to see that it works)'
 	@$(BIN)/python bench/run.py $(ARGS)
 
 fuzz: $(EQUIPPED)

@@ -29,7 +29,7 @@ class Line(NamedTuple):
     problem: str = ""
 
     @property
-    def verdict(self) -> str:
+    def outcome(self) -> str:
         """Whether Koko is as far ahead of this entry as its goal says."""
         goal = self.entry.goal
         if goal is None or self.ahead is None:
@@ -105,7 +105,7 @@ def _cells(line: Line) -> Cells:
         number(get("p99_us")),
         number(get("wire_bytes")),
         "" if line.ahead is None else f"{line.ahead:.2f}x",
-        _goal(line.entry.goal, line.verdict),
+        _goal(line.entry.goal, line.outcome),
     )
 
 
@@ -116,8 +116,8 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 1 else f"{value:.2f}"
 
 
-def _goal(goal: Goal | None, verdict: str) -> str:
-    return f"{goal}: {verdict}" if goal and verdict else str(goal or "")
+def _goal(goal: Goal | None, outcome: str) -> str:
+    return f"{goal}: {outcome}" if goal and outcome else str(goal or "")
 
 
 # In the documentation

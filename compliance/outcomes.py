@@ -99,7 +99,7 @@ what real servers answer to Koko, what real clients ask of Koko, and what comes 
 with Koko on threads and on asyncio; unless it says otherwise every message came back as it was
 sent, small and large, also three alike in a row.
 
-How these three were compressed is seen from their length. *Each alone*: the sender forgets each
+Their length shows how these three were compressed. *Each alone*: the sender forgets each
 message, so an idle connection holds no memory for it. *With context*: it refers back to earlier
 messages, which makes similar small ones far smaller. *As they are*: not compressed.
 
@@ -134,7 +134,7 @@ SETTINGS_TEXT = """\
 
 *yes*: open and compressed. *uncompressed*: open, and the peer declined or did not ask. *refused*:
 the peer does not promise what was asked for by name, and `ErrBadHandshake` says so; asking by name
-is for that. *fails*: see the note above. A Koko server refuses nobody: a client that cannot be
+is for that. *fails*: see the note above. A Koko server refuses no client: one that cannot be
 asked for a smaller window uses 15 bits.
 
 """

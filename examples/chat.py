@@ -2,7 +2,7 @@
 
 python examples/chat.py                 PORT=8080 in the environment; Ctrl-C stops
 
-Each client has a queue of its own, so one that does not read holds up nobody: when its
+Each client has a queue of its own, so one that does not read holds up no other: when its
 queue is full it is dropped. Pings, dead peers and limits are Koko's business.
 """
 
@@ -44,7 +44,7 @@ class Hub:
             sending.cancel()
 
     def tell(self, message: PreparedMessage) -> None:
-        """Queue a message for everybody; waits for nobody."""
+        """Queue a message for every client, without waiting."""
         for conn, queue in self._queues.items():
             if queue.full():
                 conn.abort()  # a Close would only join what it does not read

@@ -1,4 +1,4 @@
-"""An echo server on asyncio: every message goes back to whoever sent it.
+"""An echo server on asyncio: every message goes back to its sender.
 
 python examples/echo_server.py          PORT=8765 in the environment, 0 for any; Ctrl-C stops
 """

@@ -64,7 +64,7 @@ def chat(conn: Conn, room: str) -> None:
 
 
 def tell(room: str, text: str) -> None:
-    message = PreparedMessage(Kind.TEXT, text)  # encoded once for everybody
+    message = PreparedMessage(Kind.TEXT, text)  # encoded once for all
     with lock:
         present = list(rooms[room])
     for conn in present:

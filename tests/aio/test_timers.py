@@ -1,4 +1,4 @@
-"""Deadlines that share a timer: who is rung, when, and who is not."""
+"""Deadlines that share a timer: which fire, when, and which do not."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class TurnedLoop:
 
 class Timed:
     def __init__(self, then: Callable[[], object] = lambda: None) -> None:
-        self.rung = 0
+        self.fired = 0
         self._then = then
 
     def on_timer(self) -> None:
-        self.rung += 1
+        self.fired += 1
         self._then()
 
 
@@ -63,17 +63,17 @@ def timers(loop: TurnedLoop) -> TimerWheel:
     return TimerWheel(cast(asyncio.AbstractEventLoop, loop))
 
 
-def test_nobody_is_rung_too_early_nor_more_than_a_slot_late(
+def test_no_timer_fires_too_early_nor_more_than_a_slot_late(
     loop: TurnedLoop, timers: TimerWheel
 ) -> None:
     timed = Timed()
     timers.set(1010.001, timed)
     loop.advance(10)
-    assert not timed.rung
+    assert not timed.fired
     loop.advance(1 / RATE)
-    assert timed.rung == 1
+    assert timed.fired == 1
     loop.advance(100)
-    assert timed.rung == 1
+    assert timed.fired == 1
 
 
 def test_who_was_discarded_is_left_in_peace(loop: TurnedLoop, timers: TimerWheel) -> None:
@@ -82,7 +82,7 @@ def test_who_was_discarded_is_left_in_peace(loop: TurnedLoop, timers: TimerWheel
     assert timers.set(1010, stayer) is alarm
     alarm.discard(leaver)
     loop.advance(10)
-    assert (leaver.rung, stayer.rung) == (0, 1)
+    assert (leaver.fired, stayer.fired) == (0, 1)
 
 
 def test_the_earlier_deadline_comes_first_though_it_was_set_later(
@@ -103,13 +103,13 @@ def test_deadlines_of_one_slot_cost_one_timer(loop: TurnedLoop, timers: TimerWhe
 
 def test_a_timer_may_set_another_even_for_now(loop: TurnedLoop, timers: TimerWheel) -> None:
     def again() -> None:
-        if timed.rung < 3:
+        if timed.fired < 3:
             timers.set(loop.now, timed)
 
     timed = Timed(again)
     timers.set(1010, timed)
     loop.advance(11)
-    assert timed.rung == 3
+    assert timed.fired == 3
 
 
 def test_a_timer_may_discard_another_of_its_slot(loop: TurnedLoop, timers: TimerWheel) -> None:
@@ -120,10 +120,10 @@ def test_a_timer_may_discard_another_of_its_slot(loop: TurnedLoop, timers: Timer
     alarm = timers.set(1010, first)
     timers.set(1010, second)
     loop.advance(10)
-    assert first.rung + second.rung == 1
+    assert first.fired + second.fired == 1
 
 
-def test_one_that_fails_is_complained_of_and_the_others_are_rung(
+def test_a_timer_that_fails_is_reported_and_the_others_fire(
     loop: TurnedLoop, timers: TimerWheel
 ) -> None:
     def fail() -> None:
@@ -133,7 +133,7 @@ def test_one_that_fails_is_complained_of_and_the_others_are_rung(
     for timed in (others[0], Timed(fail), others[1]):
         timers.set(1010, timed)
     loop.advance(10)
-    assert [timed.rung for timed in others] == [1, 1]
+    assert [timed.fired for timed in others] == [1, 1]
     assert str(loop.complaints[0]["exception"]) == "no"
 
 
@@ -145,4 +145,4 @@ def test_slots_that_everybody_has_left_are_not_kept(loop: TurnedLoop, timers: Ti
         timers.set(2000 + number / RATE, leaver).discard(leaver)
     assert len(timers._slots) == len(timers._order) < 4 * RATE
     loop.advance(4001)
-    assert stayer.rung == 1
+    assert stayer.fired == 1

@@ -60,7 +60,9 @@ class TimerWheel:
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._order[0] / RATE, self._ring) if self._order else None
+        self._timer = (
+            self._loop.call_at(self._order[0] / RATE, self._expire) if self._order else None
+        )
 
     def _sweep(self) -> None:
         # Remove empty slots: with long deadlines they could be many.
@@ -69,7 +71,7 @@ class TimerWheel:
         heapify(self._order)
         self._enough = RATE + 2 * len(self._order)
 
-    def _ring(self) -> None:
+    def _expire(self) -> None:
         now = (self._loop.time() + EARLY) * RATE
         due = []
         while self._order and self._order[0] <= now:

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("what", choices=("echo", "broadcast"), help="send messages back, or on to everybody")
+    add("what", choices=("echo", "broadcast"), help="send messages back, or to all")
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8765, help="0 takes a free one (default: %(default)s)")
     add("--face", choices=("aio", "sync"), default="aio", help="asyncio or threads")

@@ -1,4 +1,4 @@
-"""What ``koko demo`` serves: the page, and the WebSockets behind it.
+"""What ``koko demo`` serves: the page, and its WebSockets.
 
 The page is self-contained and may load nothing: its Content-Security-Policy names the
 hashes of its own script and style. WebSockets from other sites are refused by the

@@ -266,7 +266,7 @@ class Conn(BaseConn):
         self._driver.abort("we dropped it")
 
     def wait_closed(self, timeout: float | None = None) -> None:
-        """Wait until the connection is over, whoever ends it; ``ending`` says how.
+        """Wait until the connection is over, whichever side ends it; ``ending`` says how.
 
         Raises:
             TimeoutError: it was not over within ``timeout`` seconds.

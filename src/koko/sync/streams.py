@@ -109,7 +109,7 @@ class MessageWriter(io.RawIOBase):
             self._message = driver.writer.open_message(kind, timeout, id(self))
         finally:
             if self._message is None:
-                driver.message_lock.drop(id(self))  # an interrupt may have come behind it
+                driver.message_lock.drop(id(self))  # an interrupt may have come after it was taken
 
     def writable(self) -> bool:
         return True
