@@ -236,7 +236,7 @@ class Conn(BaseConn, MessageVerbs):
         protocol.say_goodbye()
         due_at = core.due_at
         if due_at is not None and due_at <= protocol.now() + timeout:
-            return await protocol.closed()  # the core gives up in time without us
+            return await protocol.closed()  # the core has a deadline of its own
         with suppress(TimeoutError):  # another close() may have more time
             return await self.wait_closed(timeout)
         protocol.abort(f"no answer within {timeout:g} s")

@@ -239,7 +239,7 @@ class GeneralPath(asyncio.Protocol):
         )
 
     def pause_if_full(self) -> None:
-        """Stop reading when enough has come for which there is no receiver."""
+        """Pause reading when the inbox is full and no task receives."""
         core = self.core
         if not core.full:
             return
@@ -319,7 +319,7 @@ class GeneralPath(asyncio.Protocol):
     def see_to_end(self) -> None:
         """Go on with the end of the connection after bytes have come."""
         if self.transport.is_closing():
-            return  # all is done that can be; ``connection_lost`` will come
+            return  # nothing is left to do but wait for ``connection_lost``
         self.apply_stream_action()
         if not self.waiter.waiting:
             self.pause_if_full()
@@ -330,7 +330,7 @@ class GeneralPath(asyncio.Protocol):
         self.release_waiters()
         core, life = self.core, self.core.life
         if self.read_paused and life.ending is not None:
-            self._resume()  # up to the end of the stream; what comes is dropped
+            self._resume()  # to reach the end of the stream; messages are dropped
         action = life.stream_action
         if action is KEEP or (core.owed and not self.lost):
             return
@@ -360,7 +360,7 @@ class GeneralPath(asyncio.Protocol):
         core.tick(self.now(), not self.read_paused, backlog_of(self.transport))
         self.flush()
         if core.life.state is CLOSED:
-            self.transport.abort()  # what was just written still leaves; TLS must not wait
+            self.transport.abort()  # what was just written has left; TLS would wait for the peer
         self.apply_stream_action()
         if core.life.ending is not None:
             self.waiter.wake()

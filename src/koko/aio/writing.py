@@ -36,7 +36,7 @@ async def until_writable(path: Path) -> None:
 
 
 async def write_in_turn(path: Path, owe: Callable[..., None], *message: object) -> None:
-    """Wait for our turn and for the peer, then write."""
+    """Wait for the lock and for the peer, then write."""
     lock = path.message_lock
     lock.check_own()
     await within(lock.time_left(None), TOO_SLOW, _write_in_turn(path, owe, *message))
@@ -50,7 +50,7 @@ async def _write_in_turn(path: Path, owe: Callable[..., None], *message: object)
 
 
 async def open_message(path: Path, kind: Kind) -> Outgoing:
-    """Begin a message that is written in parts, when no other is being written."""
+    """Begin a message that is written in parts, once no other is being written."""
     async with path.message_lock:
         await _until_vacant(path)
         message = path.core.start_message(kind)
@@ -59,7 +59,7 @@ async def open_message(path: Path, kind: Kind) -> Outgoing:
 
 
 def leave_message(path: Path, message: Outgoing) -> None:
-    """Let others send."""
+    """Release the lock of a message that was written in parts."""
     lock = path.message_lock
     if lock.message is message:
         lock.message = lock.writer = None
