@@ -6,9 +6,10 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import monotonic
 from typing import Any
 
@@ -201,3 +202,55 @@ def test_a_taken_port_is_told_in_the_same_words(taken: dict[str, Any]) -> None:
         with pytest.raises(OSError, match="in use") as raised:
             start()
         assert (raised.value.errno, raised.value.strerror) == (errno.EADDRINUSE, said)
+
+
+# A flood
+
+
+def test_clients_that_never_finish_tls_do_not_evade_max_connections(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "koko.server")
+    most, context = 1 + serving.MOST_REFUSED, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with serve(ignore, max_connections=1, ssl=context) as server, ExitStack() as stack:
+        clients = []
+        for _ in range(most + 5):
+            clients.append(stack.enter_context(socket.create_connection(server.address, 5)))
+        for dropped in clients[most:]:
+            assert dropped.recv(1) == b""
+        for kept in clients[:most]:
+            kept.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                kept.recv(1)
+        lines = [record.getMessage() for record in caplog.records]
+        assert sum("the server is full (max_connections=1)" in line for line in lines) == 5
+
+
+# A serve() that is given a socket
+
+
+def test_serve_takes_a_socket_beside_an_upgrader() -> None:
+    bound = socket.create_server((HERE, 0))
+    address, served = bound.getsockname(), []
+
+    def stop(server: sync.Server) -> None:
+        served.append(server.address)
+        threading.Thread(target=server.close).start()
+
+    sync.serve(ignore, sock=bound, upgrader=sync.Upgrader(), on_start=stop)
+
+    async def stop_at_once(server: aio.Server) -> None:
+        served.append(server.address)
+        await server.close()
+
+    async def main() -> None:
+        tasks = []
+        await aio.serve(
+            ignore,
+            sock=socket.create_server((HERE, address[1])),
+            upgrader=aio.Upgrader(),
+            on_start=lambda server: tasks.append(asyncio.create_task(stop_at_once(server))),
+        )
+
+    asyncio.run(main())
+    assert served == [address, address]

@@ -21,6 +21,7 @@ from koko.aio.exchange import LONG
 from koko.aio.forking import disown, keep
 from koko.aio.logs import tell
 from koko.aio.network import ask_resolver
+from koko.errors import HandshakeError
 from koko.opening.address import written
 
 # It gets the peer's address, unless the transport knows it. The protocol that it makes has an
@@ -66,8 +67,10 @@ class Acceptor:
         upgrader: upgrading.Upgrader,
         context: ssl.SSLContext | None,
         logger: logging.Logger,
+        excess: Callable[[int], HandshakeError | None],
     ) -> None:
         self.protocol = protocol
+        self._excess = excess  # why no more may be connecting, beside so many
         self.tls: dict[str, Any] = {}
         if context is not None:
             self.tls["ssl"] = context
@@ -82,6 +85,12 @@ class Acceptor:
 
     def admit(self, sock: socket.socket, peer: Any) -> None:
         """Give an accepted socket a protocol, after the TLS handshake."""
+        error = self._excess(len(self._connecting))
+        if error is not None:
+            sock.close()
+            client = written(peer)
+            tell(self._logger, logging.INFO, serving.CLIENT, client, serving.UNKNOWN, error)
+            return
         accepted = AcceptedSocket(self.protocol, sock, peer)
         task = self._loop.create_task(self._connect(accepted.make, sock))
         self._connecting[task] = accepted

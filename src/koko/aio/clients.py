@@ -8,7 +8,8 @@ from typing import Protocol
 
 from koko.aio.conn import Conn
 from koko.aio.forking import disown_transport
-from koko.serving import Admission, admission
+from koko.errors import HandshakeError
+from koko.serving import MOST_REFUSED, Admission, admission, server_full
 
 
 class Client(Protocol):
@@ -47,6 +48,18 @@ class Clients:
         """Return what becomes of the next client."""
         served = len(self.handshakes) + len(self.handlers)
         return admission(self.limit, served, len(self.refused))
+
+    def excess(self, connecting: int) -> HandshakeError | None:
+        """Return why a client may not begin TLS beside ``connecting`` others; None if it may.
+
+        Those count only when TLS is done. Until then as many may be under way as would be
+        served or refused.
+        """
+        if self.limit is None:
+            return None
+        known = len(self.handshakes) + len(self.handlers) + len(self.refused)
+        full = known + connecting >= self.limit + MOST_REFUSED
+        return server_full(self.limit) if full else None
 
     def others(self) -> int:
         """Return how many connections are open beside the one that is ending."""

@@ -66,7 +66,8 @@ class Server:
             request, and may make a connection of it by ``Upgrader.upgrade``; from then on
             the rules for handlers hold for it.
         max_connections: how many clients it serves at once. Any more get 503 and can try
-            again. Handshakes and plain HTTP count as well, but not during TLS. None: no limit.
+            again. Handshakes and plain HTTP count as well, TLS included: 16 more may be at
+            that before any are dropped. None: no limit.
         sock: a bound socket to listen on instead of host and port.
         reuse_port: let several processes listen on one port.
         logger: where to log; the standard library's logger "koko.server" by default.
@@ -128,7 +129,8 @@ class Server:
         keep(self)
         host, port, sock, reuse_port = self._where
         handshake = partial(OpeningHandshake, self._service())
-        self._acceptor = Acceptor(handshake, self.upgrader, self._ssl, self.logger)
+        excess = self._clients.excess
+        self._acceptor = Acceptor(handshake, self.upgrader, self._ssl, self.logger, excess)
         sockets = [sock] if sock is not None else await bind(host, port, bool(reuse_port))
         try:
             for bound in sockets:
@@ -305,6 +307,9 @@ async def serve(
     ssl: tls.SSLContext | None = None,
     http: Http | None = None,
     max_connections: int | None = None,
+    sock: socket.socket | None = None,
+    reuse_port: bool | None = None,
+    logger: logging.Logger | None = None,
     on_start: Callable[[Server], object] | None = None,
     **options: Unpack[UpgraderOptions],
 ) -> None:
@@ -325,6 +330,9 @@ async def serve(
         ssl=ssl,
         http=http,
         max_connections=max_connections,
+        sock=sock,
+        reuse_port=reuse_port,
+        logger=logger,
         **options,
     )
     async with server:

@@ -314,6 +314,9 @@ def serve(
     ssl: tls.SSLContext | None = None,
     http: Http | None = None,
     max_connections: int | None = None,
+    sock: socket.socket | None = None,
+    reuse_port: bool | None = None,
+    logger: logging.Logger | None = None,
     on_start: Callable[[Server], object] | None = None,
     **options: Unpack[UpgraderOptions],
 ) -> None:
@@ -334,6 +337,9 @@ def serve(
         ssl=ssl,
         http=http,
         max_connections=max_connections,
+        sock=sock,
+        reuse_port=reuse_port,
+        logger=logger,
         **options,
     )
     with stop_signals() as signals, server:
