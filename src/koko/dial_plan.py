@@ -72,7 +72,7 @@ class Dial:
             raise self._timed_out() from error
 
     def _legs(self) -> Steps:
-        """Shake hands with one target after the other, until one accepts."""
+        """Shake hands with the target, and with those that it redirects to."""
         while True:
             target = self._target
             request, key = self._dialer.request(target, self._headers)

@@ -1,4 +1,4 @@
-"""Logging for a server: a log handler that fails leaves no connection open."""
+"""Writes a server's log lines; a log handler that raises does not stop the server."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Keeper(Protocol):
 
 
 class Driver:
-    """The private half of a ``Conn``. No part of it knows it, so it is freed with its Conn.
+    """The private half of a ``Conn``. Its parts do not refer to it, so it is freed with its Conn.
 
     Attributes:
         next_message, write_message: the general way, or the fast path beside it.
@@ -121,7 +121,7 @@ class Driver:
 
     def start_close(self, code: int, reason: str) -> None:
         """Send a Close unless it is too late for one; wait for nothing."""
-        close_payload(Close(code, reason))  # misuse is told whatever the state
+        close_payload(Close(code, reason))  # raises for misuse, also on a closed connection
         if not self.closed:
             self.monitor.call(self.link.start_close, code, reason)
 
@@ -152,15 +152,15 @@ class Driver:
 
         Returns when it wants to be looked after again, None for never.
         """
-        # A thread that sends on and on has the lock whenever we come: then it does the work.
+        # A thread that sends on and on may hold the lock: then that thread does the work.
         self.turns.overdue = True
-        self.monitor.call(int, blocking=False)
+        self.monitor.call(int, blocking=False)  # does nothing, but takes the lock
         return self.core.due_at
 
     def disown(self) -> None:
         """End the connection in a child of fork, without a word to the peer: it is the parent's."""
         turns = self.turns
-        # Its holder may not exist here; ``logging`` does the same.
+        # The thread that holds the lock may not exist in the child. ``logging`` does the same.
         turns.lock._at_fork_reinit()
         turns.inside = 0
         turns.receiver = turns.reader = turns.writer = turns.under_way = None
