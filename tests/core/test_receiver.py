@@ -59,6 +59,16 @@ def test_a_face_should_stop_reading_when_nobody_takes_what_came():
     assert not end.full
 
 
+def test_how_much_is_read_for_nobody_can_be_changed():
+    end = server()
+    end.read_ahead = 1
+    assert not end.full
+    end.feed(said("1 000 0010", b"x"), 1.0)
+    assert end.full
+    assert end.next_message() == b"x"
+    assert not end.full
+
+
 def test_what_the_decoder_holds_back_is_read_message_by_message():
     end = client(Agreed(), read_limit=None)
     peer = server(Agreed())

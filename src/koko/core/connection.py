@@ -267,6 +267,15 @@ class Connection:
         self.life.close_timeout = seconds
 
     @property
+    def read_ahead(self) -> int:
+        """How many bytes may wait unread before a face should stop reading."""
+        return self._receiver.read_ahead
+
+    @read_ahead.setter
+    def read_ahead(self, count: int) -> None:
+        self._receiver.read_ahead = count
+
+    @property
     def read_limit(self) -> int | None:
         return self._decoder.read_limit
 

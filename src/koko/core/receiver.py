@@ -34,6 +34,7 @@ class Receiver:
         "_responder",
         "_stream",
         "_timed",
+        "read_ahead",
     )
 
     def __init__(self, inbox: Inbox, life: Lifecycle, responder: Responder) -> None:
@@ -41,6 +42,7 @@ class Receiver:
         self._decoder = inbox.decoder
         self._life = life
         self._responder = responder
+        self.read_ahead = READ_AHEAD
         self._in_parts = False  # the message last asked for is wanted in pieces
         self._timed = False  # a reader has to look at a clock
         self._discarding = False  # what comes now is for nobody
@@ -80,7 +82,7 @@ class Receiver:
     @property
     def full(self) -> bool:
         """True when enough has been read that a face without a reader should stop."""
-        if self._discarding or (self._inbox.unread < READ_AHEAD and not self._decoder.backlog):
+        if self._discarding or (self._inbox.unread < self.read_ahead and not self._decoder.backlog):
             return False
         stream = self._stream
         # Control frames alone are nothing to hold back for: nobody may ever receive.
