@@ -333,40 +333,6 @@ cdef class FastPath:
         return not self.write_paused
 
 
-# An awaitable that ends at once would have to raise StopIteration, and Cython would make a
-# traceback for it: that costs more than the message. So a slot in C (am_send) tells the
-# interpreter the result of a step, and whether it was the last one.
-cdef extern from *:
-    """
-    static PyObject *(*koko_step)(PyObject *awaited, int *last);
-
-    static PySendResult koko_send(PyObject *awaited, PyObject *value, PyObject **result) {
-        int last = 0;
-        *result = koko_step(awaited, &last);
-        return *result == NULL ? PYGEN_ERROR : last ? PYGEN_RETURN : PYGEN_NEXT;
-    }
-
-    static PyObject *koko_next(PyObject *awaited) {
-        PyObject *result;
-        if (koko_send(awaited, Py_None, &result) != PYGEN_RETURN)
-            return result;
-        if (result != Py_None)
-            PyErr_SetObject(PyExc_StopIteration, result);
-        Py_DECREF(result);
-        return NULL;
-    }
-
-    static void koko_steps_by(void *step, PyTypeObject *awaited) {
-        koko_step = (PyObject *(*)(PyObject *, int *))step;
-        awaited->tp_iternext = koko_next;
-        awaited->tp_as_async->am_send = koko_send;
-    }
-    """
-    ctypedef struct PyTypeObject:
-        pass
-    void koko_steps_by(void *step, PyTypeObject *awaited)
-
-
 @cython.final
 @cython.freelist(64)
 @cython.no_gc_clear
