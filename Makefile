@@ -19,13 +19,14 @@ WSTEST := build/wstest/bin/wstest
 ABOUT_CORE := tests/core tests/opening tests/conversation tests/dialing tests/test_dialing.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integrations pythons coverage lint format types compliance peers bench fuzz house walks \
+.PHONY: help demo test integrations pythons coverage lint format types compliance uvicorn peers bench fuzz house walks \
 	interrupts sanitize wheel clean
 
 help:
 	@echo 'make demo        install Koko and open the chat and echo page'
 	@echo 'make test        run the tests, on the native codec (if built) and on the pure one'
-	@echo 'make integrations   the tests inside gunicorn, gevent, werkzeug, Flask and Django'
+	@echo 'make integrations   the tests inside uvicorn, gunicorn, gevent, werkzeug, Flask and Django'
+	@echo "make uvicorn     uvicorn's own WebSocket tests, run on Koko's class (a part of integrations)"
 	@echo 'make pythons     the tests of core, faces and conversations on Python 3.12 to 3.15'
 	@echo 'make coverage    lines and branches of koko.core, pure codec: 100 % or an error'
 	@echo 'make lint        ruff: rules and format; make format repairs what it can'
@@ -51,6 +52,12 @@ test: $(EQUIPPED)
 # Koko inside the servers and frameworks of others.
 integrations: $(INTEGRATED)
 	@$(BIN)/python tests/run.py integration tests/adapters $(ARGS)
+	@$(MAKE) --no-print-directory uvicorn
+
+# uvicorn's own tests of WebSockets, from its sdist, on Koko's class.
+uvicorn: $(INTEGRATED)
+	@echo "==> uvicorn's own tests on koko.uvicorn:Protocol"
+	@$(BIN)/python compliance/uvicorn_tests.py
 
 # Pythons that are not installed are taken from Debian's unstable suite: as root, with debootstrap.
 PYTHONS := 3.12 3.13 3.14 3.15
@@ -138,7 +145,7 @@ $(INSTALLED) $(EQUIPPED): pyproject.toml setup.py $(wildcard src/koko/*/*.p[yx][
 
 # The extensions are there already: no codec is built for the sake of a few more packages.
 $(INTEGRATED): $(EQUIPPED)
-	@echo '==> installing gunicorn, gevent, Flask, Django and what else Koko is tested inside'
+	@echo '==> installing uvicorn, gunicorn, gevent, Flask, Django and what else Koko is tested inside'
 	@KOKO_CODEC=pure $(BIN)/pip install -qq --disable-pip-version-check \
 		--editable '.[integrations]'
 	@touch $@

@@ -72,8 +72,16 @@ def boxes() -> list[Box]:
     """Return the boxes as they stand, the top row first."""
     half, third = WIDTH // 2, WIDTH * 3 // 5
     plan = [
-        [("cli", "the command: koko serve, dial, demo", "outside", 0, WIDTH)],
-        [("adapters", "Koko inside the servers of others", "outside", 0, 345)],
+        [
+            (
+                "cli",
+                "the command: koko serve, dial, demo; uvicorn.py: a name for --ws",
+                "outside",
+                0,
+                WIDTH,
+            )
+        ],
+        [("adapters", "Koko inside the servers of others", "outside", 0, WIDTH)],
         [
             ("sync", "for threads: waits, and decides nothing", "face", 0, half - 12),
             ("aio", "for asyncio: the same names, awaited", "face", half + 12, WIDTH),

@@ -11,7 +11,7 @@ Rows = dict[str, tuple[str, ...]]  # the top row first, each under what it is
 
 # A file of ``src/koko`` is a room, and so is a folder; "koko" is ``__init__.py``.
 ROOMS: Rows = {
-    "the command": ("cli", "__main__"),
+    "the command, and what another command is given": ("cli", "__main__", "uvicorn"),
     "inside the servers of others": ("adapters",),
     "the faces": ("sync", "aio"),
     "policies": (
@@ -88,7 +88,15 @@ MODULES: dict[str, Rows] = {
         "time, signals, the log": ("clock", "signals", "logs"),
     },
     "adapters": {
-        "for whom": ("wsgi", "http_server", "flask", "django"),
+        "for whom": ("wsgi", "http_server", "flask", "django", "uvicorn"),
+        "uvicorn's inside, and options for it": (
+            "_uvicorn_seam",
+            "_uvicorn_shared",
+            "_environment",
+        ),
+        "an ASGI application's side": ("_asgi",),
+        "an event's way": ("_asgi_events", "_native_asgi"),
+        "what it stands on": ("_asgi_path", "_asgi_scope"),
         "what they share": ("_view", "adapters"),
     },
     "cli": {

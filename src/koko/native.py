@@ -22,6 +22,7 @@ EXTENSIONS: tuple[str, ...] = (  # of this platform; setup.py builds these
     "koko.core._native_inbox",
     "koko.aio._native_fast_path",
     "koko.sync._native_fast_path",
+    "koko.adapters._native_asgi",
 )
 if sys.platform == "linux":
     EXTENSIONS += ("koko.aio._native_poller", "koko.aio._native_transport")

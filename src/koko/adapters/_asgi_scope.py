@@ -1,0 +1,56 @@
+"""A WebSocket's opening handshake in the words of ASGI: the scope, and headers as pairs of bytes.
+
+Functions over heads, for any server that calls an ASGI application.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from koko.http import Request
+from koko.opening.handshake import subprotocols
+
+Scope = dict[str, Any]
+Event = dict[str, Any]
+Pairs = Iterable[tuple[bytes, bytes]]
+
+
+def read_again(head: bytes) -> tuple[Request, list[tuple[bytes, bytes]]]:
+    """Return the request of a head that another parser has read and written again.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    method, target, version = first.decode("latin-1").split(" ")
+    pairs = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        pairs.append((name.lower(), value.strip(b" \t")))
+    headers = CIMultiDictProxy(CIMultiDict(text_of(pairs)))
+    return Request(method, target, headers, version.removeprefix("HTTP/")), pairs
+
+
+def scope_of(request: Request, pairs: Pairs, root_path: str, **more: Any) -> Scope:
+    """Return the scope of a handshake; ``more`` is what its head does not say."""
+    raw_path, _, query = request.target.partition("?")
+    return {
+        "type": "websocket",
+        "http_version": request.version,
+        "root_path": root_path,
+        "path": root_path + unquote(raw_path),
+        "raw_path": (root_path + raw_path).encode("latin-1"),
+        "query_string": query.encode("latin-1"),
+        "headers": pairs,
+        "subprotocols": subprotocols(request),
+        **more,
+    }
+
+
+def text_of(headers: Pairs) -> list[tuple[str, str]]:
+    """Return headers as the rest of Koko has them."""
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]

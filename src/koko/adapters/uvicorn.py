@@ -1,0 +1,390 @@
+"""Koko in the place of uvicorn's WebSocket: ``uvicorn app:app --ws koko.uvicorn:Protocol``.
+
+uvicorn makes a ``Protocol`` for each handshake and hands it the head of the request. What the
+application says then is in ``_asgi``, what is known of uvicorn in ``_uvicorn_seam``. An accepted
+connection is one as ``koko.aio``'s server has it; where Koko has a transport of its own the
+socket moves there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import Transport
+from collections.abc import MutableSet, Sequence
+from typing import Any, cast
+
+from multidict import CIMultiDict
+
+from koko.adapters import _environment as environment
+from koko.adapters._asgi import Conversation
+from koko.adapters._asgi_path import Path
+from koko.adapters._asgi_scope import Pairs, Scope, read_again, scope_of, text_of
+from koko.adapters._uvicorn_seam import (
+    TRACE,
+    ClientDisconnected,
+    behind_the_head,
+    changed,
+    get_client_addr,
+    get_local_addr,
+    get_path_with_query_string,
+    get_remote_addr,
+    is_ssl,
+    let_go,
+    moved,
+)
+from koko.adapters._uvicorn_shared import Shared, shared_by
+from koko.aio.conn import Conn
+from koko.aio.forking import disown_transport
+from koko.aio.tasks import FATAL
+from koko.aio.timers import Timed
+from koko.aio.transport import end_half
+from koko.core import lifecycle
+from koko.core.connection import Connection
+from koko.core.deflate import Compression
+from koko.core.receiver import READ_AHEAD
+from koko.core.wire import Role
+from koko.errors import HandshakeError
+from koko.http import Request, Response
+from koko.opening.address import written
+from koko.opening.handshake import check_headers, refusal, subprotocols
+from koko.opening.head import write_response
+from koko.serving import GOING_AWAY, UNKNOWN, level_of, sentence_of
+from koko.upgrading import Accepted, Refused
+
+logger = logging.getLogger("uvicorn.error")
+
+DENIED = '%s - "WebSocket %s" %d: %s'
+UNREADABLE = Request("GET", UNKNOWN, CIMultiDict())  # stands where none could be read
+EARLY = 1 << 16  # bytes kept of what a client says before it is accepted
+
+
+class Protocol(asyncio.Protocol):
+    """One WebSocket in uvicorn.
+
+    uvicorn's own options rule what they name. The rest are attributes: environment variables
+    set them, or a subclass does.
+
+    Attributes:
+        handshake_timeout: seconds that the application may take to accept; 0: no limit.
+        close_timeout: seconds to wait for the peer's answer to a Close; 0: it is not waited for.
+        shutdown_timeout: the same where uvicorn is shutting down.
+        read_ahead: bytes of messages that are read before the application receives them. Up to
+            there pings are answered and an end is noticed, though nobody receives.
+        compression: how messages are compressed, under ``ws_per_message_deflate``.
+        origins: the pages that may connect, as for ``koko.aio.Upgrader``; ``["*"]``: all.
+    """
+
+    handshake_timeout = environment.seconds("KOKO_HANDSHAKE_TIMEOUT", 30.0)
+    close_timeout = environment.seconds("KOKO_CLOSE_TIMEOUT", 10.0)
+    shutdown_timeout = environment.seconds("KOKO_SHUTDOWN_TIMEOUT", 3.0)
+    read_ahead = environment.number("KOKO_READ_AHEAD", READ_AHEAD)
+    compression: Compression = environment.compression()
+    origins: Sequence[str] = environment.words("KOKO_ORIGINS", ["*"])
+
+    def __init__(
+        self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
+    ) -> None:
+        self.loop: asyncio.AbstractEventLoop = _loop or asyncio.get_running_loop()
+        self.transport: Transport
+        self.scope: Scope | None = None
+        self._app_state = app_state
+        self._server_state = server_state
+        self._config = config
+        try:
+            if not config.loaded:
+                config.load()
+            self._app = config.loaded_app
+            self._connections: MutableSet[Any] = server_state.connections
+            self._tasks: MutableSet[asyncio.Task[None]] = server_state.tasks
+            self._shared: Shared = shared_by(server_state, self, config)
+        except AttributeError as missing:
+            raise changed(missing) from missing
+        self._begun = False  # the head has come
+        self._conversation: Conversation | None = None  # until it was a good one
+        self._accepted: Accepted
+        self._response: Response
+        self._keeps_response = False  # it is asked for
+        self._request = UNREADABLE
+        self._early = b""  # what the client said before it was accepted
+        self._path: Path | None = None  # until it is accepted
+        self._fed: Path | None = None  # the same, where the socket stays with uvicorn's transport
+        self._timer_slot: set[Timed] | None = None
+
+    # What uvicorn and its transport call
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(Transport, transport)
+        self._connections.add(self)
+        self._trace("made")
+
+    def data_received(self, data: bytes) -> None:
+        if self._fed is not None:
+            self._fed.data_received(data)
+        elif not self._begun:
+            self._begun = True
+            self._begin(data)
+        elif self._conversation is not None and self._path is None:
+            self._early += data
+            if len(self._early) >= EARLY:
+                self.transport.pause_reading()
+
+    def eof_received(self) -> bool | None:
+        return None if self._fed is None else self._fed.eof_received()
+
+    def pause_writing(self) -> None:
+        if self._fed is not None:
+            self._fed.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._fed is not None:
+            self._fed.resume_writing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Take note that uvicorn's transport has ended: not ours, where the socket has moved."""
+        if self._fed is not None:
+            self._fed.connection_lost(error)
+        elif self._path is None:
+            if self._conversation is not None:
+                self._conversation.lose()
+            self._leave()
+
+    @property
+    def close_timer(self) -> float | None:
+        """When the wait for the peer's answer to our Close ends; None where there is none.
+
+        uvicorn's own classes have a timer here, and its tests ask for it.
+        """
+        path = self._path
+        return path.core.due_at if path is not None and path.awaits_close else None
+
+    def shutdown(self) -> None:
+        """End the connection, since the server ends: 1012, or 503 where it is not accepted."""
+        path, conversation = self._path, self._conversation
+        if path is None:
+            if conversation is None or conversation.answered:
+                self.transport.close()
+            else:
+                error = HandshakeError(503, "the server is going away, try again later")
+                self._answer(refusal(error))
+                self.transport.close()
+        elif path.core.may_send:
+            path.core.close_timeout = min(path.core.close_timeout, self.shutdown_timeout)
+            path.start_close(1012, "")
+            assert conversation is not None
+            conversation.end({"type": "websocket.disconnect", "code": 1012})
+        else:
+            path.drop(GOING_AWAY)
+
+    # What the conversation calls
+
+    def accept(self, subprotocol: str | None, headers: Pairs) -> Path:
+        """Answer with 101 and begin to exchange messages.
+
+        Raises:
+            ClientDisconnected: the client is gone.
+            ValueError: ``headers`` has a name that only the handshake may write.
+        """
+        if self.transport.is_closing():
+            raise ClientDisconnected("the client is gone")
+        response = self._acceptance(subprotocol, headers)
+        head = write_response(response)
+        self._disarm()
+        self._log("[accepted]")
+        self._path = path = self._open()
+        del self._request, self._accepted  # a third of what an idle connection would hold
+        path.transport.write(head)
+        if self._early:
+            path.data_received(self._early)
+            self._early = b""
+        if self._keeps_response:
+            self._response = response
+        return path
+
+    def refuse(self, response: Response) -> None:
+        """Answer with anything else."""
+        self._log(str(response.status))
+        self._answer(response)
+
+    # How it works inside
+
+    def _begin(self, head: bytes) -> None:
+        secure = is_ssl(self.transport)
+        try:
+            self._request, pairs = _read(head)
+            decision = self._shared.upgrader.decide(self._request, secure=secure)
+            if isinstance(decision, Refused):
+                raise decision.error
+        except HandshakeError as error:
+            self._deny(error)
+            return
+        self._accepted = decision
+        key = self._request.headers["Sec-WebSocket-Key"].encode()
+        self._early = behind_the_head(self.transport, key)
+        let_go(self.transport)
+        self._conversation = Conversation(self, ClientDisconnected)
+        self.scope = self._scope(pairs, secure)
+        self._bound(self.handshake_timeout)
+        task = self.loop.create_task(self._run(self._conversation, self.scope))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _deny(self, error: HandshakeError) -> None:
+        """Refuse a client without asking the application."""
+        client, sentence = written(get_remote_addr(self.transport) or ""), sentence_of(error)
+        logger.log(level_of(error), DENIED, client, self._request.shown, error.status, sentence)
+        self._answer(error.response or refusal(error))
+
+    def _scope(self, pairs: Pairs, secure: bool) -> Scope:
+        return scope_of(
+            self._request,
+            pairs,
+            self._config.root_path,
+            asgi={"version": self._config.asgi_version, "spec_version": "2.4"},
+            scheme="wss" if secure else "ws",
+            server=get_local_addr(self.transport),
+            client=get_remote_addr(self.transport),
+            state=self._app_state.copy(),
+            extensions={"websocket.http.response": {}, "koko": {"upgrade": self._upgrade}},
+        )
+
+    def _upgrade(self, subprotocol: str | None = None, headers: Pairs = ()) -> Conn:
+        """Accept the handshake and return the connection: for who asks the scope for it."""
+        assert self._conversation is not None
+        request, self._keeps_response = self._request, True
+        path = self._conversation.upgrade(subprotocol, headers)
+        agreed = self._response.headers.get("Sec-WebSocket-Protocol")
+        return Conn(path, request, self._response, agreed)
+
+    async def _run(self, conversation: Conversation, scope: Scope) -> None:
+        try:
+            result = await self._app(scope, conversation.receive, conversation.send)
+        except ClientDisconnected:
+            pass
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            logger.exception("Exception in ASGI application\n")
+            if isinstance(error, FATAL):
+                raise
+        else:
+            if not conversation.answered:
+                logger.error("ASGI callable returned without completing handshake.")
+            elif result is not None:
+                logger.error("ASGI callable should return None, but returned '%s'.", result)
+        finally:
+            self._end(conversation)
+
+    def _end(self, conversation: Conversation) -> None:
+        """End what the application has left open."""
+        conversation.fail()
+        if self._path is not None and self._path.core.life.state is lifecycle.OPEN:
+            self._path.drop("the application left without a Close")
+        self.scope = None  # it holds us
+        self._part_for_good()
+
+    def _acceptance(self, subprotocol: str | None, headers: Pairs) -> Response:
+        said = [*self._accepted.response.headers.items()]
+        if subprotocol is not None:
+            # §4.2.2: what the client did not offer must not be answered; it would fail.
+            if subprotocol in subprotocols(self._request):
+                said.append(("Sec-WebSocket-Protocol", subprotocol))
+            else:
+                logger.warning("subprotocol %r was not offered; none is agreed on", subprotocol)
+        said += self._defaults()
+        if headers:
+            said += check_headers(text_of(headers)).items()
+        return Response(101, b"", said)
+
+    def _defaults(self) -> list[tuple[str, str]]:
+        return self._shared.text_of(self._server_state.default_headers)
+
+    def _open(self) -> Path:
+        transport = moved(self.transport)
+        shared, agreed = self._shared, self._accepted.agreed
+        core = Connection(Role.SERVER, shared.upgrader, agreed, shared.now())
+        core.close_timeout, core.read_ahead = self.close_timeout, self.read_ahead
+        path = Path(core, transport or self.transport, self.loop, shared.timers)
+        path.on_lost = self._leave
+        if transport is None:
+            self._fed = path
+            self.transport.resume_reading()
+        else:
+            self.transport = transport
+            transport.set_protocol(path)
+        return path
+
+    def _answer(self, response: Response) -> None:
+        """Answer with anything but 101, and end the stream behind it."""
+        if self.transport.is_closing():
+            return
+        said = CIMultiDict(response.headers)
+        if response.body:
+            said.setdefault("Content-Type", "text/plain; charset=utf-8")
+        for name, value in self._defaults():
+            said.setdefault(name, value)
+        self.transport.write(write_response(Response(response.status, response.body, said)))
+        self._bound(self.close_timeout)
+        end_half(self.transport)  # closing it with bytes unread would reset the stream
+
+    def _bound(self, timeout: float) -> None:
+        self._disarm()
+        if timeout:
+            self._timer_slot = self._shared.timers.set(self._shared.now() + timeout, self)
+
+    def _disarm(self) -> None:
+        if self._timer_slot is not None:
+            self._timer_slot.discard(self)
+            self._timer_slot = None
+
+    def on_timer(self) -> None:
+        """Give up an application that does not accept, or a client that does not hang up."""
+        conversation = self._conversation
+        if conversation is None or conversation.answered:
+            self.transport.abort()
+            return
+        logger.warning(
+            "the application did not accept within %g s (KOKO_HANDSHAKE_TIMEOUT)",
+            self.handshake_timeout,
+        )
+        self.refuse(refusal(HandshakeError(503, "the application took too long to answer")))
+        conversation.lose()
+
+    def _leave(self) -> None:
+        """Take note that the connection is over."""
+        self._disarm()
+        self._connections.discard(self)
+        self._trace("lost")
+        self._part_for_good()
+
+    def _part_for_good(self) -> None:
+        """Break the circles of a conversation that is over on both sides, at once."""
+        if self.scope is None and self not in self._connections:
+            self._conversation = None  # it holds us
+            if self._path is not None and self._path.core.ending is not None:
+                self._path.core.ending.__traceback__ = None  # whose frames hold it
+
+    def disown(self) -> None:
+        """Let go of the socket in a child of fork."""
+        if self._path is not None:
+            self._path.disown()
+        else:
+            disown_transport(self.transport)
+
+    def _log(self, outcome: str) -> None:
+        if self.scope is not None and logger.isEnabledFor(logging.INFO):
+            client, target = get_client_addr(self.scope), get_path_with_query_string(self.scope)
+            logger.info('%s - "WebSocket %s" %s', client, target, outcome)
+
+    def _trace(self, what: str) -> None:
+        if logger.level <= TRACE:
+            client = get_remote_addr(self.transport)
+            prefix = "{}:{} - ".format(*client) if client else ""
+            logger.log(TRACE, "%sWebSocket connection %s", prefix, what)
+
+
+def _read(head: bytes) -> tuple[Request, Pairs]:
+    try:
+        return read_again(head)
+    except ValueError:
+        raise HandshakeError(400, "the head of the request is not whole") from None

@@ -1,0 +1,5 @@
+"""The class that uvicorn takes: ``uvicorn app:app --ws koko.uvicorn:Protocol``."""
+
+from koko.adapters.uvicorn import Protocol
+
+__all__ = ["Protocol"]

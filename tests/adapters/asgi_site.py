@@ -1,0 +1,176 @@
+"""The ASGI application that uvicorn runs in the tests: each path does one thing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import Any
+
+from koko.uvicorn import Protocol
+
+ENDS: list[str] = []  # how conversations ended, as the application was told
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        return await lifespan(receive, send)
+    if scope["type"] == "http":
+        return await answer(send)
+    assert (await receive()) == {"type": "websocket.connect"}
+    await PATHS[scope["path"].rpartition("/")[2]](scope, receive, send)
+
+
+async def lifespan(receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def answer(send: Any) -> None:
+    """Tell by HTTP what this process holds."""
+    told = {
+        "ends": ENDS,
+        "pid": os.getpid(),
+        "tasks": len(asyncio.all_tasks()),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+    }
+    length = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 200, "headers": length})
+    await send({"type": "http.response.body", "body": json.dumps(told).encode()})
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    chosen = "chat" if "chat" in scope["subprotocols"] else None
+    await send({"type": "websocket.accept", "subprotocol": chosen})
+    while (event := await receive())["type"] == "websocket.receive":
+        text, octets = event.get("text"), event.get("bytes")
+        await send({"type": "websocket.send", "text": text, "bytes": octets})
+    ENDS.append(f"{event['code']} {event.get('reason', '')}".strip())
+
+
+async def tell_scope(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "websocket.accept", "headers": [(b"X-Extra", b"caf\xe9")]})
+    told = {key: value for key, value in scope.items() if key not in ("extensions", "state")}
+    told["extensions"] = sorted(scope["extensions"])
+    await send({"type": "websocket.send", "text": json.dumps(told, default=repr)})
+    await receive()
+
+
+async def refuse(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "websocket.close"})
+    ENDS.append(str((await receive())["code"]))
+
+
+async def deny(scope: Any, receive: Any, send: Any) -> None:
+    headers = [(b"content-type", b"text/html")]
+    await send({"type": "websocket.http.response.start", "status": 401, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": b"who ", "more_body": True})
+    await send({"type": "websocket.http.response.body", "body": b"are you?"})
+    ENDS.append(str((await receive())["code"]))
+
+
+async def fail(scope: Any, receive: Any, send: Any) -> None:
+    raise LookupError("on purpose")
+
+
+async def close(scope: Any, receive: Any, send: Any) -> None:
+    """Close from one task while another one receives."""
+    await send({"type": "websocket.accept"})
+    waiting = asyncio.create_task(receive())
+    await asyncio.sleep(0)
+    await send({"type": "websocket.send", "text": "last"})
+    await send({"type": "websocket.close", "code": 4000, "reason": "bye"})
+    event = await asyncio.wait_for(waiting, 1)
+    ENDS.append(f"{event['code']} {event['reason']}")
+
+
+async def feed(scope: Any, receive: Any, send: Any) -> None:
+    """Send and never receive, until that fails."""
+    await send({"type": "websocket.accept"})
+    try:
+        while True:
+            await send({"type": "websocket.send", "text": "news"})
+            await asyncio.sleep(0.01)
+    except OSError as error:
+        ENDS.append(type(error).__name__)
+        raise
+
+
+async def flood(scope: Any, receive: Any, send: Any) -> None:
+    """Send more than anybody takes."""
+    await send({"type": "websocket.accept"})
+    sent = 0
+    try:
+        while True:
+            await send({"type": "websocket.send", "bytes": bytes(1 << 16)})
+            sent += 1
+    except OSError:
+        ENDS.append("bounded" if sent < 1000 else f"{sent} were sent")
+
+
+async def sleep(scope: Any, receive: Any, send: Any) -> None:
+    """Neither accept nor refuse."""
+    event = await receive()
+    ENDS.append(str(event["code"]))
+
+
+async def misuse(scope: Any, receive: Any, send: Any) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"type": "websocket.send", "text": "early"},
+        {"type": "websocket.http.response.body", "body": b""},
+        {"type": "websocket.accept"},
+        {"type": "websocket.accept"},
+        {"type": "websocket.send"},
+        {"type": "websocket.close"},
+        {"type": "websocket.send", "text": "late"},
+    ]
+    for event in wrong:
+        try:
+            await send(event)
+        except RuntimeError as error:
+            ENDS.append(str(error))
+
+
+async def native(scope: Any, receive: Any, send: Any) -> None:
+    conn = scope["extensions"]["koko"]["upgrade"](None, [(b"x-native", b"yes")])
+    async for message in conn:
+        await conn.send(message)
+    await conn.close()
+    ENDS.append(str(conn.ending))
+
+
+PATHS = {
+    "echo": echo,
+    "scope": tell_scope,
+    "refuse": refuse,
+    "deny": deny,
+    "fail": fail,
+    "close": close,
+    "feed": feed,
+    "flood": flood,
+    "sleep": sleep,
+    "misuse": misuse,
+    "native": native,
+}
+
+
+class Hurried(Protocol):
+    """What a user writes for options of their own."""
+
+    handshake_timeout = 0.2
+    close_timeout = 0.3
+    origins = ("https://app.example",)
+
+
+def __getattr__(name: str) -> Any:
+    """Make gunicorn's worker where it is asked for: it needs gunicorn."""
+    if name != "Worker":
+        raise AttributeError(name)
+    from uvicorn_worker import UvicornWorker
+
+    class Worker(UvicornWorker):
+        CONFIG_KWARGS = {**UvicornWorker.CONFIG_KWARGS, "ws": "koko.uvicorn:Protocol"}  # noqa: RUF012
+
+    return Worker

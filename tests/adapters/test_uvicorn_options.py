@@ -1,0 +1,315 @@
+"""Each option of uvicorn's and of Koko's in it, each way to start it, each way it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from koko import CloseError
+from koko.sync import Conn, dial
+from tests.adapters.conftest import PATIENCE, ROOT, Site
+from tests.adapters.test_servers import UPGRADE, read_until
+from tests.adapters.test_uvicorn import hears, refused
+from tests.adapters.uvicorn_server import APP, CLASS, serving, started
+
+pytestmark = pytest.mark.integration("uvicorn")
+
+HURRIED = "tests.adapters.asgi_site:Hurried"
+
+
+def echoes(conn: Conn) -> bool:
+    conn.send("hello")
+    return conn.recv(PATIENCE) == "hello"
+
+
+def test_ws_max_size(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", "--ws-max-size", "100") as site:
+        with dial(site.url("/echo"), proxy=None) as conn:
+            conn.send(bytes(100))
+            assert conn.recv(PATIENCE) == bytes(100)
+            conn.send(bytes(101))
+            with pytest.raises(CloseError) as closed:
+                conn.recv(PATIENCE)
+        assert closed.value.code == 1009
+        assert "1009 " in site.state()["ends"][-1]
+
+
+def test_a_silent_client_is_pinged_and_given_up(tmp_path: Path) -> None:
+    options = ["--ws-ping-interval", "0.1", "--ws-ping-timeout", "0.1"]
+    with serving(tmp_path / "log", *options) as site, site.connect() as raw:
+        raw.sendall(UPGRADE % (b"/echo", b""))
+        heard = read_until(raw, b"\x03\xf3keepalive ping timeout")
+        assert b"\x89\x04" in heard
+        assert raw.recv(1) == b""
+        end = site.state()["ends"][-1]
+    assert end.startswith("1005 no answer to a ping within 0.1 s, last heard the opening handshake")
+
+
+@pytest.mark.parametrize("off", ["0", "0.0"])
+def test_pings_can_be_turned_off(tmp_path: Path, off: str) -> None:
+    options = ["--ws-ping-interval", off, "--ws-ping-timeout", "0.1"]
+    with serving(tmp_path / "log", *options) as site, site.connect() as raw:
+        raw.sendall(UPGRADE % (b"/echo", b""))
+        read_until(raw, b"\r\n\r\n")
+        raw.settimeout(0.4)
+        with pytest.raises(TimeoutError):
+            raw.recv(1)
+
+
+def test_compression_can_be_turned_off(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", "--ws-per-message-deflate", "false") as site:
+        with dial(site.url("/echo"), proxy=None, compression=True) as conn:
+            assert "Sec-WebSocket-Extensions" not in conn.response.headers
+
+
+def test_window_bits_and_context_takeover_are_set_by_the_environment(tmp_path: Path) -> None:
+    bits = {"KOKO_WINDOW_BITS": "10", "KOKO_CONTEXT_TAKEOVER": "1"}
+    with serving(tmp_path / "log", **bits) as site:
+        with dial(site.url("/echo"), proxy=None, compression=True) as conn:
+            said = conn.response.headers["Sec-WebSocket-Extensions"]
+            assert echoes(conn)
+    assert "server_max_window_bits=10" in said
+    assert "client_max_window_bits=10" in said
+
+
+def test_a_variable_that_cannot_be_read_stops_uvicorn_with_a_sentence() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "uvicorn", APP, "--ws", CLASS],
+        cwd=ROOT,
+        env={"KOKO_CLOSE_TIMEOUT": "soon"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 1
+    assert "KOKO_CLOSE_TIMEOUT='soon': a number of seconds, 0 or more" in done.stderr
+
+
+def test_the_log_is_in_uvicorns_form(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with serving(log, "--log-level", "trace") as site:
+        with dial(site.url("/echo?x=1"), proxy=None) as conn:
+            host, port = conn.local_address
+        refused(site, "/refuse")
+    said = log.read_text()
+    assert f'INFO:     {host}:{port} - "WebSocket /echo?x=1" [accepted]\n' in said
+    assert re.search(r'INFO:     127.0.0.1:\d+ - "WebSocket /refuse" 403\n', said)
+    assert f"TRACE:    {host}:{port} - WebSocket connection made\n" in said
+    assert f"TRACE:    {host}:{port} - WebSocket connection lost\n" in said
+
+
+def test_a_proxy_that_is_trusted_says_who_the_client_is(tmp_path: Path) -> None:
+    said = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
+    log = tmp_path / "log"
+    with serving(log, "--root-path", "/api", "--forwarded-allow-ips", "127.0.0.1") as site:
+        with dial(site.url("/scope"), proxy=None, headers=said) as conn:
+            scope = json.loads(str(conn.recv(PATIENCE)))
+    assert scope["client"] == ["203.0.113.7", 0]
+    assert scope["scheme"] == "wss"
+    assert (scope["root_path"], scope["path"]) == ("/api", "/api/scope")
+    assert '203.0.113.7:0 - "WebSocket /api/scope" [accepted]' in log.read_text()
+
+
+def test_uds(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    running = re.compile("running on unix socket (.*?) ")
+    command = ["-m", "uvicorn", APP, "--uds", path, "--ws", CLASS]
+    with started(tmp_path / "log", *command, wait_for=running):
+        with dial("ws://localhost/echo", unix=path, proxy=None) as conn:
+            assert echoes(conn)
+
+
+def test_fd(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.set_inheritable(True)
+        code = (
+            "import os, sys; "
+            f"os.execv(sys.executable, [sys.executable, *{['-m', 'uvicorn', APP, '--ws', CLASS]}, "
+            "'--fd', sys.argv[1]])"
+        )
+        log = tmp_path / "log"
+        with log.open("w") as complaints:
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, str(listener.fileno())],
+                cwd=ROOT,
+                pass_fds=[listener.fileno()],
+                stdout=complaints,
+                stderr=complaints,
+            )
+        try:
+            give_up_at = time.monotonic() + PATIENCE
+            while "running on socket" not in log.read_text():
+                assert time.monotonic() < give_up_at, log.read_text()
+                time.sleep(0.01)
+            with dial("ws://localhost/echo", unix=path, proxy=None) as conn:
+                assert echoes(conn)
+        finally:
+            process.terminate()
+            process.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("options", [["--reload"], ["--workers", "2"]])
+def test_processes_that_uvicorn_starts(tmp_path: Path, options: list[str]) -> None:
+    log = tmp_path / "log"
+    with serving(log, *options) as site:
+        give_up_at = time.monotonic() + PATIENCE
+        while "startup complete" not in log.read_text():  # until then nobody listens
+            assert time.monotonic() < give_up_at, log.read_text()
+            time.sleep(0.01)
+        with dial(site.url("/echo"), proxy=None) as conn:
+            assert echoes(conn)
+    assert "Traceback" not in log.read_text()
+
+
+def test_each_way_to_start(tmp_path: Path) -> None:
+    run = (
+        f"import uvicorn; from koko.uvicorn import Protocol as P; uvicorn.run('{APP}', port=0, ws="
+    )
+    ways = {
+        "UVICORN_WS": (["-m", "uvicorn", APP, "--port", "0"], {"UVICORN_WS": CLASS}),
+        "name": (["-c", f"{run}'{CLASS}')"], {}),
+        "class": (["-c", f"{run}P)"], {}),
+    }
+    for way, (command, environment) in ways.items():
+        with started(tmp_path / way, *command, **environment) as (_, port):
+            with dial(f"ws://127.0.0.1:{port}/native", proxy=None) as conn:
+                assert conn.response.headers["X-Native"] == "yes"
+
+
+@pytest.mark.integration("gunicorn", "uvicorn_worker")
+def test_gunicorn_with_uvicorns_worker(tmp_path: Path) -> None:
+    listening = re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)")
+    worker = "tests.adapters.asgi_site.Worker"
+    command = ["-m", "gunicorn", APP, "-b", "127.0.0.1:0", "-k", worker, "-w", "2"]
+    command += ["--worker-tmp-dir", "/dev/shm"]
+    with started(tmp_path / "log", *command, wait_for=listening) as (_, port):
+        with dial(f"ws://127.0.0.1:{port}/native", proxy=None) as conn:
+            assert conn.response.headers["X-Native"] == "yes"
+            assert echoes(conn)
+
+
+# What Koko adds
+
+
+def test_an_application_that_does_not_accept_is_given_up(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", ws=HURRIED) as site:
+        error = refused(site, "/sleep")
+        hears(site, "1006")
+    assert error.status == 503
+    assert error.response.body == b"the application took too long to answer"
+    assert "did not accept within 0.2 s" in (tmp_path / "log").read_text()
+
+
+def test_foreign_pages_can_be_refused(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", ws=HURRIED) as site:
+        with dial(site.url("/echo"), proxy=None, headers={"Origin": "https://app.example"}) as conn:
+            assert echoes(conn)
+        error = refused(site, "/echo", headers={"Origin": "https://evil.example"})
+    assert error.status == 403
+    assert "WARNING:  127.0.0.1:" in (tmp_path / "log").read_text()
+    assert '"WebSocket /echo" 403: 403: origin' in (tmp_path / "log").read_text()
+
+
+def test_a_close_that_is_not_answered_is_bounded(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", ws=HURRIED) as site, site.connect() as raw:
+        raw.sendall(UPGRADE % (b"/close", b""))
+        read_until(raw, b"\x0f\xa0bye")
+        began = time.monotonic()
+        assert raw.recv(1) == b""
+        assert 0.2 < time.monotonic() - began < 1
+
+
+# The end of the server
+
+
+def test_a_sigterm_closes_every_connection_with_1012(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = ["-m", "uvicorn", APP, "--port", "0", "--ws", CLASS]
+    with (
+        started(log, *command, KOKO_SHUTDOWN_TIMEOUT="0.5") as (process, port),
+        ExitStack() as stack,
+    ):
+        site = Site("uvicorn", int(port), None, log)
+        conns = [stack.enter_context(dial(site.url("/echo"), proxy=None)) for _ in range(20)]
+        silent = stack.enter_context(site.connect())
+        silent.sendall(UPGRADE % (b"/echo", b""))
+        read_until(silent, b"\r\n\r\n")
+        waiting = stack.enter_context(site.connect())
+        waiting.sendall(UPGRADE % (b"/sleep", b""))
+        assert all(map(echoes, conns))
+        process.send_signal(signal.SIGTERM)
+        for conn in conns:
+            with pytest.raises(CloseError) as closed:
+                conn.recv(PATIENCE)
+            assert closed.value.code == 1012
+        assert read_until(silent, b"\x88\x02\x03\xf4")
+        assert b" 503 " in read_until(waiting, b"try again later")
+        process.wait(5)
+    said = log.read_text()
+    assert "Finished server process" in said
+    assert "Traceback" not in said
+
+
+# Versions
+
+
+@pytest.mark.integration("pip")
+def test_the_oldest_version_that_is_supported(tmp_path: Path) -> None:
+    from koko.adapters._uvicorn_seam import NEWEST, OLDEST
+
+    where = ROOT / "build" / "uvicorn" / OLDEST
+    if not where.exists():
+        pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", str(where)]
+        subprocess.run([*pip, f"uvicorn=={OLDEST}"], check=True)
+    for http in ("h11", "httptools"):
+        with serving(tmp_path / http, "--http", http, PYTHONPATH=str(where)) as site:
+            with dial(site.url("/echo"), proxy=None) as conn:
+                assert echoes(conn)
+            hears(site, "1000")
+            assert refused(site, "/deny").status == 401
+    import uvicorn
+
+    assert uvicorn.__version__ == NEWEST, "try it, and write it down"
+
+
+def test_a_uvicorn_that_has_changed_is_told_with_its_version() -> None:
+    from koko.uvicorn import Protocol
+
+    async def made() -> None:
+        config = SimpleNamespace(loaded=True, loaded_app=None)
+        Protocol(config, SimpleNamespace(tasks=set()), {})
+
+    with pytest.raises(RuntimeError, match=r"uvicorn 0\.\d+\.\d+ is not as .*'connections'"):
+        asyncio.run(made())
+
+
+def test_the_page_names_the_versions() -> None:
+    from koko.adapters._uvicorn_seam import NEWEST, OLDEST
+
+    page = (ROOT / "docs" / "uvicorn.md").read_text()
+    assert f"{OLDEST} to {NEWEST}" in page
+
+
+def test_every_variable_is_on_the_page() -> None:
+    source = ROOT / "src" / "koko" / "adapters"
+    page = (ROOT / "docs" / "uvicorn.md").read_text()
+    names = {
+        name
+        for file in ("uvicorn.py", "_environment.py")
+        for name in re.findall(r'"(KOKO_\w+)"', (source / file).read_text())
+    }
+    assert len(names) == 9
+    assert all(f"`{name}`" in page for name in names)
