@@ -80,6 +80,7 @@ class Row:
 Peers = dict[str, Goal | None]
 AIO = Server("koko.aio")
 SYNC = Server("koko.sync")
+ASGI = Server("uvicorn+koko")
 LIMIT = Server("limit")
 MESSAGE = ("cpu_us", "µs of server CPU a message")
 DELIVERY = ("cpu_us", "µs of server CPU a delivery")
@@ -311,6 +312,58 @@ ROWS = (
         "echo --conns 64",
         AIO._replace(codec="pure"),
         {"websockets-pure": Goal(1.3)},
+    ),
+    _against(
+        "asgi-echo",
+        "ASGI in uvicorn, echo: 64 connections, 256 B",
+        "echo --conns 64",
+        ASGI,
+        {"uvicorn+websockets": Goal(2.2), "uvicorn+wsproto": None},
+    ),
+    _against(
+        "asgi-burst",
+        "ASGI in uvicorn, burst: 16 connections, 256 B, 16 in flight on each",
+        "echo --conns 16 --depth 16",
+        ASGI,
+        {"uvicorn+websockets": Goal(3.5), "uvicorn+wsproto": None},
+    ),
+    _against(
+        "asgi-deflate",
+        "ASGI in uvicorn, deflate: 16 connections, 16 KB of JSON text",
+        "echo --conns 16 --text --file {json}",
+        ASGI._replace(deflate=True),
+        {"uvicorn+websockets": Goal(2.5), "uvicorn+wsproto": None},
+    ),
+    _against(
+        "asgi-large",
+        "ASGI in uvicorn, large: 4 connections, 1,000,000 B binary",
+        "echo --conns 4 --size 1000000",
+        ASGI,
+        {"uvicorn+websockets": Goal(1.0), "uvicorn+wsproto": None},
+    ),
+    _against(
+        "asgi-handshake",
+        "ASGI in uvicorn, handshake: 32 at a time, opened and closed",
+        "handshake --conns 32",
+        ASGI,
+        {"uvicorn+websockets": Goal(1.0), "uvicorn+wsproto": None},
+        HANDSHAKE,
+    ),
+    _against(
+        "asgi-idle",
+        "ASGI in uvicorn, idle: 2,000 connections",
+        "idle --conns 2000",
+        ASGI,
+        {"uvicorn+websockets": Goal(2.0), "uvicorn+wsproto": None},
+        MEMORY,
+    ),
+    _against(
+        "asgi-idle-deflate",
+        "ASGI in uvicorn, idle, compressed: 1,000 connections",
+        "idle --conns 1000 --text --file {json}",
+        ASGI._replace(deflate=True),
+        {"uvicorn+websockets": Goal(2.0), "uvicorn+wsproto": None},
+        MEMORY,
     ),
     _growing(
         "connections",

@@ -16,6 +16,7 @@ import ssl
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 HOST = "127.0.0.1"
@@ -236,6 +237,29 @@ def socketify_server(job: Job) -> None:
     app.run()
 
 
+def uvicorn_with(job: Job, ws: str) -> None:
+    """Run an ASGI application, with no framework, in uvicorn with one of its WebSocket classes."""
+    import uvicorn
+
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (event := await receive())["type"] == "websocket.receive":
+            text, octets = event.get("text"), event.get("bytes")
+            await send({"type": "websocket.send", "text": text, "bytes": octets})
+
+    uvicorn.run(
+        echo,
+        host=HOST,
+        port=job.port,
+        ws=ws,
+        loop=job.loop,
+        lifespan="off",
+        log_level="warning",
+        ws_per_message_deflate=job.deflate,
+    )
+
+
 PEERS: dict[str, Callable[[Job], None]] = {
     "koko.aio": koko_aio,
     "koko.sync": koko_sync,
@@ -246,6 +270,9 @@ PEERS: dict[str, Callable[[Job], None]] = {
     "websockets.sync": websockets_sync,
     "aiohttp": aiohttp_server,
     "socketify": socketify_server,
+    "uvicorn+koko": partial(uvicorn_with, ws="koko.uvicorn:Protocol"),
+    "uvicorn+websockets": partial(uvicorn_with, ws="websockets-sansio"),
+    "uvicorn+wsproto": partial(uvicorn_with, ws="wsproto"),
 }
 
 
