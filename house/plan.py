@@ -47,6 +47,7 @@ MODULES: dict[str, Rows] = {
         "through a proxy: CONNECT and SOCKS": ("tunnel", "socks"),
         "a jar, one handshake at a time": ("cookies",),
         "HTTP/1.1 heads, within limits": ("head",),
+        "whom proxies speak for": ("forwarded",),
         "where a URL leads": ("target", "address"),
         "which address when": ("eyeballs", "opening"),
     },

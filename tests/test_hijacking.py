@@ -33,6 +33,20 @@ def environ(**more: Any) -> dict[str, Any]:
 # The request
 
 
+@pytest.mark.parametrize(
+    ("more", "peer"),
+    [
+        ({"REMOTE_ADDR": "203.0.113.9", "REMOTE_PORT": "4711"}, ("203.0.113.9", 0)),
+        ({"REMOTE_ADDR": "::1"}, ("::1", 0)),
+        ({"REMOTE_ADDR": ""}, ""),  # a Unix socket: gunicorn,
+        ({"REMOTE_ADDR": "<local>"}, ""),  # werkzeug,
+        ({}, ""),  # gevent
+    ],
+)
+def test_the_peer_is_known_by_its_address(more, peer):
+    assert hijackable(environ(**more)).peer == peer
+
+
 def test_a_request_is_put_together_from_an_environ():
     request = hijackable(environ()).request
     assert (request.method, request.target, request.version) == ("GET", "/app/caf%C3%A9?a=b", "1.1")

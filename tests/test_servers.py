@@ -31,22 +31,23 @@ Serve = Callable[..., Any]
 
 
 @contextmanager
-def on_threads(handler: Callable[[Any], object], **options: Any) -> Iterator[sync.Server]:
+def on_threads(handler: Callable[[Any], object] | None, **options: Any) -> Iterator[sync.Server]:
     with sync.Server(handler, HERE, **options) as server:
         yield server
 
 
 @contextmanager
-def on_asyncio(handler: Callable[[Any], object], **options: Any) -> Iterator[aio.Server]:
+def on_asyncio(handler: Callable[[Any], object] | None, **options: Any) -> Iterator[aio.Server]:
     """A server in a loop of its own, in a thread of its own."""
 
     async def handle(conn: aio.Conn) -> None:
+        assert handler is not None
         result = handler(conn)
         if isinstance(result, Coroutine):
             await result
 
     async def main() -> None:
-        async with aio.Server(handle, HERE, **options) as server:
+        async with aio.Server(handler and handle, HERE, **options) as server:
             started.append((server, asyncio.get_running_loop()))
             ready.set()
             await stop.wait()

@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 from koko.core.deflate import Compression
 from koko.errors import HandshakeError
 from koko.http import Request, Response
-from koko.upgrading import Accepted, Refused, Upgrader, UpgraderOptions
+from koko.upgrading import Accepted, Refused, Upgrader, UpgraderOptions, source_of
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
@@ -218,6 +218,26 @@ def test_a_refused_origin_comes_with_advice_for_the_operator():
     assert listed.error.advice == "to let this page in, add 'https://app.example' to origins="
 
 
+def test_a_proxy_that_passes_the_host_in_a_header_of_its_own_is_to_be_named():
+    for header in ("X_Forwarded_Host", "Forwarded"):
+        decision = Upgrader().decide(asked("https://app.example", **{header: "host=app.example"}))
+        assert isinstance(decision, Refused)
+        assert decision.error.advice.endswith(
+            "(nginx: proxy_set_header Host $http_host), or name it in trusted_proxies=, "
+            "as it passes another header"
+        )
+
+
+def test_the_host_that_a_proxy_tells_is_compared_in_the_place_of_the_header():
+    page = asked("https://app.example", host="10.0.0.7:8000")
+    accepted(Upgrader().decide(page, host="app.example"))
+    accepted(Upgrader().decide(page, host="app.example", secure=True))
+    plain = asked("http://app.example", host="10.0.0.7:8000")
+    refused(Upgrader().decide(plain, host="app.example", secure=True), 403)
+    reason = refused(Upgrader().decide(page, host="b.example"), 403)
+    assert reason == "origin 'https://app.example' is not the host 'b.example'"
+
+
 def test_who_sends_no_origin_is_no_page_and_let_in():
     accepted(Upgrader(origins=["https://app.example"]).decide(asked()))
     accepted(Upgrader(origins=[]).decide(asked()))
@@ -229,6 +249,25 @@ def test_check_origin_decides_alone():
     reason = refused(local.decide(asked("https://a.example")), 403)
     assert reason == "origin 'https://a.example' was refused by check_origin="
     assert refused(local.decide(asked()), 403) == "origin None was refused by check_origin="
+
+
+# Proxies
+
+
+def test_trusted_proxies_are_checked_where_they_are_given():
+    Upgrader(trusted_proxies=["10.0.0.0/8", "::1", "unix"])
+    with pytest.raises(TypeError, match=r"a list, as in \['10.0.0.1'\]"):
+        Upgrader(trusted_proxies="10.0.0.1")
+    with pytest.raises(ValueError, match="'nginx' is neither an address"):
+        Upgrader(trusted_proxies=["nginx"])
+
+
+def test_only_the_proxies_that_are_named_are_believed():
+    request = asked(X_Forwarded_For="203.0.113.9")
+    proxy, named = ("10.0.0.1", 1), Upgrader(trusted_proxies=["10.0.0.0/8"])
+    assert source_of(named, request, proxy, False).address == ("203.0.113.9", 0)
+    for peer, upgrader in [(("11.0.0.1", 1), named), (proxy, Upgrader())]:
+        assert source_of(upgrader, request, peer, True) == (None, True, None)
 
 
 # Subprotocols

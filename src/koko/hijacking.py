@@ -38,6 +38,7 @@ class Hijackable(Protocol[S_co]):
 
     request: Request
     secure: bool
+    peer: Any  # the address at the other end, "" of a Unix socket
 
     def answer(self, response: Response) -> Response:
         """Return ``response`` without what this server forbids an application to send."""
@@ -66,6 +67,7 @@ class WSGIRequest:
         self._environ = environ
         self.request = _read(environ)
         self.secure = environ.get("wsgi.url_scheme") == "https"
+        self.peer = _peer(environ)
 
     def answer(self, response: Response) -> Response:
         headers = CIMultiDict(response.headers)
@@ -105,6 +107,7 @@ class HTTPServerRequest:
         version = handler.request_version.removeprefix("HTTP/")
         self.request = Request(handler.command, handler.path, headers, version)
         self.secure = isinstance(handler.connection, ssl.SSLSocket)
+        self.peer = handler.client_address
 
     def answer(self, response: Response) -> Response:
         return response
@@ -129,6 +132,11 @@ def _read(environ: dict[str, Any]) -> Request:
         CIMultiDictProxy(headers),
         environ.get("SERVER_PROTOCOL", "").removeprefix("HTTP/"),
     )
+
+
+def _peer(environ: dict[str, Any]) -> Any:
+    host = environ.get("REMOTE_ADDR", "")  # gevent leaves it out of a Unix socket's clients
+    return "" if host in ("", "<local>") else (host, 0)  # the latter is werkzeug's
 
 
 def _target(environ: dict[str, Any]) -> str:

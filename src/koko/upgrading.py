@@ -20,6 +20,8 @@ from koko.core.options import ConnectionOptions, check_names
 from koko.errors import HandshakeError
 from koko.http import Headers, Request, Response
 from koko.misuse import is_async, name_of
+from koko.opening import forwarded
+from koko.opening.forwarded import DIRECT, Source
 from koko.opening.handshake import (
     accept_response,
     check_request,
@@ -72,6 +74,7 @@ class UpgraderOptions(TypedDict, total=False):
     subprotocols: Sequence[str] | None
     select_subprotocol: Callable[[Request, list[str]], str | None] | None
     error: Callable[[Request, HandshakeError], Response] | None
+    trusted_proxies: Sequence[str] | None
 
 
 SERVER_OPTIONS = ("http", "max_connections", "reuse_port", "sock", "ssl", "upgrader", "logger")
@@ -103,6 +106,11 @@ class Upgrader(ConnectionOptions):
         select_subprotocol: chooses instead of ``subprotocols`` from the client's offers,
             None for none; may raise ``HandshakeError`` to refuse.
         error: a function that makes the response to a refused client, instead of plain text.
+        trusted_proxies: the proxies in front, as addresses, networks (``"10.0.0.0/8"``) and
+            ``"unix"`` for every client of a Unix socket. What they say in
+            ``X-Forwarded-For``, ``-Proto`` and ``-Host`` or in ``Forwarded`` (RFC 7239) is
+            believed: the address becomes ``remote_address`` and stands in the log; an origin
+            is compared with the host and the scheme. None: no proxy is believed.
     """
 
     origins: Sequence[str | re.Pattern[str]] | None = None
@@ -110,6 +118,7 @@ class Upgrader(ConnectionOptions):
     subprotocols: Sequence[str] | None = None
     select_subprotocol: Callable[[Request, list[str]], str | None] | None = None
     error: Callable[[Request, HandshakeError], Response] | None = None
+    trusted_proxies: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,9 +139,16 @@ class Upgrader(ConnectionOptions):
             check_subprotocols(self.subprotocols)
             if self.select_subprotocol:
                 raise ValueError("subprotocols= and select_subprotocol= both choose; give one")
+        if self.trusted_proxies is not None:
+            _check_proxies(self.trusted_proxies)
 
     def decide(
-        self, request: Request, headers: Headers | None = None, *, secure: bool = False
+        self,
+        request: Request,
+        headers: Headers | None = None,
+        *,
+        secure: bool = False,
+        host: str | None = None,
     ) -> Accepted | Refused:
         """Accept or refuse an opening handshake.
 
@@ -141,6 +157,8 @@ class Upgrader(ConnectionOptions):
             headers: what to add to the 101, such as ``Set-Cookie``.
             secure: the client is known to use TLS. Then a page that was loaded without TLS
                 is of another origin, since its port differs.
+            host: the host that the client asked for, if a trusted proxy tells it; None: the
+                one in the header ``Host``.
 
         Raises:
             ValueError: ``headers`` has a name that only the handshake may write, or
@@ -149,7 +167,7 @@ class Upgrader(ConnectionOptions):
         extra = CIMultiDict(headers) if headers else None
         try:
             check_request(request)
-            self._check_origin(request, secure)
+            self._check_origin(request, secure, host)
             subprotocol = self._choose_subprotocol(request, extra)
             extensions, agreed = self._agree(request)
         except HandshakeError as refused:
@@ -166,7 +184,7 @@ class Upgrader(ConnectionOptions):
         error.response = response
         return Refused(response, error)
 
-    def _check_origin(self, request: Request, secure: bool) -> None:
+    def _check_origin(self, request: Request, secure: bool, host: str | None) -> None:
         given = request.headers.getall("Origin", ())
         if len(given) > 1:  # two could be read differently by a proxy and by us
             raise HandshakeError(403, f"header 'Origin' came {len(given)} times (RFC 6454 §7.3)")
@@ -179,14 +197,14 @@ class Upgrader(ConnectionOptions):
             welcome = any(_matches(origin, pattern) for pattern in self.origins)
             rule = f"is not in origins={list(self.origins)!r}"
         else:
-            host = request.headers.get("Host", "")
+            host = host or request.headers.get("Host", "")
             welcome, rule = _is_same(origin, host, secure), f"is not the host {host!r}"
         if not welcome:
             error = HandshakeError(403, f"origin {origin!r} {rule}")
-            error.advice = self._advice(origin)
+            error.advice = self._advice(origin, request)
             raise error
 
-    def _advice(self, origin: str | None) -> str:
+    def _advice(self, origin: str | None, request: Request) -> str:
         if self.check_origin is not None:
             return ""
         said = f"to let this page in, add {origin!r} to origins="
@@ -195,6 +213,8 @@ class Upgrader(ConnectionOptions):
                 "; behind a proxy, have it pass the public host on "
                 "(nginx: proxy_set_header Host $http_host)"
             )
+            if self.trusted_proxies is None and forwarded.tells_host(request.headers):
+                said += ", or name it in trusted_proxies=, as it passes another header"
         return said
 
     def _choose_subprotocol(self, request: Request, extra: CIMultiDict[str] | None) -> str | None:
@@ -221,6 +241,26 @@ class Upgrader(ConnectionOptions):
             return deflate.answer(self.deflate, offers) or (None, None)
         except ValueError as malformed:
             raise HandshakeError(400, str(malformed)) from None
+
+
+# Proxies in front
+
+
+def _check_proxies(proxies: Sequence[str]) -> None:
+    if isinstance(proxies, str):
+        raise TypeError(f"trusted_proxies={proxies!r}: a list, as in [{proxies!r}]")
+    forwarded.trusted(tuple(proxies))
+
+
+def source_of(upgrader: Upgrader, request: Request, peer: Any, secure: bool) -> Source:
+    """Return where a request came from: from ``peer``, or as its trusted proxies tell.
+
+    ``peer`` is the address at the other end of the connection, and ``secure`` says that it is TLS.
+    """
+    proxies = upgrader.trusted_proxies
+    if proxies is None:
+        return DIRECT[secure]
+    return forwarded.source_of(request.headers, peer, secure, forwarded.trusted(tuple(proxies)))
 
 
 # Origins (RFC 6454): scheme, host and port; the port of a scheme may be left out

@@ -13,6 +13,8 @@ from koko.opening.address import distinct, written
         (("127.0.0.1", 8765), "127.0.0.1:8765"),
         (("::1", 8765, 0, 0), "[::1]:8765"),
         (("fe80::1%eth0", 80, 0, 2), "[fe80::1%eth0]:80"),
+        (("203.0.113.9", 0), "203.0.113.9"),  # a proxy told no port
+        (("2001:db8::1", 0, 0, 0), "[2001:db8::1]"),
         ("/run/koko.sock", "/run/koko.sock"),
         (b"\0koko", "@koko"),
         ("", "a Unix socket"),

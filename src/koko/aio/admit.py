@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, cast
 
-from koko import hung_up
+from koko import hung_up, upgrading
 from koko.aio import transport as transports
 from koko.aio.clients import Clients
 from koko.aio.conn import Conn
@@ -23,12 +23,13 @@ from koko.aio.protocol import ConnProtocol
 from koko.aio.refuse import RefusedClient
 from koko.aio.tasks import FATAL, was_cancelled
 from koko.aio.timers import Timed, TimerWheel
-from koko.aio.transport import end_half
+from koko.aio.transport import end_half, is_secure
 from koko.core.connection import Connection
 from koko.core.wire import Role
 from koko.errors import HandshakeError
 from koko.http import Request, Response
 from koko.opening.address import written
+from koko.opening.forwarded import DIRECT, Source
 from koko.opening.handshake import is_websocket_upgrade, refusal
 from koko.opening.head import RequestParser, write_response
 from koko.serving import (
@@ -52,7 +53,7 @@ from koko.serving import (
     server_full,
     too_slow,
 )
-from koko.upgrading import Accepted, Refused, UpgradableRequest, Upgrader
+from koko.upgrading import Accepted, Refused, UpgradableRequest, Upgrader, source_of
 
 Http = Callable[[Request], Response | Awaitable[Response | None] | None]
 
@@ -83,6 +84,7 @@ class OpeningHandshake(asyncio.Protocol):
 
     transport: asyncio.Transport
     request: Request
+    _source: Source  # of the request
 
     def __init__(self, service: Service, peer: Any = None) -> None:
         self.conn: Conn | None = None
@@ -128,6 +130,7 @@ class OpeningHandshake(asyncio.Protocol):
             return
         if request is not None:
             self.request = request
+            self._source = self._source_by(self._service.upgrader)
             self._early = self._parser.rest
             self._decide()
 
@@ -156,8 +159,9 @@ class OpeningHandshake(asyncio.Protocol):
 
     @property
     def peer(self) -> str:
-        """Its address, for the log."""
-        return written(self.transport.get_extra_info("peername") or self._peer)
+        """Its address, for the log; as a trusted proxy tells it, once that is known."""
+        source = getattr(self, "_source", None)
+        return written((source and source.address) or self._address)
 
     def on_timer(self) -> None:
         """Drop a client that took longer than it may."""
@@ -167,15 +171,15 @@ class OpeningHandshake(asyncio.Protocol):
 
     # What an Upgrader calls
 
-    @property
-    def secure(self) -> bool:
-        return self.transport.get_extra_info("sslcontext") is not None
+    def source_for(self, upgrader: upgrading.Upgrader) -> Source:
+        """Return where the request came from; the server's proxies hold unless others are named."""
+        return self._source if upgrader.trusted_proxies is None else self._source_by(upgrader)
 
-    def open(self, upgrader: Upgrader, accepted: Accepted, head: bytes) -> Conn:
+    def open(self, upgrader: Upgrader, accepted: Accepted, source: Source, head: bytes) -> Conn:
         """Make a connection of an accepted request, for the task in which ``http`` runs."""
         if not self._answered and self._is_gone():
             raise ConnectionResetError("the client is gone")
-        conn = self._open(upgrader, accepted, head)
+        conn = self._open(upgrader, accepted, source, head)
         if self._answering is not None:
             self._service.clients.bind(conn, self._answering)
         return conn
@@ -188,11 +192,13 @@ class OpeningHandshake(asyncio.Protocol):
             self._why = str(server_full(service.clients.limit))
             self.transport.abort()
             return
-        limit = service.upgrader.head_limit
-        refused = RefusedClient(self.transport, self.peer, service.clients, limit, service.logger)
-        self.transport.set_protocol(refused)
+        transport = self.transport
+        refused = RefusedClient(
+            transport, self._address, service.clients, service.upgrader, service.logger
+        )
+        transport.set_protocol(refused)
 
-    def _open(self, upgrader: Upgrader, accepted: Accepted, head: bytes) -> Conn:
+    def _open(self, upgrader: Upgrader, accepted: Accepted, source: Source, head: bytes) -> Conn:
         if self._answered:
             raise RuntimeError("this request has been upgraded or answered already")
         service, transport = self._service, self.transport
@@ -203,13 +209,25 @@ class OpeningHandshake(asyncio.Protocol):
         transport.write(head)
         core = Connection(SERVER, upgrader, accepted.agreed, service.clock())
         protocol = ConnProtocol(core, transport, service.loop, service.timers)
-        self.conn = conn = Conn(protocol, self.request, accepted.response, accepted.subprotocol)
+        response, subprotocol = accepted.response, accepted.subprotocol
+        address = source.address or self._peer
+        self.conn = conn = Conn(protocol, self.request, response, subprotocol, address)
         service.clients.handlers[conn] = None  # counted from now on
         transport.set_protocol(protocol)
         transport.resume_reading()
         if self._early:
             protocol.data_received(self._early)
         return conn
+
+    def _source_by(self, upgrader: upgrading.Upgrader) -> Source:
+        secure = is_secure(self.transport)
+        if upgrader.trusted_proxies is None:
+            return DIRECT[secure]
+        return source_of(upgrader, self.request, self._address, secure)
+
+    @property
+    def _address(self) -> Any:
+        return self._peer or self.transport.get_extra_info("peername")
 
     def _is_gone(self) -> bool:
         """Tell whether the client has hung up, perhaps while we slept: then run no handler."""
@@ -236,7 +254,8 @@ class OpeningHandshake(asyncio.Protocol):
         try:
             if service.handler is None and is_websocket_upgrade(self.request):
                 raise no_websocket_at(self.request)
-            decision = service.upgrader.decide(self.request, secure=self.secure)
+            source = self._source
+            decision = service.upgrader.decide(self.request, secure=source.secure, host=source.host)
             if isinstance(decision, Refused):
                 raise decision.error
             head = write_response(decision.response)
@@ -244,7 +263,7 @@ class OpeningHandshake(asyncio.Protocol):
             self._refuse_for(error)
         else:
             if not self._is_gone():
-                self._serve(self._open(service.upgrader, decision, head))
+                self._serve(self._open(service.upgrader, decision, source, head))
 
     def _serve(self, conn: Conn) -> None:
         """Run the handler of a connection, in a task of its own."""

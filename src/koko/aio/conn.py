@@ -48,15 +48,21 @@ class Conn(BaseConn, MessageVerbs):
         response: the opening handshake's response.
         subprotocol: the subprotocol agreed on, or None.
         local_address: the socket's own address, as ``socket.getsockname`` gives it.
-        remote_address: the peer's address, as ``socket.getpeername`` gives it.
+        remote_address: the peer's address, as ``socket.getpeername`` gives it; behind
+            ``trusted_proxies`` the client's, as they tell it, its port 0 where they do not.
     """
 
     def __init__(
-        self, protocol: ConnProtocol, request: Request, response: Response, subprotocol: str | None
+        self,
+        protocol: ConnProtocol,
+        request: Request,
+        response: Response,
+        subprotocol: str | None,
+        remote: Any = None,
     ) -> None:
         MessageVerbs.__init__(self, protocol)
         look_up = protocol.transport.get_extra_info  # later a closed transport forgets them
-        local, remote = look_up("sockname"), look_up("peername")
+        local, remote = look_up("sockname"), remote or look_up("peername")
         calls = HandlerCalls(protocol)
         BaseConn.__init__(self, protocol.core, calls, request, response, subprotocol, local, remote)
 

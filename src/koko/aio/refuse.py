@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from koko.aio.clients import Clients
 from koko.aio.logs import tell
-from koko.aio.transport import end_half
+from koko.aio.transport import end_half, is_secure
 from koko.errors import HandshakeError
+from koko.opening.address import written
 from koko.opening.head import RequestParser
 from koko.serving import CLIENT, REFUSE_TIMEOUT, UNKNOWN, refusal_octets, server_full
+from koko.upgrading import Upgrader, source_of
 
 
 class RefusedClient(asyncio.Protocol):
@@ -19,9 +22,9 @@ class RefusedClient(asyncio.Protocol):
     def __init__(
         self,
         transport: asyncio.Transport,
-        peer: str,
+        peer: Any,
         clients: Clients,
-        head_limit: int,
+        upgrader: Upgrader,
         logger: logging.Logger,
     ) -> None:
         self.transport = transport
@@ -29,7 +32,8 @@ class RefusedClient(asyncio.Protocol):
         self._clients = clients
         self._logger = logger
         self._error = server_full(clients.limit)
-        self._parser = RequestParser(head_limit)
+        self._upgrader = upgrader
+        self._parser = RequestParser(upgrader.head_limit)
         self._answered = False
         self._timer = asyncio.get_running_loop().call_later(REFUSE_TIMEOUT, transport.abort)
         clients.refused.add(self)
@@ -40,6 +44,9 @@ class RefusedClient(asyncio.Protocol):
         try:
             request = self._parser.feed(data)
             target = request.shown if request else None
+            if request is not None:
+                source = source_of(self._upgrader, request, self._peer, is_secure(self.transport))
+                self._peer = source.address or self._peer
         except HandshakeError:
             target = UNKNOWN  # a bad request gets the same answer
         if target is not None:
@@ -55,4 +62,4 @@ class RefusedClient(asyncio.Protocol):
 
     def _tell(self, target: str) -> None:
         self._answered = True
-        tell(self._logger, logging.INFO, CLIENT, self._peer, target, self._error)
+        tell(self._logger, logging.INFO, CLIENT, written(self._peer), target, self._error)

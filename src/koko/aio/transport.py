@@ -116,6 +116,11 @@ def descriptor_of(transport: asyncio.Transport) -> int:
     return -1 if sock is None else sock.fileno()
 
 
+def is_secure(transport: asyncio.BaseTransport) -> bool:
+    """Tell whether a transport is TLS."""
+    return transport.get_extra_info("sslcontext") is not None
+
+
 def unsent_in(transport: asyncio.Transport) -> int:
     """Return how many bytes wait in a transport and in those below it.
 

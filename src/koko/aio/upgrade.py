@@ -47,8 +47,11 @@ class Upgrading(Pending[Conn]):
 
     async def _open(self) -> Conn:
         upgrader, handshake = self._upgrader, self._handshake
-        decision = upgrader.decide(handshake.request, self._headers, secure=handshake.secure)
+        source = handshake.source_for(upgrader)
+        decision = upgrader.decide(
+            handshake.request, self._headers, secure=source.secure, host=source.host
+        )
         if isinstance(decision, Refused):
             raise decision.error
-        conn: Conn = handshake.open(upgrader, decision, write_response(decision.response))
+        conn: Conn = handshake.open(upgrader, decision, source, write_response(decision.response))
         return conn

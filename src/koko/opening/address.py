@@ -14,7 +14,8 @@ def written(address: object) -> str:
     """Return an address as it stands in a URL; a Unix socket is its path."""
     match address:
         case (str(host), int(port), *_):
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            shown = f"[{host}]" if ":" in host else host
+            return f"{shown}:{port}" if port else shown  # what a proxy tells may have none
         case str(path) if path:
             return path
         case bytes(name) if name:  # an abstract name of Linux, which is no file

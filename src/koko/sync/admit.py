@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
+from koko import upgrading
 from koko.errors import HandshakeError
 from koko.http import Request, Response
 from koko.hung_up import has_hung_up
 from koko.misuse import check_returned
+from koko.opening.forwarded import Source
 from koko.opening.handshake import is_websocket_upgrade, refusal
 from koko.opening.head import RequestParser
 from koko.serving import (
@@ -39,15 +41,15 @@ from koko.serving import (
     sentence_of,
     too_slow,
 )
-from koko.sync.clients import Clients
+from koko.sync.clients import Client, Clients
 from koko.sync.clock import deadline_in
 from koko.sync.conn import Conn
 from koko.sync.handling import Handler, end_with, run_handler
 from koko.sync.logs import tell
 from koko.sync.tls import TLSStream
-from koko.sync.transport import PlainStream, Stream, recv_by, write_by
+from koko.sync.transport import Stream, recv_by, write_by
 from koko.sync.upgrade import Upgrader, open_conn
-from koko.upgrading import Refused, UpgradableRequest
+from koko.upgrading import Refused, UpgradableRequest, source_of
 
 Http = Callable[[Request], Response | None]
 
@@ -65,23 +67,20 @@ class Service:
 
 
 class OpeningHandshake:
-    """One client of a server, from its first byte to its last; its request is ``Hijackable``.
+    """One client of a server, from its first byte to its last.
 
-    ``peer`` is its address, for the log. ``on_open`` is called with its connection, if a
-    connection is opened.
+    ``on_open`` is called with its connection, if a connection is opened.
     """
 
     request: Request
 
-    def __init__(
-        self, service: Service, plain: PlainStream, peer: str, on_open: Callable[[Conn], object]
-    ) -> None:
-        self.peer = peer
-        self.secure = service.ssl is not None
+    def __init__(self, service: Service, client: Client, on_open: Callable[[Conn], object]) -> None:
         self.conn: Conn | None = None
         self._service = service
-        self._plain = plain
-        self._stream: Stream = plain
+        self._client = client
+        self._peer = client.address
+        self._source: Source
+        self._stream: Stream = client.stream
         self._early = b""
         self._taken = False  # whether the stream has become a connection's, or was answered
         self._on_open = on_open
@@ -102,6 +101,10 @@ class OpeningHandshake:
                 self._stream.close()
 
     # What an Upgrader calls
+
+    def source_for(self, upgrader: upgrading.Upgrader) -> Source:
+        """Return where the request came from; the server's proxies hold unless others are named."""
+        return self._source if upgrader.trusted_proxies is None else self._source_by(upgrader)
 
     def answer(self, response: Response) -> Response:
         return response
@@ -124,6 +127,9 @@ class OpeningHandshake:
             raise RuntimeError("this request has been upgraded or answered already")
         self._taken = True
 
+    def _source_by(self, upgrader: upgrading.Upgrader) -> Source:
+        return source_of(upgrader, self.request, self._peer, self._service.ssl is not None)
+
     def _has_left(self) -> bool:
         # A closing server ends the client's half itself, which looks the same.
         return has_hung_up(self._stream.socket.fileno()) and not self._service.clients.closing
@@ -132,7 +138,7 @@ class OpeningHandshake:
         service = self._service
         if service.ssl is None:
             return
-        self._stream = session = TLSStream(self._plain, service.ssl, server_side=True)
+        self._stream = session = TLSStream(self._client.stream, service.ssl, server_side=True)
         try:
             session.handshake(self._deadline)
         except TimeoutError:
@@ -158,6 +164,8 @@ class OpeningHandshake:
             self._say(answer_octets(None, refusal(error)))
             return False
         self.request, self._early = request, parser.rest
+        self._source = self._source_by(self._service.upgrader)
+        self._client.address = self._source.address or self._peer
         return True
 
     def _serve(self) -> None:
@@ -188,11 +196,12 @@ class OpeningHandshake:
                 return response
             if is_websocket_upgrade(request):
                 raise no_websocket_at(request)
-        decision = service.upgrader.decide(request, secure=self.secure)
+        source = self._source
+        decision = service.upgrader.decide(request, secure=source.secure, host=source.host)
         if isinstance(decision, Refused):
             raise decision.error
         assert service.handler is not None
-        conn = open_conn(service.upgrader, self, decision, self._deadline, self.opened)
+        conn = open_conn(service.upgrader, self, decision, source, self._deadline, self.opened)
         run_handler(conn, partial(service.handler, conn), service.logger, service.clients.others)
         return None
 
@@ -226,4 +235,4 @@ class OpeningHandshake:
     def _tell(self, sentence: str, level: int = logging.INFO) -> None:
         request = getattr(self, "request", None)
         target = UNKNOWN if request is None else request.shown
-        tell(self._service.logger, level, CLIENT, self.peer, target, sentence)
+        tell(self._service.logger, level, CLIENT, self._client.name, target, sentence)

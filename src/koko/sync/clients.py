@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from time import monotonic
-from typing import NamedTuple
+from typing import Any
 
+from koko.opening.address import written
 from koko.serving import DROP, SERVE, Admission, admission
 from koko.sync.conn import Conn
 from koko.sync.monitor import News, hold
 from koko.sync.transport import PlainStream
 
 
-class Client(NamedTuple):
-    """A client that a thread serves or refuses."""
+@dataclass(slots=True)
+class Client:
+    """A client that a thread serves or refuses.
+
+    ``address`` is the peer's, until a trusted proxy has told the client's.
+    """
 
     stream: PlainStream
-    peer: str
+    address: Any
+
+    @property
+    def name(self) -> str:
+        """Its address, for the log."""
+        return written(self.address)
 
 
 class Clients:

@@ -48,14 +48,20 @@ class Conn(BaseConn):
         response: the opening handshake's response.
         subprotocol: the subprotocol agreed on, or None.
         local_address: the socket's own address, as ``socket.getsockname`` gives it.
-        remote_address: the peer's address, as ``socket.getpeername`` gives it.
+        remote_address: the peer's address, as ``socket.getpeername`` gives it; behind
+            ``trusted_proxies`` the client's, as they tell it, its port 0 where they do not.
     """
 
     def __init__(
-        self, driver: Driver, request: Request, response: Response, subprotocol: str | None
+        self,
+        driver: Driver,
+        request: Request,
+        response: Response,
+        subprotocol: str | None,
+        remote: Any = None,
     ) -> None:
         self._driver = driver
-        local, remote = self.socket.getsockname(), peer_name(self.socket)
+        local, remote = self.socket.getsockname(), remote or peer_name(self.socket)
         super().__init__(
             driver.core, HandlerCalls(driver), request, response, subprotocol, local, remote
         )

@@ -7,34 +7,36 @@ import ssl as tls
 from contextlib import suppress
 
 from koko.errors import HandshakeError
+from koko.http import Request
 from koko.opening.head import RequestParser
 from koko.serving import CLIENT, REFUSE_TIMEOUT, UNKNOWN, refusal_octets, server_full
+from koko.sync.clients import Client
 from koko.sync.clock import deadline_in
 from koko.sync.logs import tell
 from koko.sync.tls import TLSStream
-from koko.sync.transport import PlainStream, Stream, recv_by, write_by
+from koko.sync.transport import Stream, recv_by, write_by
+from koko.upgrading import Upgrader, source_of
 
 
 def refuse(
-    plain: PlainStream,
-    peer: str,
-    ssl: tls.SSLContext | None,
+    client: Client,
     limit: int | None,
-    head_limit: int,
+    upgrader: Upgrader,
+    ssl: tls.SSLContext | None,
     logger: logging.Logger,
 ) -> None:
-    """Answer a client with 503 and hang up, all of it within ``REFUSE_TIMEOUT`` seconds.
-
-    ``peer`` is its address, for the log.
-    """
-    stream: Stream = plain
+    """Answer a client with 503 and hang up, all of it within ``REFUSE_TIMEOUT`` seconds."""
+    stream: Stream = client.stream
     deadline = deadline_in(REFUSE_TIMEOUT)
     error, target = server_full(limit), UNKNOWN
     try:
         if ssl is not None:
-            stream = session = TLSStream(plain, ssl, server_side=True)
+            stream = session = TLSStream(client.stream, ssl, server_side=True)
             session.handshake(deadline)
-        target = _target(stream, head_limit, deadline)
+        if (request := _request(stream, upgrader.head_limit, deadline)) is not None:
+            target = request.shown
+            source = source_of(upgrader, request, client.address, ssl is not None)
+            client.address = source.address or client.address
         write_by(stream, refusal_octets(error), deadline)
         stream.end()
         while recv_by(stream, deadline):
@@ -43,13 +45,13 @@ def refuse(
         pass  # the client hung up, or the time was over
     finally:
         stream.close()
-        tell(logger, logging.INFO, CLIENT, peer, target, error)
+        tell(logger, logging.INFO, CLIENT, client.name, target, error)
 
 
-def _target(stream: Stream, head_limit: int, deadline: float | None) -> str:
+def _request(stream: Stream, head_limit: int, deadline: float | None) -> Request | None:
     parser = RequestParser(head_limit)
     with suppress(HandshakeError):  # a bad request gets the same answer
         while octets := recv_by(stream, deadline):
             if (request := parser.feed(octets)) is not None:
-                return request.shown
-    return UNKNOWN
+                return request
+    return None

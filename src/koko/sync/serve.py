@@ -212,7 +212,7 @@ class Server:
         given = self._clients.admission()
         try:
             if given is not DROP:
-                return self._start(PlainStream(sock), written(peer), given)
+                return self._start(Client(PlainStream(sock), peer), given)
             error = serving.server_full(self.max_connections)
             tell(self.logger, logging.INFO, serving.CLIENT, written(peer), serving.UNKNOWN, error)
         except OSError:
@@ -226,22 +226,20 @@ class Server:
         sock.close()
         self._clients.count_out(given)
 
-    def _start(self, stream: PlainStream, peer: str, given: Admission) -> None:
-        arguments, name = (stream, peer, given), f"koko-{peer}"
+    def _start(self, client: Client, given: Admission) -> None:
+        arguments, name = (client, given), f"koko-{client.name}"
         threading.Thread(target=self._serve, args=arguments, name=name, daemon=True).start()
 
-    def _serve(self, stream: PlainStream, peer: str, given: Admission) -> None:
+    def _serve(self, client: Client, given: Admission) -> None:
         thread = threading.get_ident()
-        self._clients.threads[thread] = Client(stream, peer)
+        self._clients.threads[thread] = client
         try:
             if given is REFUSE:
-                limit, head_limit = self.max_connections, self.upgrader.head_limit
-                refuse(stream, peer, self._service.ssl, limit, head_limit, self.logger)
+                refuse(client, self.max_connections, self.upgrader, self._service.ssl, self.logger)
             else:
-                on_open = partial(self._opened, thread)
-                OpeningHandshake(self._service, stream, peer, on_open).run()
+                OpeningHandshake(self._service, client, partial(self._opened, thread)).run()
         except BaseException as error:  # the application's: the server goes on
-            tell(self.logger, logging.ERROR, "what serves %s failed", peer, error=error)
+            tell(self.logger, logging.ERROR, "what serves %s failed", client.name, error=error)
         finally:
             self._clients.remove(thread, given)
 
@@ -287,7 +285,7 @@ class Server:
         self._clients.drop_all()
         self._clients.deadline = monotonic() + _LEAVE
         self._clients.wait()
-        if late := [client.peer for client in self._clients.of_others.values()]:
+        if late := [client.name for client in self._clients.of_others.values()]:
             names = serving.addresses(late)
             tell(self.logger, logging.WARNING, serving.LATE, len(late), names)
 

@@ -6,14 +6,15 @@ import socket
 import ssl
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from koko import hijacking, upgrading
 from koko.core.connection import Connection
 from koko.core.wire import Role
 from koko.errors import HandshakeError
 from koko.hijacking import Hijackable
-from koko.http import Headers
+from koko.http import Headers, Request
+from koko.opening.forwarded import Source
 from koko.opening.handshake import refusal
 from koko.opening.head import write_response
 from koko.sync.clock import deadline_in
@@ -21,7 +22,7 @@ from koko.sync.conn import Conn
 from koko.sync.driver import Driver
 from koko.sync.tls import LentStream
 from koko.sync.transport import PlainStream, Stream, write_by
-from koko.upgrading import Accepted, Refused, UpgradableRequest
+from koko.upgrading import Accepted, Refused, UpgradableRequest, source_of
 
 
 class Upgrader(upgrading.Upgrader):
@@ -51,25 +52,29 @@ class Upgrader(upgrading.Upgrader):
         """
         ours = isinstance(request, UpgradableRequest)
         hijackable = request.handshake if ours else _OtherServers(hijacking.hijackable(request))
-        decision = self.decide(hijackable.request, headers, secure=hijackable.secure)
+        source = hijackable.source_for(self)
+        decision = self.decide(hijackable.request, headers, secure=source.secure, host=source.host)
         if isinstance(decision, Refused):
             decision.error.response = hijackable.answer(decision.response)
             raise decision.error
         deadline = deadline_in(self.handshake_timeout)
-        return open_conn(self, hijackable, decision, deadline, hijackable.opened)
+        return open_conn(self, hijackable, decision, source, deadline, hijackable.opened)
 
 
 class _OtherServers:
     """A request to another server, with a stream on its socket."""
 
     def __init__(self, hijackable: Hijackable[socket.socket]) -> None:
-        self.request, self.secure = hijackable.request, hijackable.secure
+        self.request = hijackable.request
         self.answer = hijackable.answer
-        self._take = hijackable.take
+        self._hijackable = hijackable
+
+    def source_for(self, upgrader: upgrading.Upgrader) -> Source:
+        return source_of(upgrader, self.request, self._hijackable.peer, self._hijackable.secure)
 
     def take(self) -> tuple[Stream, bytes]:
         try:
-            sock, early = self._take()
+            sock, early = self._hijackable.take()
         except HandshakeError as error:
             error.response = self.answer(refusal(error))
             raise
@@ -79,21 +84,32 @@ class _OtherServers:
         pass
 
 
+class Upgradable(Protocol):
+    """A request that becomes a connection: its stream can be taken."""
+
+    request: Request
+
+    def take(self) -> tuple[Stream, bytes]:
+        """Return the stream, and the bytes read behind the request."""
+
+
 def open_conn(
     upgrader: upgrading.Upgrader,
-    hijackable: Hijackable[Stream],
+    upgradable: Upgradable,
     accepted: Accepted,
+    source: Source,
     deadline: float | None,
     on_open: Callable[[Conn], object],
 ) -> Conn:
     """Send the 101 of an accepted request; call ``on_open`` with the connection; return it."""
     octets = write_response(accepted.response)
-    stream, early = hijackable.take()
+    stream, early = upgradable.take()
     try:
         write_by(stream, octets, deadline)
         core = Connection(Role.SERVER, upgrader, accepted.agreed, monotonic())
         driver = Driver(core, stream, early)
-        conn = Conn(driver, hijackable.request, accepted.response, accepted.subprotocol)
+        response, subprotocol = accepted.response, accepted.subprotocol
+        conn = Conn(driver, upgradable.request, response, subprotocol, source.address)
     except BaseException:
         stream.shutdown()
         stream.close()
