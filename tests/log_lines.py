@@ -25,6 +25,7 @@ SAYS = {
     "ErrReadLimit",
     "HandshakeError",
     "ProtocolError",
+    "ProxyHeaderError",
     "WrongKindError",
     "_abort",
     "_end",

@@ -20,6 +20,7 @@ from koko.misuse import WrongKindError, check_face, check_handler
 from koko.opening.address import written
 from koko.opening.handshake import is_websocket_upgrade, refusal
 from koko.opening.head import write_response
+from koko.opening.proxy_protocol import ProxyHeader, ProxyHeaderError
 from koko.upgrading import check_server_options
 
 # Of the server; the first and the last at INFO.
@@ -220,15 +221,22 @@ def too_slow(timeout: float | None) -> str:
 
 def level_of(error: BaseException) -> int:
     """Return the log level of a refusal: WARNING where the operator can do something."""
-    advice = isinstance(error, HandshakeError) and error.advice
-    return logging.WARNING if advice else logging.INFO
+    return logging.WARNING if _advice(error) else logging.INFO
+
+
+def level_for(proxied: ProxyHeader | None, level: int) -> int:
+    """Return ``level``, or DEBUG for a proxy's own connection: its health checks are many."""
+    return logging.DEBUG if proxied is not None and proxied.local else level
 
 
 def sentence_of(error: BaseException) -> str:
     """Return the sentence of a refusal, with what the operator can do."""
-    if isinstance(error, HandshakeError) and error.advice:
-        return f"{error}; {error.advice}"
-    return str(error)
+    advice = _advice(error)
+    return f"{error}; {advice}" if advice else str(error)
+
+
+def _advice(error: BaseException) -> str:
+    return error.advice if isinstance(error, HandshakeError | ProxyHeaderError) else ""
 
 
 def ended(core: Connection, now: float, others: int | None) -> str:

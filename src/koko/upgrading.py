@@ -29,6 +29,7 @@ from koko.opening.handshake import (
     refusal,
     subprotocols,
 )
+from koko.opening.proxy_protocol import ProxyHeader, ProxyHeaderError
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,10 @@ class UpgraderOptions(TypedDict, total=False):
     trusted_proxies: Sequence[str] | None
 
 
-SERVER_OPTIONS = ("http", "max_connections", "reuse_port", "sock", "ssl", "upgrader", "logger")
+SERVER_OPTIONS = (
+    *("http", "max_connections", "proxy_protocol", "reuse_port", "sock", "ssl", "upgrader"),
+    "logger",
+)
 
 
 def check_server_options(call: str, upgrader: object, options: Collection[str]) -> None:
@@ -252,15 +256,36 @@ def _check_proxies(proxies: Sequence[str]) -> None:
     forwarded.trusted(tuple(proxies))
 
 
-def source_of(upgrader: Upgrader, request: Request, peer: Any, secure: bool) -> Source:
+def source_of(
+    upgrader: Upgrader,
+    request: Request,
+    peer: Any,
+    secure: bool,
+    proxied: ProxyHeader | None = None,
+) -> Source:
     """Return where a request came from: from ``peer``, or as its trusted proxies tell.
 
     ``peer`` is the address at the other end of the connection, and ``secure`` says that it is TLS.
+    What ``proxied`` passes on is its client's stream: then the headers are that one's.
     """
+    if proxied is not None and not proxied.local:
+        peer, secure = proxied.source, secure or proxied.secure
     proxies = upgrader.trusted_proxies
     if proxies is None:
-        return DIRECT[secure]
-    return forwarded.source_of(request.headers, peer, secure, forwarded.trusted(tuple(proxies)))
+        source = DIRECT[secure]
+    else:
+        trusted = forwarded.trusted(tuple(proxies))
+        source = forwarded.source_of(request.headers, peer, secure, trusted)
+    if proxied is not None and source.address is None:
+        return source._replace(address=proxied.source)
+    return source
+
+
+def check_proxy(upgrader: Upgrader, peer: Any) -> None:
+    """Raise unless a PROXY header is taken from this peer: from anybody where nobody is named."""
+    proxies = upgrader.trusted_proxies
+    if proxies is not None and not forwarded.trusted(tuple(proxies)).holds(peer):
+        raise ProxyHeaderError("a PROXY header is taken from trusted_proxies= only", advice="")
 
 
 # Origins (RFC 6454): scheme, host and port; the port of a scheme may be left out

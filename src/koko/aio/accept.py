@@ -21,13 +21,17 @@ from koko.aio.exchange import LONG
 from koko.aio.forking import disown, keep
 from koko.aio.logs import tell
 from koko.aio.network import ask_resolver
+from koko.aio.proxied import read_proxy_header
 from koko.errors import HandshakeError
 from koko.opening.address import written
+from koko.opening.proxy_protocol import ProxyHeader
+from koko.upgrading import check_proxy
 
-# It gets the peer's address, unless the transport knows it. The protocol that it makes has an
-# attribute ``transport`` from ``connection_made`` on.
+# It gets the peer's address, unless the transport knows it, the PROXY header, and the deadline of
+# the handshake, if that has begun. The protocol that it makes has an attribute ``transport`` from
+# ``connection_made`` on.
 Factory = Callable[..., asyncio.Protocol]
-Task = asyncio.Task[tuple[asyncio.Transport, asyncio.Protocol]]
+Task = asyncio.Task[Any]
 
 
 class Listening(Protocol):
@@ -45,11 +49,13 @@ class AcceptedSocket:
     def __init__(self, protocol: Factory, sock: socket.socket, peer: Any) -> None:
         self.sock = sock
         self.peer = peer
+        self.deadline: float | None = None  # of a handshake that has begun
+        self.proxied: ProxyHeader | None = None
         self.protocol: asyncio.Protocol | None = None  # None: it has no transport either
         self._factory = protocol
 
     def make(self) -> asyncio.Protocol:
-        self.protocol = self._factory(self.peer)
+        self.protocol = self._factory(self.peer, self.proxied, self.deadline)
         return self.protocol
 
     @property
@@ -66,17 +72,19 @@ class Acceptor:
         protocol: Factory,
         upgrader: upgrading.Upgrader,
         context: ssl.SSLContext | None,
+        proxy_protocol: bool,
         logger: logging.Logger,
         excess: Callable[[int], HandshakeError | None],
     ) -> None:
         self.protocol = protocol
         self._excess = excess  # why no more may be connecting, beside so many
+        self.proxy_protocol = proxy_protocol
         self.tls: dict[str, Any] = {}
         if context is not None:
             self.tls["ssl"] = context
             self.tls["ssl_handshake_timeout"] = upgrader.handshake_timeout or LONG
             self.tls["ssl_shutdown_timeout"] = upgrader.close_timeout
-        self._timeout = upgrader.handshake_timeout
+        self._upgrader = upgrader
         self._logger = logger
         self._loop = asyncio.get_running_loop()
         self._connect = transport.connector(self._loop, self.tls)
@@ -84,7 +92,7 @@ class Acceptor:
         keep(self)
 
     def admit(self, sock: socket.socket, peer: Any) -> None:
-        """Give an accepted socket a protocol, after the TLS handshake."""
+        """Give an accepted socket a protocol, after the PROXY header and the TLS handshake."""
         error = self._excess(len(self._connecting))
         if error is not None:
             sock.close()
@@ -92,7 +100,9 @@ class Acceptor:
             tell(self._logger, logging.INFO, serving.CLIENT, client, serving.UNKNOWN, error)
             return
         accepted = AcceptedSocket(self.protocol, sock, peer)
-        task = self._loop.create_task(self._connect(accepted.make, sock))
+        proxied = self.proxy_protocol
+        connect = self._pass(accepted) if proxied else self._connect(accepted.make, sock)
+        task = self._loop.create_task(connect)
         self._connecting[task] = accepted
         task.add_done_callback(self._conclude)
 
@@ -103,7 +113,7 @@ class Acceptor:
     def close(self) -> set[Task]:
         """Cancel the TLS handshakes; return the tasks of all sockets without a protocol."""
         for task, accepted in self._connecting.items():
-            if self.tls and not accepted.has_arrived:
+            if (self.tls or self.proxy_protocol) and not accepted.has_arrived:
                 task.cancel()
         return set(self._connecting)
 
@@ -117,19 +127,40 @@ class Acceptor:
         # After a cancellation the transport closes itself, once its output is written.
         if accepted.protocol is None or not task.cancelled():
             accepted.sock.close()
-        self._tell(accepted.peer, error or ConnectionResetError())
+        self._tell(accepted, error or ConnectionResetError())
 
-    def _tell(self, peer: Any, error: BaseException) -> None:
-        client = written(peer)
+    async def _pass(self, accepted: AcceptedSocket) -> None:
+        """Read the PROXY header of a socket, and go on as with any other."""
+        check_proxy(self._upgrader, accepted.peer)
+        timeout, now = self._upgrader.handshake_timeout, self._loop.time
+        deadline = accepted.deadline = None if timeout is None else now() + timeout
+        accepted.proxied = await read_proxy_header(accepted.sock, deadline)
+        if not self.tls:
+            await transport.attach(accepted.sock, accepted.make())
+            return
+        tls = dict(self.tls)
+        if deadline is not None:
+            tls["ssl_handshake_timeout"] = max(deadline - now(), 0.001)  # 0 would be an error
+        await transport.connector(self._loop, tls)(accepted.make, accepted.sock)
+
+    def _tell(self, accepted: AcceptedSocket, error: BaseException) -> None:
+        proxied = accepted.proxied
+        client = written((proxied and proxied.source) or accepted.peer)
         if not isinstance(error, OSError):
             tell(self._logger, logging.ERROR, "could not admit %s", client, error=error)
             return
-        # The loops and aiofastnet raise this at the timeout; an error of the system has an errno.
-        if isinstance(error, ConnectionAbortedError) and error.errno is None:
-            sentence = serving.too_slow(self._timeout)
-        else:
-            sentence = serving.no_tls(error) if self.tls else serving.HUNG_UP
-        tell(self._logger, logging.INFO, serving.CLIENT, client, serving.UNKNOWN, sentence)
+        level = serving.level_for(proxied, serving.level_of(error))
+        sentence = self._sentence_of(error, self.proxy_protocol and proxied is None)
+        tell(self._logger, level, serving.CLIENT, client, serving.UNKNOWN, sentence)
+
+    def _sentence_of(self, error: OSError, before_tls: bool) -> str:
+        # At the timeout the loops and aiofastnet raise the first, and we the second; an error of
+        # the system has an errno.
+        if isinstance(error, ConnectionAbortedError | TimeoutError) and error.errno is None:
+            return serving.too_slow(self._upgrader.handshake_timeout)
+        if self.tls and not before_tls:
+            return serving.no_tls(error)
+        return serving.HUNG_UP if error.errno or not before_tls else serving.sentence_of(error)
 
     def _disown(self) -> None:
         for accepted in self._connecting.values():
@@ -213,11 +244,13 @@ async def listen_on(sock: socket.socket, backlog: int, acceptor: Acceptor) -> Li
     transport.hasten(sock)  # accepted sockets inherit the option
     listening.listen(sock, backlog)  # not by uvloop: it ignores that the port is taken
     with suppress(NotImplementedError):
-        if transport.ours is not None and not acceptor.tls:
+        if transport.ours is not None and not (acceptor.tls or acceptor.proxy_protocol):
             listener: Listening = transport.ours.Listener(
                 sock, acceptor.protocol, acceptor.exhausted
             )
             return listener
         return Listener(sock, backlog, acceptor)
+    if acceptor.proxy_protocol:
+        raise RuntimeError("proxy_protocol= needs a loop that can watch descriptors")
     loop = asyncio.get_running_loop()
     return await loop.create_server(acceptor.protocol, sock=sock, backlog=backlog, **acceptor.tls)

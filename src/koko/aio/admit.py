@@ -32,6 +32,7 @@ from koko.opening.address import written
 from koko.opening.forwarded import DIRECT, Source
 from koko.opening.handshake import is_websocket_upgrade, refusal
 from koko.opening.head import RequestParser, write_response
+from koko.opening.proxy_protocol import ProxyHeader
 from koko.serving import (
     CLIENT,
     DROP,
@@ -46,6 +47,7 @@ from koko.serving import (
     failed_to_answer,
     going_away,
     is_for_http,
+    level_for,
     level_of,
     linger_until,
     no_websocket_at,
@@ -86,11 +88,18 @@ class OpeningHandshake(asyncio.Protocol):
     request: Request
     _source: Source  # of the request
 
-    def __init__(self, service: Service, peer: Any = None) -> None:
+    def __init__(
+        self,
+        service: Service,
+        peer: Any = None,
+        proxied: ProxyHeader | None = None,
+        deadline: float | None = None,
+    ) -> None:
         self.conn: Conn | None = None
         self._why = ""  # why we dropped it
         self._service = service
         self._peer = peer  # its address, which the transport of a lost socket cannot tell
+        self._proxied = proxied
         self._parser = RequestParser(service.upgrader.head_limit)
         self._early = b""
         self._timer_slot: set[Timed] | None = None
@@ -98,8 +107,10 @@ class OpeningHandshake(asyncio.Protocol):
         self._answering: asyncio.Task[None] | None = None  # the task in which http= runs
         self._answered = False
         self._unsent = False  # whether some of the answer waits in the transport
-        timeout, now = service.upgrader.handshake_timeout, service.loop.time()
-        self._deadline = None if timeout is None else now + timeout  # the TLS handshake counts
+        timeout = service.upgrader.handshake_timeout
+        if deadline is None and timeout is not None:
+            deadline = service.loop.time() + timeout
+        self._deadline = deadline  # a PROXY header and the TLS handshake count
 
     # What the transport calls
 
@@ -129,8 +140,7 @@ class OpeningHandshake(asyncio.Protocol):
             self._refuse(None, error)
             return
         if request is not None:
-            self.request = request
-            self._source = self._source_by(self._service.upgrader)
+            self.take_note(request)
             self._early = self._parser.rest
             self._decide()
 
@@ -158,10 +168,16 @@ class OpeningHandshake(asyncio.Protocol):
             transports.close(self.transport)  # do not wait for the client to hang up
 
     @property
-    def peer(self) -> str:
+    def name(self) -> str:
         """Its address, for the log; as a trusted proxy tells it, once that is known."""
-        source = getattr(self, "_source", None)
-        return written((source and source.address) or self._address)
+        known = getattr(self, "_source", None) or self._proxied
+        told = known and (known.address if isinstance(known, Source) else known.source)
+        return written(told or self._address)
+
+    def take_note(self, request: Request) -> None:
+        """Note its request, and where that came from."""
+        self.request = request
+        self._source = self._source_by(self._service.upgrader)
 
     def on_timer(self) -> None:
         """Drop a client that took longer than it may."""
@@ -192,11 +208,9 @@ class OpeningHandshake(asyncio.Protocol):
             self._why = str(server_full(service.clients.limit))
             self.transport.abort()
             return
-        transport = self.transport
-        refused = RefusedClient(
-            transport, self._address, service.clients, service.upgrader, service.logger
-        )
-        transport.set_protocol(refused)
+        limit = service.upgrader.head_limit
+        refused = RefusedClient(self.transport, self, service.clients, limit, service.logger)
+        self.transport.set_protocol(refused)
 
     def _open(self, upgrader: Upgrader, accepted: Accepted, source: Source, head: bytes) -> Conn:
         if self._answered:
@@ -221,9 +235,9 @@ class OpeningHandshake(asyncio.Protocol):
 
     def _source_by(self, upgrader: upgrading.Upgrader) -> Source:
         secure = is_secure(self.transport)
-        if upgrader.trusted_proxies is None:
+        if upgrader.trusted_proxies is None and self._proxied is None:
             return DIRECT[secure]
-        return source_of(upgrader, self.request, self._address, secure)
+        return source_of(upgrader, self.request, self._address, secure, self._proxied)
 
     @property
     def _address(self) -> Any:
@@ -359,7 +373,8 @@ class OpeningHandshake(asyncio.Protocol):
     def _tell(self, sentence: str, level: int = logging.INFO) -> None:
         request = getattr(self, "request", None)
         target = UNKNOWN if request is None else request.shown
-        tell(self._service.logger, level, CLIENT, self.peer, target, sentence)
+        level_here = level_for(self._proxied, level)
+        tell(self._service.logger, level_here, CLIENT, self.name, target, sentence)
 
     def _leave(self) -> None:
         self._service.clients.end_handshake(self)

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Protocol
 
 from koko.aio.clients import Clients
 from koko.aio.logs import tell
-from koko.aio.transport import end_half, is_secure
+from koko.aio.transport import end_half
 from koko.errors import HandshakeError
-from koko.opening.address import written
+from koko.http import Request
 from koko.opening.head import RequestParser
 from koko.serving import CLIENT, REFUSE_TIMEOUT, UNKNOWN, refusal_octets, server_full
-from koko.upgrading import Upgrader, source_of
+
+
+class Known(Protocol):
+    """What is known of the client."""
+
+    @property
+    def name(self) -> str:
+        """Its address, for the log."""
+
+    def take_note(self, request: Request) -> None:
+        """Note its request, and where that came from."""
 
 
 class RefusedClient(asyncio.Protocol):
@@ -22,18 +32,17 @@ class RefusedClient(asyncio.Protocol):
     def __init__(
         self,
         transport: asyncio.Transport,
-        peer: Any,
+        handshake: Known,
         clients: Clients,
-        upgrader: Upgrader,
+        head_limit: int,
         logger: logging.Logger,
     ) -> None:
         self.transport = transport
-        self._peer = peer
+        self._handshake = handshake
         self._clients = clients
         self._logger = logger
         self._error = server_full(clients.limit)
-        self._upgrader = upgrader
-        self._parser = RequestParser(upgrader.head_limit)
+        self._parser = RequestParser(head_limit)
         self._answered = False
         self._timer = asyncio.get_running_loop().call_later(REFUSE_TIMEOUT, transport.abort)
         clients.refused.add(self)
@@ -45,8 +54,7 @@ class RefusedClient(asyncio.Protocol):
             request = self._parser.feed(data)
             target = request.shown if request else None
             if request is not None:
-                source = source_of(self._upgrader, request, self._peer, is_secure(self.transport))
-                self._peer = source.address or self._peer
+                self._handshake.take_note(request)
         except HandshakeError:
             target = UNKNOWN  # a bad request gets the same answer
         if target is not None:
@@ -62,4 +70,4 @@ class RefusedClient(asyncio.Protocol):
 
     def _tell(self, target: str) -> None:
         self._answered = True
-        tell(self._logger, logging.INFO, CLIENT, written(self._peer), target, self._error)
+        tell(self._logger, logging.INFO, CLIENT, self._handshake.name, target, self._error)

@@ -68,6 +68,9 @@ class Server:
         max_connections: how many clients it serves at once. Any more get 503 and can try
             again. Handshakes and plain HTTP count as well, TLS included: 16 more may be at
             that before any are dropped. None: no limit.
+        proxy_protocol: require a PROXY header (version 1 or 2) at the beginning of every
+            connection, from haproxy or a load balancer in TCP mode, and take the client's
+            address from it. If ``trusted_proxies`` are named, only they may connect.
         sock: a bound socket to listen on instead of host and port.
         reuse_port: let several processes listen on one port.
         logger: where to log; the standard library's logger "koko.server" by default.
@@ -83,6 +86,7 @@ class Server:
         ssl: tls.SSLContext | None = None,
         http: Http | None = None,
         max_connections: int | None = None,
+        proxy_protocol: bool = False,
         sock: socket.socket | None = None,
         reuse_port: bool | None = None,
         logger: logging.Logger | None = None,
@@ -95,6 +99,7 @@ class Server:
         self.logger = logger or logging.getLogger("koko.server")
         self._clients = Clients(check_limit(max_connections))
         self._ssl = ssl
+        self._proxy_protocol = proxy_protocol
         self._where = (host, port, sock, reuse_port)
         self._timers: TimerWheel  # of the loop that the server was started in
         self._acceptor: Acceptor | None = None
@@ -129,8 +134,14 @@ class Server:
         keep(self)
         host, port, sock, reuse_port = self._where
         handshake = partial(OpeningHandshake, self._service())
-        excess = self._clients.excess
-        self._acceptor = Acceptor(handshake, self.upgrader, self._ssl, self.logger, excess)
+        self._acceptor = Acceptor(
+            handshake,
+            self.upgrader,
+            self._ssl,
+            self._proxy_protocol,
+            self.logger,
+            self._clients.excess,
+        )
         sockets = [sock] if sock is not None else await bind(host, port, bool(reuse_port))
         try:
             for bound in sockets:
@@ -307,6 +318,7 @@ async def serve(
     ssl: tls.SSLContext | None = None,
     http: Http | None = None,
     max_connections: int | None = None,
+    proxy_protocol: bool = False,
     sock: socket.socket | None = None,
     reuse_port: bool | None = None,
     logger: logging.Logger | None = None,
@@ -330,6 +342,7 @@ async def serve(
         ssl=ssl,
         http=http,
         max_connections=max_connections,
+        proxy_protocol=proxy_protocol,
         sock=sock,
         reuse_port=reuse_port,
         logger=logger,

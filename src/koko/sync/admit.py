@@ -22,6 +22,7 @@ from koko.misuse import check_returned
 from koko.opening.forwarded import Source
 from koko.opening.handshake import is_websocket_upgrade, refusal
 from koko.opening.head import RequestParser
+from koko.opening.proxy_protocol import ProxyHeaderError
 from koko.serving import (
     CLIENT,
     GOING_AWAY,
@@ -34,6 +35,7 @@ from koko.serving import (
     failed_to_answer,
     going_away,
     is_for_http,
+    level_for,
     level_of,
     linger_until,
     no_tls,
@@ -46,10 +48,11 @@ from koko.sync.clock import deadline_in
 from koko.sync.conn import Conn
 from koko.sync.handling import Handler, end_with, run_handler
 from koko.sync.logs import tell
+from koko.sync.proxied import read_proxy_header
 from koko.sync.tls import TLSStream
 from koko.sync.transport import Stream, recv_by, write_by
 from koko.sync.upgrade import Upgrader, open_conn
-from koko.upgrading import Refused, UpgradableRequest, source_of
+from koko.upgrading import Refused, UpgradableRequest, check_proxy
 
 Http = Callable[[Request], Response | None]
 
@@ -62,6 +65,7 @@ class Service:
     http: Http | None
     upgrader: Upgrader
     ssl: tls.SSLContext | None
+    proxy_protocol: bool
     logger: logging.Logger
     clients: Clients
 
@@ -78,7 +82,6 @@ class OpeningHandshake:
         self.conn: Conn | None = None
         self._service = service
         self._client = client
-        self._peer = client.address
         self._source: Source
         self._stream: Stream = client.stream
         self._early = b""
@@ -89,6 +92,7 @@ class OpeningHandshake:
     def run(self) -> None:
         """Serve the client; return when it is gone."""
         try:
+            self._read_proxy_header()
             self._secure()
             if self._read_request():
                 self._serve()
@@ -128,11 +132,23 @@ class OpeningHandshake:
         self._taken = True
 
     def _source_by(self, upgrader: upgrading.Upgrader) -> Source:
-        return source_of(upgrader, self.request, self._peer, self._service.ssl is not None)
+        return self._client.source_by(upgrader, self.request, self._service.ssl is not None)
 
     def _has_left(self) -> bool:
         # A closing server ends the client's half itself, which looks the same.
         return has_hung_up(self._stream.socket.fileno()) and not self._service.clients.closing
+
+    def _read_proxy_header(self) -> None:
+        service, client = self._service, self._client
+        if not service.proxy_protocol:
+            return
+        check_proxy(service.upgrader, client.peer)
+        try:
+            client.pass_on(read_proxy_header(client.stream, self._deadline))
+        except ProxyHeaderError:
+            if service.clients.closing:
+                raise ConnectionError(GOING_AWAY) from None
+            raise
 
     def _secure(self) -> None:
         service = self._service
@@ -165,7 +181,7 @@ class OpeningHandshake:
             return False
         self.request, self._early = request, parser.rest
         self._source = self._source_by(self._service.upgrader)
-        self._client.address = self._source.address or self._peer
+        self._client.told = self._source.address
         return True
 
     def _serve(self) -> None:
@@ -235,4 +251,6 @@ class OpeningHandshake:
     def _tell(self, sentence: str, level: int = logging.INFO) -> None:
         request = getattr(self, "request", None)
         target = UNKNOWN if request is None else request.shown
-        tell(self._service.logger, level, CLIENT, self._client.name, target, sentence)
+        client = self._client
+        level_here = level_for(client.proxied, level)
+        tell(self._service.logger, level_here, CLIENT, client.name, target, sentence)

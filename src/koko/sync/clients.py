@@ -7,27 +7,44 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from koko.http import Request
 from koko.opening.address import written
+from koko.opening.forwarded import Source
+from koko.opening.proxy_protocol import ProxyHeader
 from koko.serving import DROP, SERVE, Admission, admission
 from koko.sync.conn import Conn
 from koko.sync.monitor import News, hold
 from koko.sync.transport import PlainStream
+from koko.upgrading import Upgrader, source_of
 
 
 @dataclass(slots=True)
 class Client:
     """A client that a thread serves or refuses.
 
-    ``address`` is the peer's, until a trusted proxy has told the client's.
+    Attributes:
+        peer: the address at the other end of the connection.
+        proxied: what its PROXY header says, None where there is none.
+        told: the address that a trusted proxy has told, None while none has.
     """
 
     stream: PlainStream
-    address: Any
+    peer: Any
+    proxied: ProxyHeader | None = None
+    told: Any = None
 
     @property
     def name(self) -> str:
         """Its address, for the log."""
-        return written(self.address)
+        return written(self.told or self.peer)
+
+    def pass_on(self, proxied: ProxyHeader) -> None:
+        """Note what a proxy says of the connection."""
+        self.proxied, self.told = proxied, proxied.source
+
+    def source_by(self, upgrader: Upgrader, request: Request, secure: bool) -> Source:
+        """Return where a request came from, as far as the proxies of ``upgrader`` tell."""
+        return source_of(upgrader, request, self.peer, secure, self.proxied)
 
 
 class Clients:

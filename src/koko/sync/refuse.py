@@ -13,9 +13,10 @@ from koko.serving import CLIENT, REFUSE_TIMEOUT, UNKNOWN, refusal_octets, server
 from koko.sync.clients import Client
 from koko.sync.clock import deadline_in
 from koko.sync.logs import tell
+from koko.sync.proxied import read_proxy_header
 from koko.sync.tls import TLSStream
 from koko.sync.transport import Stream, recv_by, write_by
-from koko.upgrading import Upgrader, source_of
+from koko.upgrading import Upgrader, check_proxy
 
 
 def refuse(
@@ -23,6 +24,7 @@ def refuse(
     limit: int | None,
     upgrader: Upgrader,
     ssl: tls.SSLContext | None,
+    proxy_protocol: bool,
     logger: logging.Logger,
 ) -> None:
     """Answer a client with 503 and hang up, all of it within ``REFUSE_TIMEOUT`` seconds."""
@@ -30,13 +32,15 @@ def refuse(
     deadline = deadline_in(REFUSE_TIMEOUT)
     error, target = server_full(limit), UNKNOWN
     try:
+        if proxy_protocol:
+            check_proxy(upgrader, client.peer)
+            client.pass_on(read_proxy_header(client.stream, deadline))
         if ssl is not None:
             stream = session = TLSStream(client.stream, ssl, server_side=True)
             session.handshake(deadline)
         if (request := _request(stream, upgrader.head_limit, deadline)) is not None:
             target = request.shown
-            source = source_of(upgrader, request, client.address, ssl is not None)
-            client.address = source.address or client.address
+            client.told = client.source_by(upgrader, request, ssl is not None).address
         write_by(stream, refusal_octets(error), deadline)
         stream.end()
         while recv_by(stream, deadline):

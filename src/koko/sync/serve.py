@@ -60,6 +60,9 @@ class Server:
             hold for it.
         max_connections: how many clients it serves at once. Any more get 503 and can try
             again. Handshakes and plain HTTP count as well. None: no limit.
+        proxy_protocol: require a PROXY header (version 1 or 2) at the beginning of every
+            connection, from haproxy or a load balancer in TCP mode, and take the client's
+            address from it. If ``trusted_proxies`` are named, only they may connect.
         sock: a bound socket to listen on instead of host and port.
         reuse_port: let several processes listen on one port.
         logger: where to log; the standard library's logger "koko.server" by default.
@@ -75,6 +78,7 @@ class Server:
         ssl: tls.SSLContext | None = None,
         http: Http | None = None,
         max_connections: int | None = None,
+        proxy_protocol: bool = False,
         sock: socket.socket | None = None,
         reuse_port: bool | None = None,
         logger: logging.Logger | None = None,
@@ -87,7 +91,9 @@ class Server:
         self.upgrader = upgrader or Upgrader(**options)
         self.logger = logger or logging.getLogger("koko.server")
         self._clients = clients = Clients(serving.check_limit(max_connections))
-        self._service = Service(handler, http, self.upgrader, ssl, self.logger, clients)
+        self._service = Service(
+            handler, http, self.upgrader, ssl, proxy_protocol, self.logger, clients
+        )
         self._where = (host, port, sock, bool(reuse_port))
         self._acceptor: Acceptor | None = None
         self._listened: list[Any] = []  # the addresses; kept after the end
@@ -235,7 +241,9 @@ class Server:
         self._clients.threads[thread] = client
         try:
             if given is REFUSE:
-                refuse(client, self.max_connections, self.upgrader, self._service.ssl, self.logger)
+                service = self._service
+                limit, tls_of = self.max_connections, service.ssl
+                refuse(client, limit, self.upgrader, tls_of, service.proxy_protocol, self.logger)
             else:
                 OpeningHandshake(self._service, client, partial(self._opened, thread)).run()
         except BaseException as error:  # the application's: the server goes on
@@ -312,6 +320,7 @@ def serve(
     ssl: tls.SSLContext | None = None,
     http: Http | None = None,
     max_connections: int | None = None,
+    proxy_protocol: bool = False,
     sock: socket.socket | None = None,
     reuse_port: bool | None = None,
     logger: logging.Logger | None = None,
@@ -335,6 +344,7 @@ def serve(
         ssl=ssl,
         http=http,
         max_connections=max_connections,
+        proxy_protocol=proxy_protocol,
         sock=sock,
         reuse_port=reuse_port,
         logger=logger,
