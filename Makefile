@@ -25,7 +25,8 @@ ABOUT_CORE := tests/core tests/opening tests/conversation tests/dialing tests/te
 help:
 	@echo 'make demo        install Koko and open the chat and echo page'
 	@echo 'make test        run the tests, on the native codec (if built) and on the pure one'
-	@echo 'make integrations   the tests inside uvicorn, gunicorn, gevent, werkzeug, Flask and Django'
+	@echo 'make integrations   the tests inside uvicorn, gunicorn, gevent, werkzeug, Flask and Django, and'
+	@echo '                 behind nginx, haproxy and Caddy, those of them that are here'
 	@echo "make uvicorn     uvicorn's own WebSocket tests, run on Koko's class (a part of integrations)"
 	@echo 'make pythons     the tests of core, faces and conversations on Python 3.12 to 3.15'
 	@echo 'make coverage    lines and branches of koko.core, pure codec: 100 % or an error'

@@ -15,6 +15,8 @@ from collections.abc import Generator
 
 import pytest
 
+from tests.adapters.proxies import program
+
 # What ignores a signal, as a shell has its background jobs do, hands that on to what it starts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,6 +39,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         for module in mark.args:
             if importlib.util.find_spec(module) is None:
                 pytest.skip(f"{module} is not installed here (make integrations installs it)")
+        for name in mark.kwargs.get("programs", ()):
+            if program(name) is None:
+                pytest.skip(f"{name} is not installed here (apt-get install {name})")
 
 
 @pytest.fixture

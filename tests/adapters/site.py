@@ -32,6 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "/fails": {},
     "/hurried": {},
     "/handed": {},
+    "/whose": {"trusted_proxies": ["127.0.0.1"]},
 }
 UPGRADERS = {path: Upgrader(**options) for path, options in OPTIONS.items()}
 COOKIE = [("Set-Cookie", "seen=yes")]
@@ -59,6 +60,10 @@ def fail(conn: Conn) -> None:
     raise LookupError("on purpose")
 
 
+def whose(conn: Conn) -> None:
+    conn.send(repr(conn.remote_address))
+
+
 def hand_over(conn: Conn) -> None:
     """Leave the connection to a thread of its own and return."""
 
@@ -74,6 +79,7 @@ HANDLERS: dict[str, Callable[[Conn], None]] = {
     "/pinged": wait,
     "/hurried": hurry,
     "/fails": fail,
+    "/whose": whose,
 }
 
 
@@ -162,12 +168,17 @@ async def fail_aio(conn: koko.aio.Conn) -> None:
     raise LookupError("on purpose")
 
 
+async def whose_aio(conn: koko.aio.Conn) -> None:
+    await conn.send(repr(conn.remote_address))
+
+
 AIO = {
     "/echo": echo_aio,
     "/pinged": wait_aio,
     "/hurried": hurry_aio,
     "/fails": fail_aio,
     "/handed": echo_aio,
+    "/whose": whose_aio,
 }
 
 

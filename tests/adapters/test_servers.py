@@ -68,6 +68,18 @@ def test_what_came_in_one_packet_with_the_request_is_heard(site: Site) -> None:
         assert raw.recv(1) == b""
 
 
+def test_a_trusted_proxy_tells_whose_a_connection_is(site: Site) -> None:
+    told = [("X-Forwarded-For", "203.0.113.9"), ("X-Forwarded-Host", "app.example")]
+    page = [("Origin", "https://app.example")]
+    with dial(site.url("/whose"), ssl=site.tls, proxy=None, headers=told + page) as conn:
+        assert conn.recv(PATIENCE) == "('203.0.113.9', 0)"
+    with dial(site.url("/whose"), ssl=site.tls, proxy=None) as conn:
+        assert conn.recv(PATIENCE) == repr(conn.local_address)
+    with pytest.raises(ErrBadHandshake) as refused:
+        dial(site.url("/echo"), ssl=site.tls, proxy=None, headers=told + page)  # trusts nobody
+    assert refused.value.status == 403
+
+
 def test_a_foreign_page_is_refused_with_a_sentence(site: Site) -> None:
     with pytest.raises(ErrBadHandshake) as refused:
         dial(

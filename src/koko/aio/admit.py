@@ -100,6 +100,7 @@ class OpeningHandshake(asyncio.Protocol):
         self._service = service
         self._peer = peer  # its address, which the transport of a lost socket cannot tell
         self._proxied = proxied
+        self._told = None if proxied is None else proxied.source  # the address, by a proxy
         self._parser = RequestParser(service.upgrader.head_limit)
         self._early = b""
         self._timer_slot: set[Timed] | None = None
@@ -170,14 +171,13 @@ class OpeningHandshake(asyncio.Protocol):
     @property
     def name(self) -> str:
         """Its address, for the log; as a trusted proxy tells it, once that is known."""
-        known = getattr(self, "_source", None) or self._proxied
-        told = known and (known.address if isinstance(known, Source) else known.source)
-        return written(told or self._address)
+        return written(self._told or self._address)
 
     def take_note(self, request: Request) -> None:
         """Note its request, and where that came from."""
         self.request = request
         self._source = self._source_by(self._service.upgrader)
+        self._told = self._source.address
 
     def on_timer(self) -> None:
         """Drop a client that took longer than it may."""
@@ -224,7 +224,7 @@ class OpeningHandshake(asyncio.Protocol):
         core = Connection(SERVER, upgrader, accepted.agreed, service.clock())
         protocol = ConnProtocol(core, transport, service.loop, service.timers)
         response, subprotocol = accepted.response, accepted.subprotocol
-        address = source.address or self._peer
+        address = source.address or self._peer  # None: the transport knows it
         self.conn = conn = Conn(protocol, self.request, response, subprotocol, address)
         service.clients.handlers[conn] = None  # counted from now on
         transport.set_protocol(protocol)

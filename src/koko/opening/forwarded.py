@@ -1,9 +1,9 @@
-"""Where a request came from, as far as the proxies in front of a server are to be believed.
+"""Where a request came from, as far as the proxies in front of a server can be trusted.
 
-``X-Forwarded-For``, ``-Proto`` and ``-Host``, and ``Forwarded`` (RFC 7239). Any client can write
-such a header, so nothing is read unless the peer of the connection is a trusted proxy, and of a
-list only what trusted proxies have added: each adds at the right whom it was talking to. What
-is malformed is not believed; nothing here raises for what a request says.
+Reads ``X-Forwarded-For``, ``-Proto`` and ``-Host``, and ``Forwarded`` (RFC 7239). Any client can
+write such a header. So nothing is read unless the peer of the connection is a trusted proxy, and
+of a list only the entries of trusted proxies: each adds its own peer at the right end. Malformed
+headers are ignored; no request makes this module raise.
 """
 
 from __future__ import annotations
@@ -147,10 +147,10 @@ def _in_forwarded(headers: MultiMapping[str], proxies: Trusted) -> _Told:
 
 
 def _walk(hops: Sequence[str], proxies: Trusted) -> tuple[tuple[Any, ...] | None, int]:
-    """Go from the right past the trusted; return the client, and how many proxies told of it.
+    """Read from the right past the trusted; return the client's address, and how many were read.
 
-    What is hidden, unknown or malformed ends the way: whoever wrote what is left of it is not
-    known. The last address before it is taken then.
+    An entry that is hidden, unknown or malformed ends the walk, since nobody knows who wrote the
+    entries on its left. Then the last address before it is returned.
     """
     address, depth = None, 0
     for hop in reversed(hops):

@@ -1,9 +1,10 @@
-"""The PROXY protocol, versions 1 and 2: whose connection a proxy passes on, told before all else.
+"""The PROXY protocol, versions 1 and 2: the header in which a proxy tells its client's address.
 
-The header comes first on the connection, even before TLS, and is bytes of the stream: a
-parser says how many of those that it is shown belong to it, so that none of what follows is
-taken. Specified by haproxy (https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt);
-sections below are of that. A checksum (PP2_TYPE_CRC32C) is not looked at: TCP has one.
+The header is the beginning of the stream, even before TLS. The parser tells how many of the
+bytes that it is shown belong to the header, so that the caller takes none of the rest.
+
+Specified by haproxy (https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt); the sections
+below are of that text. A checksum (PP2_TYPE_CRC32C) is not checked, since TCP has its own.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class ProxyHeader(NamedTuple):
     """What a proxy says of a connection.
 
     ``source`` is the client's address as ``socket.getpeername`` would give it, None where the
-    proxy does not know it. ``local`` says that there is no client: the proxy speaks for itself,
-    to see whether we live. ``secure`` says that the client came to the proxy over TLS.
+    proxy does not know it. ``local``: the connection is the proxy's own, for a health check.
+    ``secure``: the client uses TLS to the proxy.
     """
 
     source: tuple[Any, ...] | None = None
@@ -150,7 +151,7 @@ def _binary(octets: bytes) -> ProxyHeader:
 
 
 def _source(kind: int, told: bytes) -> tuple[Any, ...] | None:
-    # A path on the proxy's own machine says nothing here.
+    # The path of a Unix socket on the proxy's machine is of no use here.
     if kind == _TCP4:
         return _address(IPv4Address(told[:4]), int.from_bytes(told[8:10]))
     if kind == _TCP6:
