@@ -27,9 +27,9 @@ from koko.opening.address import written
 from koko.opening.proxy_protocol import ProxyHeader
 from koko.upgrading import check_proxy
 
-# It gets the peer's address, unless the transport knows it, the PROXY header, and the deadline of
-# the handshake, if that has begun. The protocol that it makes has an attribute ``transport`` from
-# ``connection_made`` on.
+# It gets the peer's address, unless the transport knows it, the PROXY header, the deadline of the
+# handshake, if that has begun, and what to call in ``connection_made``. From then on the protocol
+# that it makes has an attribute ``transport``.
 Factory = Callable[..., asyncio.Protocol]
 Task = asyncio.Task[Any]
 
@@ -46,16 +46,19 @@ class Listening(Protocol):
 class AcceptedSocket:
     """A socket that has no protocol yet."""
 
-    def __init__(self, protocol: Factory, sock: socket.socket, peer: Any) -> None:
+    def __init__(
+        self, protocol: Factory, sock: socket.socket, peer: Any, arrived: Callable[[], None]
+    ) -> None:
         self.sock = sock
         self.peer = peer
         self.deadline: float | None = None  # of a handshake that has begun
         self.proxied: ProxyHeader | None = None
         self.protocol: asyncio.Protocol | None = None  # None: it has no transport either
         self._factory = protocol
+        self._arrived = arrived
 
     def make(self) -> asyncio.Protocol:
-        self.protocol = self._factory(self.peer, self.proxied, self.deadline)
+        self.protocol = self._factory(self.peer, self.proxied, self.deadline, self._arrived)
         return self.protocol
 
     @property
@@ -89,17 +92,19 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._connect = transport.connector(self._loop, self.tls)
         self._connecting: dict[Task, AcceptedSocket] = {}
+        self._not_arrived = 0  # of those; the others count as clients already
         keep(self)
 
     def admit(self, sock: socket.socket, peer: Any) -> None:
         """Give an accepted socket a protocol, after the PROXY header and the TLS handshake."""
-        error = self._excess(len(self._connecting))
+        error = self._excess(self._not_arrived)
         if error is not None:
             sock.close()
             client = written(peer)
             tell(self._logger, logging.INFO, serving.CLIENT, client, serving.UNKNOWN, error)
             return
-        accepted = AcceptedSocket(self.protocol, sock, peer)
+        accepted = AcceptedSocket(self.protocol, sock, peer, self._arrived)
+        self._not_arrived += 1
         proxied = self.proxy_protocol
         connect = self._pass(accepted) if proxied else self._connect(accepted.make, sock)
         task = self._loop.create_task(connect)
@@ -117,6 +122,9 @@ class Acceptor:
                 task.cancel()
         return set(self._connecting)
 
+    def _arrived(self) -> None:
+        self._not_arrived -= 1
+
     def _conclude(self, task: Task) -> None:
         accepted = self._connecting.pop(task)
         error: BaseException | None = ConnectionError(serving.GOING_AWAY)
@@ -124,6 +132,7 @@ class Acceptor:
             error = task.exception()
         if accepted.has_arrived:
             return
+        self._not_arrived -= 1
         # After a cancellation the transport closes itself, once its output is written.
         if accepted.protocol is None or not task.cancelled():
             accepted.sock.close()

@@ -94,8 +94,10 @@ class OpeningHandshake(asyncio.Protocol):
         peer: Any = None,
         proxied: ProxyHeader | None = None,
         deadline: float | None = None,
+        arrived: Callable[[], None] | None = None,
     ) -> None:
         self.conn: Conn | None = None
+        self._arrived = arrived  # called when there is a transport
         self._why = ""  # why we dropped it
         self._service = service
         self._peer = peer  # its address, which the transport of a lost socket cannot tell
@@ -117,6 +119,8 @@ class OpeningHandshake(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
+        if self._arrived is not None:
+            self._arrived()
         clients = self._service.clients
         admission = clients.admission()
         if admission is not SERVE:
