@@ -139,4 +139,5 @@ def test_importing_the_threads_loads_no_event_loop():
 )
 def test_every_adapter_makes_a_websocket_of_a_function(name):
     adapter = importlib.import_module(f"koko.adapters.{name}")
-    assert list(inspect.signature(adapter.websocket).parameters) == ["upgrader"]
+    parameters = list(inspect.signature(adapter.websocket).parameters)
+    assert parameters == ["upgrader", "thread", "max_connections"]

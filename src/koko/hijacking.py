@@ -60,6 +60,15 @@ def hijackable(request: Any) -> Hijackable[socket.socket]:
     )
 
 
+def lives_on(sock: socket.socket) -> bool:
+    """Tell whether a socket that was taken outlives the view that took it.
+
+    A TLS session stays the server's, and where a socket is no file nothing dead can be left in
+    its place: the server ends both when the view returns.
+    """
+    return os.name == "posix" and not isinstance(sock, ssl.SSLSocket)
+
+
 class WSGIRequest:
     """A request as the ``environ`` of a WSGI server (PEP 3333)."""
 

@@ -35,6 +35,11 @@ CLIENT = "%s %s: %s"
 UNKNOWN = "-"  # in the place of what it asked for
 NO_ANSWER = "could not answer %s"  # ERROR, with what the application raised
 HANDLER_FAILED = "handler of %s at %s failed"  # ERROR, with what it raised
+# Inside another server; at WARNING, once for each view.
+KEEPS_THREAD = (
+    "thread=True has no effect: this server ends TLS by itself (or runs on Windows), so the "
+    "view has to stay for each conversation; let a proxy end TLS"
+)
 
 _NAMED = 5  # addresses that a line has room for
 

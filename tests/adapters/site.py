@@ -33,6 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "/hurried": {},
     "/handed": {},
     "/whose": {"trusted_proxies": ["127.0.0.1"]},
+    "/threaded": {},
 }
 UPGRADERS = {path: Upgrader(**options) for path, options in OPTIONS.items()}
 COOKIE = [("Set-Cookie", "seen=yes")]
@@ -80,6 +81,7 @@ HANDLERS: dict[str, Callable[[Conn], None]] = {
     "/hurried": hurry,
     "/fails": fail,
     "/whose": whose,
+    "/threaded": echo,
 }
 
 
@@ -96,7 +98,9 @@ def state() -> str:
 # WSGI
 
 APPLICATIONS = {
-    path: wsgi.websocket(UPGRADERS[path])(lambda conn, environ, handler=handler: handler(conn))
+    path: wsgi.websocket(UPGRADERS[path], thread=path == "/threaded")(
+        lambda conn, environ, handler=handler: handler(conn)
+    )
     for path, handler in HANDLERS.items()
 }
 
@@ -116,13 +120,20 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 # http.server
 
 
+METHODS = {
+    path: http_server.websocket(UPGRADERS[path], thread=path == "/threaded")(
+        lambda self, conn, handler=handler: handler(conn)
+    )
+    for path, handler in HANDLERS.items()
+}
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        if self.path in HANDLERS:
-            handler = HANDLERS[self.path]
-            http_server.websocket(UPGRADERS[self.path])(lambda self, conn: handler(conn))(self)
+        if self.path in METHODS:
+            METHODS[self.path](self)
         elif self.path == "/handed":
             hand_over(UPGRADERS[self.path].upgrade(self, COOKIE))
         else:
@@ -179,6 +190,7 @@ AIO = {
     "/fails": fail_aio,
     "/handed": echo_aio,
     "/whose": whose_aio,
+    "/threaded": echo_aio,
 }
 
 

@@ -129,6 +129,19 @@ def test_headers_of_the_application_are_sent_and_the_view_may_return_early(site:
     assert str(conn.ending) == "we closed with 1000 (normal); peer answered 1000"
 
 
+def test_a_view_may_give_its_thread_back_where_the_server_does_not_end_tls(site: Site) -> None:
+    with dial(site.url("/threaded"), ssl=site.tls, proxy=None) as conn:
+        for message in ("one", "two"):
+            conn.send(message)
+            assert conn.recv(PATIENCE) == message
+            site.state()  # the server goes on with other things
+    assert str(conn.ending) == "we closed with 1000 (normal); peer answered 1000"
+    if site.name in TLS:
+        with dial(site.url("/threaded"), ssl=site.tls, proxy=None):
+            pass
+        assert site.log.read_text().count("thread=True has no effect: this server ends TLS") == 1
+
+
 def test_a_handler_that_raises_closes_with_1011(site: Site) -> None:
     with dial(site.url("/fails"), ssl=site.tls, proxy=None) as conn:
         with pytest.raises(CloseError) as closed:

@@ -1,42 +1,115 @@
-"""What every framework for threads has in common: one request, one conversation."""
+"""What every framework for threads has in common: one request, one conversation.
+
+A conversation runs in the thread of its view, which the server lends, or in one of its own.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from koko import serving
 from koko.errors import HandshakeError
+from koko.hijacking import hijackable, lives_on
 from koko.http import Response
 from koko.misuse import check_face, refuse_async
+from koko.opening.address import written
 from koko.opening.handshake import refusal
-from koko.serving import level_of, sentence_of
+from koko.sync.conn import Conn
 from koko.sync.handling import run_handler
 from koko.sync.logs import tell
+from koko.sync.monitor import hold
 from koko.sync.upgrade import Upgrader
 
 _LOGGER = logging.getLogger("koko.server")
 
 OVER = Response(101)  # what a view returns after the conversation: only the access log shows it
 
-
-def check_view(upgrader: Any, handler: Callable[..., object]) -> None:
-    """Raise if these belong to asyncio, so that no view can be made of them."""
-    check_face("websocket()", "upgrader", upgrader, Upgrader)
-    refuse_async("websocket()", "handler", handler)
+# The threads of our own in which conversations run, and the clients of each.
+running: dict[threading.Thread, str] = {}
 
 
-def run_view(upgrader: Upgrader, request: Any, handler: Callable[..., object]) -> Response:
-    """Upgrade a request and run ``handler(conn)``; return the view's answer."""
-    try:
-        conn = upgrader.upgrade(request)
-    except HandshakeError as error:
-        level = logging.ERROR if error.status >= 500 else level_of(error)
-        tell(_LOGGER, level, "refused: %s", sentence_of(error))
-        return error.response or refusal(error)
-    run_handler(conn, partial(handler, conn), _LOGGER)
-    return OVER
+class Conversations:
+    """All conversations of one view.
+
+    Args:
+        upgrader: which requests become connections.
+        handler: what the view was made of; only looked at.
+        thread: give each conversation a thread of its own and the server its thread back.
+        max_connections: how many there may be at once; any more get 503.
+    """
+
+    def __init__(
+        self,
+        upgrader: Upgrader,
+        handler: Callable[..., object],
+        thread: bool,
+        max_connections: int | None,
+    ) -> None:
+        check_face("websocket()", "upgrader", upgrader, Upgrader)
+        refuse_async("websocket()", "handler", handler)
+        self._upgrader = upgrader
+        self._thread = thread
+        self._limit = serving.check_limit(max_connections)
+        self._lock = threading.Lock()
+        self._open = 0
+        self._told = False  # that the thread cannot be given back
+
+    def begin(self, request: Any, handler: Callable[[Conn], object]) -> Response:
+        """Upgrade a request, have ``handler`` run; return what the view is to answer."""
+        if not hold(self._lock, self._enter):
+            full = serving.server_full(self._limit)
+            tell(_LOGGER, logging.INFO, "refused: %s", full)
+            return hijackable(request).answer(refusal(full))
+        handed_over = False
+        try:
+            conn = self._upgrader.upgrade(request)
+            handed_over = self._thread and self._hand_over(conn, handler)
+            if not handed_over:
+                run_handler(conn, partial(handler, conn), _LOGGER)
+        except HandshakeError as error:
+            level = logging.ERROR if error.status >= 500 else serving.level_of(error)
+            tell(_LOGGER, level, "refused: %s", serving.sentence_of(error))
+            return error.response or refusal(error)
+        finally:
+            if not handed_over:
+                hold(self._lock, self._leave)
+        return OVER
+
+    def _hand_over(self, conn: Conn, handler: Callable[[Conn], object]) -> bool:
+        """Start the thread of a conversation; tell whether it has one."""
+        if not lives_on(conn.socket):
+            if not self._told:
+                self._told = True
+                tell(_LOGGER, logging.WARNING, serving.KEEPS_THREAD)
+            return False
+        # A daemon: a conversation may last for ever, and the process has to end before.
+        peer = written(conn.remote_address)
+        arguments, name = (conn, handler, peer), f"koko-{peer}"
+        try:
+            threading.Thread(target=self._run, args=arguments, name=name, daemon=True).start()
+        except RuntimeError:  # the system has no thread for it: then the server's has to do
+            return False
+        return True
+
+    def _run(self, conn: Conn, handler: Callable[[Conn], object], peer: str) -> None:
+        running[threading.current_thread()] = peer
+        try:
+            run_handler(conn, partial(handler, conn), _LOGGER)
+        finally:
+            running.pop(threading.current_thread(), None)
+            hold(self._lock, self._leave)
+
+    def _enter(self) -> bool:
+        free = self._limit is None or self._open < self._limit
+        self._open += free
+        return free
+
+    def _leave(self) -> None:
+        self._open -= 1
 
 
 def fields(response: Response) -> list[tuple[str, str]]:

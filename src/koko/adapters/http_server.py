@@ -7,7 +7,7 @@ from functools import wraps
 from http.server import BaseHTTPRequestHandler
 from typing import TypeVar
 
-from koko.adapters._view import OVER, check_view, run_view
+from koko.adapters._view import OVER, Conversations
 from koko.opening.head import write_response
 from koko.sync.conn import Conn
 from koko.sync.upgrade import Upgrader
@@ -15,18 +15,22 @@ from koko.sync.upgrade import Upgrader
 H = TypeVar("H", bound=BaseHTTPRequestHandler)
 
 
-def websocket(upgrader: Upgrader) -> Callable[[Callable[[H, Conn], object]], Callable[[H], None]]:
+def websocket(
+    upgrader: Upgrader, *, thread: bool = False, max_connections: int | None = None
+) -> Callable[[Callable[[H, Conn], object]], Callable[[H], None]]:
     """Turn a method ``(self, conn)`` into one that is, or is called by, ``do_GET``.
 
-    Use a ``ThreadingHTTPServer``: any other serves no other client during a conversation.
+    Use a ``ThreadingHTTPServer``, or ``thread``: each conversation then runs in a thread of its
+    own. Any other server serves no other client during a conversation. There may be
+    ``max_connections`` of them; others are answered with 503.
     """
 
     def decorate(method: Callable[[H, Conn], object]) -> Callable[[H], None]:
-        check_view(upgrader, method)
+        conversations = Conversations(upgrader, method, thread, max_connections)
 
         @wraps(method)
         def answer(self: H) -> None:
-            response = run_view(upgrader, self, lambda conn: method(self, conn))
+            response = conversations.begin(self, lambda conn: method(self, conn))
             self.close_connection = True
             self.log_request(response.status)
             if response is not OVER:
