@@ -108,7 +108,7 @@ def boxes() -> list[Box]:
 
 def _lines(name: str, row: int, width: int) -> Iterator[Line]:
     """Yield the files of a box by the rows of the plan; a folder's ``__init__`` goes without."""
-    if name in ("cli", "adapters"):  # so few that one line shows them
+    if name == "cli":  # so few that one line shows them
         yield "", [file for files in MODULES[name].values() for file in files if file != name]
     elif name in MODULES:
         for says, row_of_files in MODULES[name].items():

@@ -89,7 +89,8 @@ MODULES: dict[str, Rows] = {
         "time, signals, the log": ("clock", "signals", "logs"),
     },
     "adapters": {
-        "for whom": ("wsgi", "http_server", "flask", "django", "uvicorn"),
+        "for whom": ("wsgi", "http_server", "flask", "django", "gunicorn", "uvicorn"),
+        "how all of it stops": ("closing",),
         "uvicorn's inside, and options for it": (
             "_uvicorn_seam",
             "_uvicorn_shared",

@@ -47,6 +47,7 @@ class Connection:
         owed: frames that must be written to the peer, in this order; always the same list.
         life: the state it is in, and how it ended.
         opened_at: when it was opened.
+        role: ours.
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class Connection:
         "opened_at",
         "outbox",
         "owed",
+        "role",
         "send",
         "take_owed",
     )
@@ -73,6 +75,7 @@ class Connection:
         now: float,
         draw: Callable[[], float] = random.random,
     ) -> None:
+        self.role = role
         self.opened_at = now
         self.keepalive = Keepalive(options.ping_interval, options.ping_timeout, now, draw)
         self.life = life = Lifecycle(role, options.close_timeout)

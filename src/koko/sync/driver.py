@@ -15,6 +15,7 @@ from typing import Protocol
 from koko.core.connection import Connection, Ping
 from koko.core.control import close_payload
 from koko.core.lifecycle import State
+from koko.core.wire import Role
 from koko.errors import Close
 from koko.message import Data
 from koko.sync.clock import CLOCK, Clock
@@ -167,6 +168,12 @@ class Driver:
         self.link.mute = self.link.closed = True
         self.stream.close()
         self.core.feed_eof(self.clock.now(), "since a fork it belongs to the parent process")
+
+
+def served() -> list[Driver]:
+    """Return every open connection of this process whose peer is a client."""
+    found = [kept for kept in housekeeper.all if isinstance(kept, Driver)]
+    return [driver for driver in found if driver.core.role is Role.SERVER and not driver.closed]
 
 
 def _forget(keeper: Keeper, known: weakref.ref[Driver]) -> None:

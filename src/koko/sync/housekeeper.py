@@ -53,6 +53,11 @@ class Housekeeper:
         """Stop looking after ``kept``."""
         self._kept.pop(id(kept), None)
 
+    @property
+    def all(self) -> list[Kept]:
+        """What it looks after at the moment."""
+        return [kept for known in tuple(self._kept.values()) if (kept := known()) is not None]
+
     def _keep(self, kept: Kept) -> None:
         # A thread that could not start, or was interrupted in it, is not alive.
         if self._thread is None or not self._thread.is_alive():
@@ -95,7 +100,7 @@ class Housekeeper:
 
     def start_anew(self) -> None:
         """Begin again in a child of fork: no thread survives that."""
-        inherited = [kept for known in self._kept.values() if (kept := known()) is not None]
+        inherited = self.all
         self.__init__(self._period)  # type: ignore[misc]
         for kept in inherited:
             try:

@@ -1,0 +1,287 @@
+"""gunicorn told to stop, to reload, to be quick: what clients hear, and when it is over."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import HTTPSHandler, ProxyHandler, build_opener
+
+import pytest
+import trustme
+
+from koko import CloseError
+from koko.sync import Conn, dial
+from tests.adapters.conftest import PATIENCE, ROOT, said
+
+pytestmark = [pytest.mark.once, pytest.mark.integration("flask", "gunicorn", "gevent")]
+LISTENING = re.compile(r"Listening at: https?://127\.0\.0\.1:(\d+)")
+UPGRADE = (
+    b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+VIEWS = ["tests.adapters.flask_site:app", "--config", "tests/adapters/gunicorn_conf.py"]
+AIO = ["tests.adapters.aio_site:handler", "--worker-class", "koko.adapters.gunicorn.Worker"]
+
+
+@dataclass
+class Master:
+    """A gunicorn: its process, and the port of its first address."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    def dial(self, path: str) -> Conn:
+        return dial(f"ws://127.0.0.1:{self.port}{path}", proxy=None)
+
+    def connect(self, path: bytes) -> socket.socket:
+        """Return a client that never answers."""
+        raw = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+        raw.sendall(UPGRADE % path)
+        assert raw.recv(1000).startswith(b"HTTP/1.1 101 ")
+        return raw
+
+    def says(self, wanted: str) -> str:
+        return said(self.process, self.log, re.compile(f"({wanted})"))
+
+    def ends(self) -> float:
+        """Wait for its end; return how long it took."""
+        began = time.monotonic()
+        assert self.process.wait(PATIENCE) == 0
+        return time.monotonic() - began
+
+
+@contextmanager
+def gunicorn(folder: Path, *options: str, graceful: int = 4) -> Iterator[Master]:
+    log = folder / "log"
+    command = [
+        sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", *options,
+        "--graceful-timeout", str(graceful), "--worker-tmp-dir", "/dev/shm",
+    ]  # fmt: skip
+    with log.open("w") as told:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=told, stderr=told
+        )
+    try:
+        yield Master(process, int(said(process, log, LISTENING)), log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+            process.wait()
+    assert "Traceback" not in log.read_text() or "hang" in options[0]
+    assert "Warning" not in log.read_text()
+
+
+def told(conn: Conn) -> int:
+    with pytest.raises(CloseError) as closed:
+        conn.recv(PATIENCE)
+    assert closed.value.received is not None
+    return closed.value.code
+
+
+# Views on threads
+
+
+@pytest.mark.parametrize(
+    ("worker", "paths"),
+    [
+        ("gthread", ["/held", "/held", "/free", "/free", "/free", "/free"]),
+        ("sync", ["/free", "/free", "/held"]),
+        ("gevent", ["/held", "/held", "/free", "/free"]),
+    ],
+)
+def test_a_worker_that_is_told_to_stop_says_goodbye_and_lets_handlers_end(
+    worker: str, paths: list[str], tmp_path: Path
+) -> None:
+    options = ["--worker-class", worker, *(["--threads", "4"] if worker == "gthread" else [])]
+    with gunicorn(tmp_path, *VIEWS, *options) as master, ExitStack() as conns:
+        talks = [conns.enter_context(master.dial(path)) for path in paths]
+        assert len({conn.recv(PATIENCE) for conn in talks}) == 1
+        master.process.terminate()
+        assert [told(conn) for conn in talks] == [1001] * len(paths)
+        assert master.ends() < 3
+    log = master.log.read_text()
+    assert log.count("handler ended: we closed with 1001") == paths.count("/free")
+
+
+@pytest.mark.parametrize("worker", ["gthread", "gevent"])
+def test_a_client_that_never_answers_holds_the_worker_no_longer_than_graceful_timeout(
+    worker: str, tmp_path: Path
+) -> None:
+    with gunicorn(tmp_path, *VIEWS, "--worker-class", worker, graceful=2) as master:
+        with master.connect(b"/free") as free, master.connect(b"/held") as held:
+            master.process.terminate()
+            for raw in (free, held):
+                assert read_until(raw, b"\x88\x02\x03\xe9")
+            assert 1 < master.ends() < 3
+    assert "SIGKILL" not in master.log.read_text()
+
+
+@pytest.mark.parametrize("worker", ["gthread", "gevent"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_a_worker_that_is_to_be_quick_says_goodbye_as_well(
+    worker: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    with gunicorn(tmp_path, *VIEWS, "--worker-class", worker, graceful=8) as master:
+        with master.dial("/free") as conn, master.connect(b"/free"):
+            conn.recv(PATIENCE)
+            master.process.send_signal(number)
+            assert told(conn) == 1001
+            assert master.ends() < 4
+
+
+@pytest.mark.parametrize("options", [VIEWS, AIO], ids=["views", "aio"])
+def test_a_reload_says_goodbye_and_serves_those_who_come_back(
+    options: list[str], tmp_path: Path
+) -> None:
+    with gunicorn(tmp_path, *options) as master, ExitStack() as conns:
+        talks = [conns.enter_context(master.dial("/free")) for _ in range(3)]
+        (before,) = {conn.recv(PATIENCE) for conn in talks}
+        master.process.send_signal(signal.SIGHUP)
+        assert [told(conn) for conn in talks] == [1001] * 3
+        master.says(rf"Worker exiting \(pid: {before}\)")
+        with master.dial("/free") as again:
+            assert again.recv(PATIENCE) != before
+    assert "SIGKILL" not in master.log.read_text()
+
+
+@pytest.mark.parametrize("options", [VIEWS, AIO], ids=["views", "aio"])
+def test_a_worker_that_has_had_its_max_requests_says_goodbye(
+    options: list[str], tmp_path: Path
+) -> None:
+    with gunicorn(tmp_path, *options, "--max-requests", "3") as master, ExitStack() as conns:
+        talks = [conns.enter_context(master.dial("/free")) for _ in range(3)]
+        (before,) = {conn.recv(PATIENCE) for conn in talks}
+        assert [told(conn) for conn in talks] == [1001] * 3
+        master.says(rf"Worker exiting \(pid: {before}\)")
+        with master.dial("/free") as again:
+            assert again.recv(PATIENCE) != before
+
+
+def test_without_the_hook_nobody_is_told(tmp_path: Path) -> None:
+    with gunicorn(tmp_path, VIEWS[0], "--threads", "2") as master, master.dial("/free") as conn:
+        conn.recv(PATIENCE)
+        master.process.terminate()
+        with pytest.raises(CloseError) as closed:
+            conn.recv(PATIENCE)
+        assert closed.value.received is None
+
+
+def read_until(raw: socket.socket, end: bytes) -> bytes:
+    heard = b""
+    while end not in heard:
+        piece = raw.recv(1000)
+        assert piece, f"the stream ended after {heard!r}"
+        heard += piece
+    return heard
+
+
+# Handlers of koko.aio
+
+
+def test_two_workers_share_their_addresses_and_each_client_is_a_line_of_the_access_log(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "socket")
+    shared = ["--workers", "2", "--bind", f"unix:{path}", "--access-logfile", str(tmp_path / "a")]
+    with gunicorn(tmp_path, *AIO, *shared) as master, ExitStack() as conns:
+        master.says(r"listening on 127(?:.*\n)+.*listening on 127")
+        talks = [conns.enter_context(master.dial("/chat?token=secret")) for _ in range(20)]
+        talks += [conns.enter_context(dial("ws://localhost/", unix=path)) for _ in range(20)]
+        assert len({conn.recv(PATIENCE) for conn in talks}) == 2
+        for conn in talks:
+            conn.send("hello")
+            assert conn.recv(PATIENCE) == "hello"
+        master.process.terminate()
+        assert [told(conn) for conn in talks] == [1001] * 40
+        assert master.ends() < 3
+    lines = (tmp_path / "a").read_text().splitlines()
+    assert len(lines) == 40
+    assert re.match(
+        r"\[\d\d/\w{3}/\d{4}:.*\] 127\.0\.0\.1:\d+ /chat: we closed with 1001", lines[0]
+    )
+    assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_an_aio_worker_that_is_to_be_quick_says_goodbye_as_well(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    with gunicorn(tmp_path, *AIO, graceful=8) as master:
+        with master.dial("/") as conn, master.connect(b"/"):
+            conn.recv(PATIENCE)
+            master.process.send_signal(number)
+            assert told(conn) == 1001
+            assert master.ends() < 4
+
+
+def test_an_aio_worker_that_waits_for_its_clients_can_be_hurried(tmp_path: Path) -> None:
+    with gunicorn(tmp_path, *AIO, graceful=9) as master, master.connect(b"/"):
+        master.process.terminate()
+        master.says("closing: waiting up to 6.75 s")
+        master.process.send_signal(signal.SIGINT)
+        assert master.ends() < 4
+    assert "closing now: stopped a second time" in master.log.read_text()
+
+
+def test_an_aio_worker_that_lives_is_not_taken_for_dead_and_one_that_hangs_is(
+    tmp_path: Path,
+) -> None:
+    hanging = ["tests.adapters.aio_site:hang", *AIO[1:], "--timeout", "2"]
+    with gunicorn(tmp_path, *hanging) as master:
+        with master.dial("/") as conn:
+            first = conn.recv(PATIENCE)
+            time.sleep(3)
+            assert "WORKER TIMEOUT" not in master.log.read_text()
+            conn.send("hang")
+            master.says("WORKER TIMEOUT")
+            with pytest.raises(CloseError):
+                conn.recv(PATIENCE)
+        master.says(rf"Worker exiting \(pid: {first}\)")
+        with master.dial("/") as again:
+            assert again.recv(PATIENCE) != first
+
+
+def test_tls_is_gunicorns_and_a_subclass_of_three_lines_has_options_and_pages(
+    tmp_path: Path, authority: trustme.CA
+) -> None:
+    certificate, context = tmp_path / "pem", ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    authority.configure_trust(context)
+    options = ["--certfile", str(certificate), "--keyfile", str(certificate)]
+    pages = [AIO[0], "--worker-class", "tests.adapters.aio_site.WithPages"]
+    with gunicorn(tmp_path, *pages, *options) as master:
+        url = f"127.0.0.1:{master.port}/"
+        opener = build_opener(ProxyHandler({}), HTTPSHandler(context=context))
+        with opener.open(f"https://{url}", timeout=PATIENCE) as page:
+            told = page.read().decode()
+        with dial(f"wss://{url}", ssl=context, proxy=None, compression=True) as conn:
+            assert conn.recv(PATIENCE) == told
+            assert "permessage-deflate" in conn.response.headers["Sec-WebSocket-Extensions"]
+
+
+def test_a_changed_file_starts_the_aio_worker_anew(tmp_path: Path) -> None:
+    module = tmp_path / "changing.py"
+    text = "async def handler(conn):\n    await conn.send('{}')\n    await conn.wait_closed()\n"
+    module.write_text(text.format("old"))
+    options = ["changing:handler", *AIO[1:], "--chdir", str(tmp_path), "--reload"]
+    with gunicorn(tmp_path, *options, "--reload-engine", "poll") as master:
+        with master.dial("/") as conn:
+            assert conn.recv(PATIENCE) == "old"
+            module.write_text(text.format("new and longer"))
+            assert told(conn) == 1001
+        with master.dial("/") as again:
+            assert again.recv(PATIENCE) == "new and longer"
