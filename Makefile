@@ -146,7 +146,7 @@ $(INSTALLED) $(EQUIPPED): pyproject.toml setup.py $(wildcard src/koko/*/*.p[yx][
 
 # The extensions are there already: no codec is built for the sake of a few more packages.
 $(INTEGRATED): $(EQUIPPED)
-	@echo '==> installing uvicorn, gunicorn, gevent, Flask, Django and what else Koko is tested inside'
+	@echo '==> installing uvicorn, gunicorn, uWSGI, gevent, Flask, Django and what else Koko is tested inside'
 	@KOKO_CODEC=pure $(BIN)/pip install -qq --disable-pip-version-check \
 		--editable '.[integrations]'
 	@touch $@

@@ -153,3 +153,18 @@ def test_a_gunicorn_that_keeps_it_elsewhere_is_not_robbed(pair):
 def test_a_server_that_keeps_its_socket_is_named():
     with pytest.raises(HandshakeError, match="500: mod_wsgi does not hand over its socket"):
         hijackable(environ(SERVER_SOFTWARE="mod_wsgi")).take()
+
+
+@pytest.mark.parametrize(
+    "of_eventlet",
+    [
+        {"eventlet.input": io.BytesIO(), "SERVER_PROTOCOL": "HTTP/1.0"},
+        {"gunicorn.socket": type("GreenSocket", (), {"__module__": "eventlet.greenio.base"})()},
+    ],
+    ids=["its own server", "under gunicorn"],
+)
+def test_eventlet_is_refused_with_the_way_out(of_eventlet):
+    request = hijackable(environ(**of_eventlet))
+    assert request.request.version == "1.1"  # which it calls 1.0, whatever was asked
+    with pytest.raises(HandshakeError, match="eventlet is not supported.* gevent or gthread"):
+        request.take()

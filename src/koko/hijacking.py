@@ -16,6 +16,7 @@ import io
 import os
 import socket
 import ssl
+from importlib import import_module
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -87,9 +88,12 @@ class WSGIRequest:
     def take(self) -> tuple[socket.socket, bytes]:
         environ = self._environ
         stream = environ["wsgi.input"]
+        _check_eventlet(environ)
         if "gunicorn.socket" in environ:
             early = _unread(stream)
             return _move(environ["gunicorn.socket"]), early
+        if "uwsgi.version" in environ:
+            return _take_from_uwsgi(self.secure), b""
         # werkzeug, wsgiref and gevent.pywsgi all read from the file of a socket, and Django's
         # runserver through a method of it.
         stream = getattr(getattr(stream, "_read", None), "__self__", stream)
@@ -101,7 +105,7 @@ class WSGIRequest:
             raise HandshakeError(
                 500,
                 f"{server} does not hand over its socket, which a WebSocket needs; werkzeug, "
-                "gunicorn (gthread, gevent), gevent.pywsgi, wsgiref and koko.sync.Server do",
+                "gunicorn (gthread, gevent), gevent.pywsgi, uWSGI, wsgiref and koko.sync.Server do",
             )
         early = _read_ahead(sock, stream)
         return _move(sock), early
@@ -135,11 +139,13 @@ def _read(environ: dict[str, Any]) -> Request:
             headers.add(key[5:].replace("_", "-").title(), value)
         elif key in _BARE and value:
             headers.add(_BARE[key], value)
+    # eventlet calls every request 1.0, and is refused for what it is.
+    protocol = "1.1" if "eventlet.input" in environ else environ.get("SERVER_PROTOCOL", "")
     return Request(
         environ["REQUEST_METHOD"],
         environ.get("RAW_URI") or environ.get("REQUEST_URI") or _target(environ),
         CIMultiDictProxy(headers),
-        environ.get("SERVER_PROTOCOL", "").removeprefix("HTTP/"),
+        protocol.removeprefix("HTTP/"),
     )
 
 
@@ -152,6 +158,16 @@ def _target(environ: dict[str, Any]) -> str:
     path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     query = environ.get("QUERY_STRING", "")
     return quote(path or "/", safe="/;:@&=+$,!~*'()", encoding="latin-1") + (query and f"?{query}")
+
+
+def _check_eventlet(environ: dict[str, Any]) -> None:
+    kind = type(environ.get("gunicorn.socket")).__module__
+    if "eventlet.input" in environ or kind.startswith("eventlet"):
+        raise HandshakeError(
+            500,
+            "eventlet is not supported, as its authors advise against it: run gunicorn's worker "
+            "class gevent or gthread, or gevent.pywsgi",
+        )
 
 
 def _check_cooperative(sock: socket.socket) -> None:
@@ -186,6 +202,30 @@ def _unread(body: Any) -> bytes:
             500, "Koko does not know where this version of gunicorn keeps what it has read ahead"
         ) from None
     return early
+
+
+def _take_from_uwsgi(secure: bool) -> socket.socket:
+    """Return uWSGI's connection, of which it tells the descriptor.
+
+    What it has read behind the head is lost; §4.1: the client waits for our answer first.
+    """
+    uwsgi = import_module("uwsgi")  # it exists only inside of uWSGI
+    if secure:
+        raise HandshakeError(
+            500,
+            "uWSGI keeps its TLS session to itself, which a WebSocket needs; let a proxy end TLS",
+        )
+    if not {b"enable-threads", b"threads"} & {os.fsencode(name) for name in uwsgi.opt}:
+        raise HandshakeError(
+            500,
+            "uWSGI stops every thread but its own, which a WebSocket needs: add --enable-threads",
+        )
+    descriptor = uwsgi.connection_fd()
+    ours = socket.socket(fileno=os.dup(descriptor))
+    # Not a dead socket as in ``_move``: uWSGI complains of each write that fails.
+    with open(os.devnull, "r+b", buffering=0) as nowhere:
+        os.dup2(nowhere.fileno(), descriptor, inheritable=False)
+    return ours
 
 
 def _move(sock: socket.socket) -> socket.socket:

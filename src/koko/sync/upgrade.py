@@ -33,8 +33,8 @@ class Upgrader(upgrading.Upgrader):
 
         The request is what Koko's server gave to ``http=``, a WSGI ``environ`` or a request
         object that has one (Flask's, Django's), or a handler of ``http.server``. The servers
-        that let go of their socket are werkzeug's, gunicorn (gthread, gevent), gevent.pywsgi
-        and wsgiref's; with gevent, ``monkey.patch_all()`` comes first.
+        that hand over their socket are werkzeug's, gunicorn (gthread, gevent), gevent.pywsgi,
+        uWSGI and wsgiref's; with gevent, ``monkey.patch_all()`` comes first.
 
         From now on the connection is not the server's: whatever the view returns in the end is
         not sent. The view may return while another thread uses the connection, unless the
