@@ -1,11 +1,19 @@
-"""An echo in Django, in one file: python examples/django_echo.py [PORT], then open it.
+"""An echo in Django, in one file.
 
-In earnest: gunicorn --worker-class gthread --threads 100 --chdir examples django_echo:application
+python examples/django_echo.py          PORT=8080 in the environment; then open it
+
+In production: gunicorn --threads 8 --chdir examples django_echo:application; docs/django.md says
+more.
 """
 
+import os
 import sys
 
-from django.conf import settings
+try:
+    from django.conf import settings
+except ModuleNotFoundError:
+    sys.exit("this example needs Django: pip install django")
+
 from django.core.management import execute_from_command_line
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, HttpResponse
@@ -38,7 +46,7 @@ def page(request: HttpRequest) -> HttpResponse:
     return HttpResponse(PAGE)
 
 
-@websocket(Upgrader(compression=True))
+@websocket(Upgrader(compression=True), thread=True, max_connections=1000)
 def echo(conn: Conn, request: HttpRequest, voice: str) -> None:
     for message in conn:
         conn.send(message.upper() if voice == "loud" else message)
@@ -48,5 +56,5 @@ urlpatterns = [path("", page), path("echo/<str:voice>", echo)]
 application = get_wsgi_application()
 
 if __name__ == "__main__":
-    port = sys.argv[1] if len(sys.argv) > 1 else "8080"
+    port = os.environ.get("PORT", "8080")
     execute_from_command_line([__file__, "runserver", "--noreload", port])

@@ -1,17 +1,23 @@
-"""A chat in Flask, page and all: python examples/flask_chat.py [PORT], then open it twice.
+"""A chat in Flask, with its page.
 
-In earnest: gunicorn --worker-class gthread --threads 100 --chdir examples flask_chat:app
-(a thread for each visitor), or --worker-class gevent.
+python examples/flask_chat.py           PORT=8080 in the environment; then open it twice
+
+In production: gunicorn --threads 8 --chdir examples flask_chat:app, with one worker, because a
+message reaches the visitors of its own process only; or --worker-class gevent. docs/flask.md
+says more.
 """
 
+import os
 import sys
 import threading
 
-from flask import Flask
+try:
+    from flask import Flask
+except ModuleNotFoundError:
+    sys.exit("this example needs Flask: pip install flask")
 
-from koko import Kind, PreparedMessage
 from koko.adapters.flask import websocket
-from koko.sync import Conn, Upgrader
+from koko.sync import Conn, Upgrader, broadcast
 
 PAGE = """<!doctype html>
 <meta charset="utf-8">
@@ -49,13 +55,16 @@ def page(room: str) -> str:
 
 
 @app.get("/<room>/chat", websocket=True)
-@websocket(upgrader)
+@websocket(upgrader, thread=True, max_connections=1000)
 def chat(conn: Conn, room: str) -> None:
     with lock:
         rooms.setdefault(room, set()).add(conn)
     try:
         for message in conn:
-            tell(room, str(message))
+            with lock:
+                present = list(rooms[room])
+            # Those that still have no room for it after a second are closed with 1013.
+            broadcast(present, str(message), slow="close", timeout=1)
     finally:
         with lock:
             rooms[room].discard(conn)
@@ -63,16 +72,5 @@ def chat(conn: Conn, room: str) -> None:
                 del rooms[room]
 
 
-def tell(room: str, text: str) -> None:
-    message = PreparedMessage(Kind.TEXT, text)  # encoded once for all
-    with lock:
-        present = list(rooms[room])
-    for conn in present:
-        try:
-            conn.write_prepared(message, timeout=1)
-        except Exception:
-            conn.abort()  # gone, or too slow for this room
-
-
 if __name__ == "__main__":
-    app.run(port=int(sys.argv[1]) if len(sys.argv) > 1 else 8080)
+    app.run(port=int(os.environ.get("PORT", "8080")))

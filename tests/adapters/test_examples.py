@@ -35,7 +35,10 @@ def running(log: Path, command: list[str]) -> Iterator[str]:
     """Run an example and give its address."""
     with log.open("w") as told:
         process = subprocess.Popen(
-            command, stdout=told, stderr=told, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+            command,
+            stdout=told,
+            stderr=told,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "PORT": "0"},
         )
     try:
         yield f"127.0.0.1:{said(process, log, LISTENING)}"
@@ -50,7 +53,7 @@ def running(log: Path, command: list[str]) -> Iterator[str]:
 
 
 FLASK = [
-    [sys.executable, "examples/flask_chat.py", "0"],
+    [sys.executable, "examples/flask_chat.py"],
     under("gthread", "flask_chat:app"),
     under("gevent", "flask_chat:app"),
 ]
@@ -87,8 +90,27 @@ def test_flask_refuses_the_page_of_another_site(tmp_path: Path) -> None:
         assert b"origin 'https://evil.example' is not the host" in refused.value.response.body
 
 
+@pytest.mark.parametrize(
+    ("example", "said"),
+    [
+        ("flask_chat", "needs Flask: pip install flask"),
+        ("django_echo", "needs Django: pip install"),
+    ],
+)
+def test_without_its_framework_an_example_says_what_to_install(
+    example: str, said: str, tmp_path: Path
+) -> None:
+    for framework in ("flask", "django"):
+        (tmp_path / f"{framework}.py").write_text("raise ModuleNotFoundError")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, f"examples/{example}.py"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == f"this example {said}{'' if 'flask' in said else ' django'}\n"
+
+
 DJANGO = [
-    [sys.executable, "examples/django_echo.py", "0"],
+    [sys.executable, "examples/django_echo.py"],
     under("gthread", "django_echo:application"),
 ]
 
