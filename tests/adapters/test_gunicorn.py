@@ -273,6 +273,18 @@ def test_tls_is_gunicorns_and_a_subclass_of_three_lines_has_options_and_pages(
             assert "permessage-deflate" in conn.response.headers["Sec-WebSocket-Extensions"]
 
 
+def test_an_application_of_another_kind_is_named_and_not_tried_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gunicorn", VIEWS[0], *AIO[1:], "--bind", "127.0.0.1:0"]
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert ended.returncode == 4
+    assert "as in async def handler(conn), but 'tests.adapters.flask_site:app' is <Flask" in (
+        ended.stderr
+    )
+    assert "Traceback" not in ended.stderr
+
+
 A_HANDLER = "async def app(conn):\n    await conn.send('{}')\n    await conn.wait_closed()\n"
 A_VIEW = """
 from koko.adapters.wsgi import websocket

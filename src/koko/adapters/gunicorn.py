@@ -7,6 +7,7 @@ handlers of ``koko.aio`` without a framework.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from gunicorn import sock as listening
+from gunicorn.errors import AppImportError
 from gunicorn.workers import base
 
 from koko.aio.conn import Conn
@@ -104,6 +106,17 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     _wake: Callable[[], object] = int  # until there is a loop to wake
 
     # What gunicorn calls
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        try:
+            inspect.signature(self.wsgi).bind("conn")
+        except TypeError:
+            if not self.cfg.reload:  # else it may be what gunicorn puts in the place of an error
+                raise AppImportError(
+                    f"this worker serves a function of a connection, as in "
+                    f"async def handler(conn), but {self.app.app_uri!r} is {self.wsgi!r}"
+                ) from None
 
     def run(self) -> None:
         self._servers: list[Server] = []
