@@ -19,7 +19,7 @@ from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 import pytest
 import trustme
 
-from koko import CloseError
+from koko import CloseError, ErrBadHandshake
 from koko.sync import Conn, dial
 from tests.adapters.conftest import PATIENCE, ROOT, said
 
@@ -271,6 +271,33 @@ def test_tls_is_gunicorns_and_a_subclass_of_three_lines_has_options_and_pages(
         with dial(f"wss://{url}", ssl=context, proxy=None, compression=True) as conn:
             assert conn.recv(PATIENCE) == told
             assert "permessage-deflate" in conn.response.headers["Sec-WebSocket-Extensions"]
+
+
+def test_a_proxy_is_believed_and_options_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KOKO_ORIGINS", "https://app.example https://b.example")
+    monkeypatch.setenv("KOKO_COMPRESSION", "1")
+    proxied = {"X-Forwarded-For": "203.0.113.7", "Origin": "https://app.example"}
+    access = tmp_path / "access"
+    with gunicorn(tmp_path, *AIO, "--access-logfile", str(access)) as master:
+        url = f"ws://127.0.0.1:{master.port}/chat"
+        with dial(url, headers=proxied, proxy=None, compression=True) as conn:
+            assert "permessage-deflate" in conn.response.headers["Sec-WebSocket-Extensions"]
+        with pytest.raises(ErrBadHandshake, match="'https://c.example' is not in origins="):
+            dial(url, headers={"Origin": "https://c.example"}, proxy=None)
+    assert "203.0.113.7" in access.read_text()
+
+
+def test_a_proxy_header_is_required_where_gunicorn_is_told_so(tmp_path: Path) -> None:
+    with gunicorn(tmp_path, *AIO, "--proxy-protocol") as master:
+        with socket.create_connection(("127.0.0.1", master.port), PATIENCE) as raw:
+            raw.sendall(b"PROXY TCP4 203.0.113.7 127.0.0.1 5000 80\r\n" + UPGRADE % b"/")
+            assert raw.recv(1000).startswith(b"HTTP/1.1 101 ")
+        with socket.create_connection(("127.0.0.1", master.port), PATIENCE) as raw:
+            raw.sendall(UPGRADE % b"/")
+            with suppress(ConnectionResetError):
+                assert raw.recv(1000) == b""
 
 
 def test_an_application_of_another_kind_is_named_and_not_tried_again(tmp_path: Path) -> None:

@@ -22,9 +22,11 @@ from gunicorn import sock as listening
 from gunicorn.errors import AppImportError
 from gunicorn.workers import base
 
+from koko.adapters import _environment as environment
 from koko.aio.conn import Conn
 from koko.aio.handling import Handler
 from koko.aio.serve import Server
+from koko.aio.upgrade import Upgrader
 from koko.serving import CLIENT
 
 _LOOK = 0.1  # seconds after which a worker that is told to stop is seen
@@ -95,9 +97,13 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     every connection is told 1001 and has three quarters of ``--graceful-timeout`` to answer; on
     SIGINT and SIGQUIT one second. Where uvloop is installed it runs the loop.
 
+    ``--forwarded-allow-ips`` are the ``trusted_proxies``, with ``--proxy-protocol`` those of
+    ``--proxy-allow-from``.
+
     Attributes:
-        options: any more of ``koko.aio.Server``, as ``origins``, ``compression`` or ``http``;
-            for a subclass.
+        options: any more of ``koko.aio.Server``, as ``compression`` or ``http``; for a
+            subclass. They go before the environment: ``KOKO_ORIGINS``, ``KOKO_READ_LIMIT``,
+            ``KOKO_COMPRESSION=1``, ``KOKO_PING_INTERVAL``, ``KOKO_PING_TIMEOUT``.
     """
 
     options: dict[str, Any] = {}  # noqa: RUF012 - not changed here
@@ -155,13 +161,19 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             beats.cancel()
 
     async def _listen(self, sock: Any) -> None:
+        cfg, options = self.cfg, self.options
+        proxied = cfg.proxy_protocol not in (False, "off")
         given: dict[str, Any] = {
             "sock": sock.sock,
-            "ssl": listening.ssl_context(self.cfg) if self.cfg.is_ssl else None,
-            "max_connections": self.cfg.worker_connections,
+            "ssl": listening.ssl_context(cfg) if cfg.is_ssl else None,
+            "max_connections": cfg.worker_connections,
+            "proxy_protocol": proxied,
             "logger": _logger(self.log),
         }
-        server = Server(self._counted(self.wsgi), **{**given, **self.options})
+        if "upgrader" not in options:
+            proxies = cfg.proxy_allow_ips if proxied else cfg.forwarded_allow_ips
+            given |= {"trusted_proxies": _trusted(proxies), **_from_environment()}
+        server = Server(self._counted(self.wsgi), **{**given, **options})
         await server.start()
         sock.listen(self.cfg.backlog)  # the server's own backlog is another
         self._servers.append(server)
@@ -221,6 +233,25 @@ def _logger(log: Any) -> logging.Logger:
     logger.handlers = [_ToGunicorn(log)]
     logger.propagate = False
     return logger
+
+
+def _from_environment() -> dict[str, Any]:
+    """Return options of an ``Upgrader``, where variables say other than is usual."""
+    usual = Upgrader()
+    seconds, number = environment.seconds, environment.number
+    return {
+        "origins": environment.words("KOKO_ORIGINS", []) or None,
+        "read_limit": number("KOKO_READ_LIMIT", usual.read_limit or 0) or None,
+        "compression": environment.compression() if number("KOKO_COMPRESSION", 0) else False,
+        "ping_interval": seconds("KOKO_PING_INTERVAL", usual.ping_interval or 0) or None,
+        "ping_timeout": seconds("KOKO_PING_TIMEOUT", usual.ping_timeout or 0) or None,
+    }
+
+
+def _trusted(addresses: Any) -> list[str]:
+    """Return who is believed about clients; gunicorn always believes those of Unix sockets."""
+    named = [str(each) for each in addresses]
+    return [*(["0.0.0.0/0", "::/0"] if "*" in named else named), "unix"]
 
 
 def _loop_factory(cfg: Any) -> Callable[[], asyncio.AbstractEventLoop] | None:
