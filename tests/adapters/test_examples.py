@@ -68,6 +68,11 @@ def test_what_is_said_in_one_window_is_heard_in_the_other(
         elsewhere = browser.open(f"http://{site}/cellar")
         for window in (*windows, elsewhere):
             window.wait_for("document.querySelector('output').value === 'open'")
+        for number, window in enumerate(windows):  # it is in its room a moment after it is open
+            window.type("input", f"number {number}")
+            window.wait_for(
+                f"document.querySelector('#said').innerText.includes('number {number}')"
+            )
         windows[0].type("input", "<b>hello</b>")
         windows[1].type("input", "ciao")
         for window in windows:
