@@ -217,14 +217,16 @@ def test_clients_that_never_finish_tls_do_not_evade_max_connections(
         clients = []
         for _ in range(most + 5):
             clients.append(stack.enter_context(socket.create_connection(server.address, 5)))
+        addresses = [f"{HERE}:{dropped.getsockname()[1]} " for dropped in clients[most:]]
         for dropped in clients[most:]:
             assert dropped.recv(1) == b""
         for kept in clients[:most]:
             kept.setblocking(False)
             with pytest.raises(BlockingIOError):
                 kept.recv(1)
-        lines = [record.getMessage() for record in caplog.records]
-        assert sum("the server is full (max_connections=1)" in line for line in lines) == 5
+    lines = [record.getMessage() for record in caplog.records]
+    full = [line for line in lines if "the server is full (max_connections=1)" in line]
+    assert [sum(line.startswith(address) for line in full) for address in addresses] == [1] * 5
 
 
 # A serve() that is given a socket

@@ -171,20 +171,21 @@ class Script:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._context:
                 sock = self._context.wrap_socket(sock, server_side=True)
-            with sock:
+            # A client may hang up before its request is whole, or leave something unread.
+            with sock, suppress(ConnectionResetError):
                 request = read_request(sock)
                 self.heard.append(request)
-                with suppress(ConnectionResetError):  # if not all of it was read
-                    sock.sendall(answer(request) if callable(answer) else answer)
-                    while sock.recv(1000):  # until we are hung up on
-                        pass
+                sock.sendall(answer(request) if callable(answer) else answer)
+                while sock.recv(1000):  # until we are hung up on
+                    pass
 
 
 def read_request(sock: socket.socket) -> Request:
     parser = RequestParser()
-    while (request := parser.feed(sock.recv(65536))) is None:
-        pass
-    return request
+    while octets := sock.recv(65536):
+        if (request := parser.feed(octets)) is not None:
+            return request
+    raise ConnectionResetError("the client hung up before its request was whole")
 
 
 @contextmanager

@@ -263,7 +263,7 @@ def test_an_acceptance_for_another_key_is_refused(face: Face) -> None:
 # Time
 
 
-SOON = 0.05
+SOON = 0.3
 
 
 @pytest.mark.parametrize("timeout", [-1, 0])
