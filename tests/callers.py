@@ -34,6 +34,11 @@ class Caller:
     end: str  # how it ends: "closes", "resets" or "waits"
     told: str
 
+    @property
+    def timeout(self) -> float:
+        """How many seconds a server gives it for its handshake."""
+        return TIMEOUT if self.end == "waits" else 10.0
+
     def calls(self, address: tuple[str, int]) -> tuple[socket.socket, str]:
         """Do it; return the socket, and its address as a log has it."""
         sock = socket.create_connection(address)
@@ -46,7 +51,7 @@ class Caller:
         return sock, f"{host}:{port}"
 
 
-TIMEOUT = 0.1  # seconds of the servers that they call
+TIMEOUT = 0.1  # seconds that are over before those that wait have said all
 HELLO = client_hello()
 HUNG_UP = "TLS failed: the client hung up"
 

@@ -23,7 +23,7 @@ from koko.http import Request, Response
 from koko.serving import MOST_REFUSED, server_full
 from tests.aio.conftest import FACTORIES, echo, handshake, raw, url
 from tests.aio.test_left_behind import nothing_left
-from tests.callers import CALLERS, HELLO, SPENT, TIMEOUT, Caller, Failing, strict
+from tests.callers import CALLERS, HELLO, SPENT, Caller, Failing, strict
 from tests.logged import of_client, of_clients
 
 resource = pytest.importorskip("resource")
@@ -70,7 +70,7 @@ async def test_tls_that_fails_is_one_line_at_info_with_the_address(
     caller: Caller, at_once: bool, strict_tls: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with Server(echo, HERE, ssl=strict_tls, handshake_timeout=TIMEOUT) as server:
+    async with Server(echo, HERE, ssl=strict_tls, handshake_timeout=caller.timeout) as server:
         if at_once:
             sock, peer = caller.calls(server.address)
         else:

@@ -18,7 +18,7 @@ from koko.http import Request
 from koko.hung_up import has_hung_up
 from koko.serving import MOST_REFUSED, server_full
 from koko.sync import Conn, Server, Upgrader, dial
-from tests.callers import CALLERS, SPENT, TIMEOUT, Caller, Failing, strict
+from tests.callers import CALLERS, SPENT, Caller, Failing, strict
 from tests.logged import of_client, of_clients
 from tests.sync.conftest import PATIENCE, in_thread, until
 
@@ -47,7 +47,7 @@ def test_tls_that_fails_is_one_line_at_info_with_the_address(
     caplog.set_level(logging.INFO)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost", HERE).configure_cert(context)
-    with Server(echo, HERE, ssl=strict(context), handshake_timeout=TIMEOUT) as server:
+    with Server(echo, HERE, ssl=strict(context), handshake_timeout=caller.timeout) as server:
         sock, peer = caller.calls(server.address)
         with sock:
             until(lambda: of_client(caplog, peer))
