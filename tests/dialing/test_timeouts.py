@@ -34,6 +34,8 @@ from tests.dialing.conftest import (
 )
 from tests.sync.conftest import PATIENCE, in_thread
 
+pytestmark = pytest.mark.once  # nothing is open here that has a codec
+
 WITHIN = 2.0  # seconds; all cases of a face share them, on a machine that may be busy
 MOVED = says("HTTP/1.1 302 Found\nLocation: /there?token=s3cret\nContent-Length: 0\n\n")
 TUNNEL = says("HTTP/1.1 200 OK\n\n")
