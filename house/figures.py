@@ -137,6 +137,8 @@ def bases_of_ours(one: Class, ours: list[Class]) -> list[Class]:
 def _named(base: str, heir: Class, ours: list[Class]) -> Class | None:
     """Return the class that is called so: the nearest, since both faces have the same names."""
     module, _, name = re.sub(r"\[.*", "", base).rpartition(".")
+    if (module, name) == ("", "Protocol"):  # typing's, though a class of ours has its name
+        return None
     those = [each for each in ours if each.name == name and each is not heir]
     if module:
         those = [each for each in those if Path(each.file).stem == module]
