@@ -25,6 +25,7 @@ from tests.adapters.conftest import PATIENCE, ROOT, said
 
 pytestmark = [pytest.mark.once, pytest.mark.integration("flask", "gunicorn", "gevent")]
 LISTENING = re.compile(r"Listening at: https?://127\.0\.0\.1:(\d+)")
+SOON = 8  # seconds: a worker that ends by itself takes one or two
 UPGRADE = (
     b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -112,7 +113,7 @@ def test_a_worker_that_is_told_to_stop_says_goodbye_and_lets_handlers_end(
         assert len({conn.recv(PATIENCE) for conn in talks}) == 1
         master.process.terminate()
         assert [told(conn) for conn in talks] == [1001] * len(paths)
-        assert master.ends() < 3
+        assert master.ends() < SOON
     log = master.log.read_text()
     assert log.count("handler ended: we closed with 1001") == paths.count("/free")
 
@@ -126,7 +127,7 @@ def test_a_client_that_never_answers_holds_the_worker_no_longer_than_graceful_ti
             master.process.terminate()
             for raw in (free, held):
                 assert read_until(raw, b"\x88\x02\x03\xe9")
-            assert 1 < master.ends() < 3
+            assert 1 < master.ends() < SOON
     assert "SIGKILL" not in master.log.read_text()
 
 
@@ -135,12 +136,12 @@ def test_a_client_that_never_answers_holds_the_worker_no_longer_than_graceful_ti
 def test_a_worker_that_is_to_be_quick_says_goodbye_as_well(
     worker: str, number: signal.Signals, tmp_path: Path
 ) -> None:
-    with gunicorn(tmp_path, *VIEWS, "--worker-class", worker, graceful=8) as master:
+    with gunicorn(tmp_path, *VIEWS, "--worker-class", worker, graceful=20) as master:
         with master.dial("/free") as conn, master.connect(b"/free"):
             conn.recv(PATIENCE)
             master.process.send_signal(number)
             assert told(conn) == 1001
-            assert master.ends() < 4
+            assert master.ends() < SOON
 
 
 @pytest.mark.parametrize("options", [VIEWS, AIO], ids=["views", "aio"])
@@ -207,7 +208,7 @@ def test_two_workers_share_their_addresses_and_each_client_is_a_line_of_the_acce
             assert conn.recv(PATIENCE) == "hello"
         master.process.terminate()
         assert [told(conn) for conn in talks] == [1001] * 40
-        assert master.ends() < 3
+        assert master.ends() < SOON
     lines = (tmp_path / "a").read_text().splitlines()
     assert len(lines) == 40
     assert re.match(
@@ -220,20 +221,20 @@ def test_two_workers_share_their_addresses_and_each_client_is_a_line_of_the_acce
 def test_an_aio_worker_that_is_to_be_quick_says_goodbye_as_well(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    with gunicorn(tmp_path, *AIO, graceful=8) as master:
+    with gunicorn(tmp_path, *AIO, graceful=20) as master:
         with master.dial("/") as conn, master.connect(b"/"):
             conn.recv(PATIENCE)
             master.process.send_signal(number)
             assert told(conn) == 1001
-            assert master.ends() < 4
+            assert master.ends() < SOON
 
 
 def test_an_aio_worker_that_waits_for_its_clients_can_be_hurried(tmp_path: Path) -> None:
-    with gunicorn(tmp_path, *AIO, graceful=9) as master, master.connect(b"/"):
+    with gunicorn(tmp_path, *AIO, graceful=20) as master, master.connect(b"/"):
         master.process.terminate()
-        master.says("closing: waiting up to 6.75 s")
+        master.says("closing: waiting up to 15 s")
         master.process.send_signal(signal.SIGINT)
-        assert master.ends() < 4
+        assert master.ends() < SOON
     assert "closing now: stopped a second time" in master.log.read_text()
 
 

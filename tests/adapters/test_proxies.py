@@ -362,6 +362,7 @@ def test_a_websocket_over_http_2_comes_to_koko_as_any_other(
             client.says(wire("1 000 0001 1 len", b"over h2"))
             assert client.hears() == "over h2"
             client.says(wire("1 000 1000 1 len", b"\x03\xe8"))
+            client.hears()  # the Close that answers
     assert of_clients(caplog)[-1].startswith(
         f"koko.server INFO {CLIENT} /chat: peer closed with 1000"
     )

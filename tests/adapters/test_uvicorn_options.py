@@ -229,7 +229,7 @@ def test_a_close_that_is_not_answered_is_bounded(tmp_path: Path) -> None:
         read_until(raw, b"\x0f\xa0bye")
         began = time.monotonic()
         assert raw.recv(1) == b""
-        assert 0.2 < time.monotonic() - began < 1
+        assert 0.2 < time.monotonic() - began < 5  # without a bound it would be 10
 
 
 # The end of the server
