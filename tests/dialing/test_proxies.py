@@ -29,6 +29,8 @@ from tests.dialing.conftest import (
 from tests.dialing.proxies import connect_proxy, socks_proxy
 from tests.sync.conftest import PATIENCE, in_thread
 
+pytestmark = pytest.mark.once  # a way to a server has no codec
+
 BIG = bytes(range(256)) * 512  # 128 KiB
 
 
