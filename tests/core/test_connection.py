@@ -129,3 +129,10 @@ def test_bytes_are_counted_as_they_pass(make, agreed):
     for octet in octets:
         end.feed(bytes([octet]), 1.0)
     assert end.bytes_in == len(octets)
+
+
+def test_how_much_is_read_ahead_can_be_asked_and_set() -> None:
+    end = server()
+    assert end.read_ahead == 1 << 16
+    end.read_ahead = 1
+    assert end.read_ahead == 1

@@ -200,12 +200,11 @@ def _elements(field: str) -> list[dict[str, str]]:
 
 def _pairs(field: str) -> Iterator[re.Match[str] | None]:
     at = 0
-    while at < len(field):
-        pair = _PAIR.match(field, at)
+    while at < len(field) and (pair := _PAIR.match(field, at)):
         yield pair
-        if pair is None:
-            return
         at = pair.end()
+    if at < len(field):
+        yield None
 
 
 # Addresses
