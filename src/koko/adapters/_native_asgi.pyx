@@ -8,7 +8,7 @@ coroutines there are objects here that speak the protocol of one, as in ``_nativ
 cimport cython
 
 from koko.aio._native_fast_path cimport (
-    FastPath, PyTypeObject, Waiter, koko_steps_by, made_here_only,
+    FastPath, PyTypeObject, Waiter, koko_steps_by, made_here_only, thrown,
 )
 
 import warnings
@@ -149,10 +149,7 @@ cdef class Step:
 
     def throw(self, kind, error=None, traceback=None):
         self._begun = self._over = True
-        if error is None:
-            error = kind if isinstance(kind, BaseException) else kind()
-        if traceback is not None:
-            error = error.with_traceback(traceback)
+        error = thrown(kind, error, traceback)
         if self._wait is None:
             raise error
         self._over = False

@@ -249,7 +249,7 @@ def _from_environment() -> dict[str, Any]:
 
 
 def _trusted(addresses: Any) -> list[str]:
-    """Return who is believed about clients; gunicorn always believes those of Unix sockets."""
+    """Return the proxies to believe; gunicorn always believes those on Unix sockets."""
     named = [str(each) for each in addresses]
     return [*(["0.0.0.0/0", "::/0"] if "*" in named else named), "unix"]
 

@@ -49,7 +49,7 @@ from koko.http import Request, Response
 from koko.opening.address import written
 from koko.opening.handshake import check_headers, refusal, subprotocols
 from koko.opening.head import write_response
-from koko.serving import GOING_AWAY, UNKNOWN, level_of, sentence_of
+from koko.serving import GOING_AWAY, UNKNOWN, going_away, level_of, sentence_of
 from koko.upgrading import Accepted, Refused
 
 logger = logging.getLogger("uvicorn.error")
@@ -165,8 +165,7 @@ class Protocol(asyncio.Protocol):
             if conversation is None or conversation.answered:
                 self.transport.close()
             else:
-                error = HandshakeError(503, "the server is going away, try again later")
-                self._answer(refusal(error))
+                self._answer(refusal(going_away()))
                 self.transport.close()
         elif path.core.may_send:
             path.core.close_timeout = min(path.core.close_timeout, self.shutdown_timeout)

@@ -58,6 +58,9 @@ cdef extern from *:
     void koko_steps_by(void *step, PyTypeObject *awaited)
 
 
+cdef thrown(kind, error, traceback)  # what the three forms of a coroutine's throw() mean
+
+
 cdef class DirectTransport:
     """A transport that C code can write to."""
 

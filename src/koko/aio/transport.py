@@ -109,7 +109,7 @@ def backlog_of(transport: asyncio.Transport) -> Backlog:
 
 
 def descriptor_of(transport: asyncio.Transport) -> int:
-    """Return the descriptor under a transport, -1 where it has none any more."""
+    """Return the descriptor under a transport, -1 if it has none."""
     if ours is not None and type(transport) is ours.SocketTransport:
         return transport.fileno()  # type: ignore[attr-defined, no-any-return]
     sock = transport.get_extra_info("socket")

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Protocol
 
 from koko.errors import CloseError
-from koko.message import Kind
+from koko.message import Data, Kind
 
 ALL = -1  # up to the end of the message
 LINE = -2  # up to the end of the line, or of the message
@@ -118,10 +118,10 @@ class Joined:
     An ordinary end of the connection between two of them is the end of it.
     """
 
-    def __init__(self, messages: Messages, separator: bytes) -> None:
+    def __init__(self, messages: Messages, separator: Data) -> None:
         self.closed = False
         self._messages = messages
-        self._separator = separator
+        self._separator = separator.encode() if isinstance(separator, str) else bytes(separator)
         self._joined = Incoming(Kind.BINARY)
         self._message: Incoming | None = None
 

@@ -354,6 +354,5 @@ def join_messages(conn: Conn, separator: Data = b"") -> MessageReader:
     It takes text and binary alike. It ends with an ordinary end of the connection, as
     iteration does; any other end is raised.
     """
-    octets = separator.encode() if isinstance(separator, str) else bytes(separator)
-    joined = Joined(conn._core, octets)
+    joined = Joined(conn._core, separator)
     return MessageReader(conn._driver, joined, joined.read)
