@@ -78,8 +78,9 @@ def boxes() -> list[Box]:
                 "the command: koko serve, dial, demo; uvicorn.py: a name for --ws",
                 "outside",
                 0,
-                WIDTH,
-            )
+                third + 12,
+            ),
+            ("testing", "for the tests of applications", "outside", third + 36, WIDTH),
         ],
         [("adapters", "Koko inside the servers of others", "outside", 0, WIDTH)],
         [
@@ -116,7 +117,18 @@ def _lines(name: str, row: int, width: int) -> Iterator[Line]:
                 fits = _length(files) + GLYPH * len(says) < width - 3 * PAD
                 yield says if fits else "", files
     elif name != "koko":
-        yield "", [room for room in list(ROOMS.values())[row] if room not in MODULES]
+        rooms = [room for room in list(ROOMS.values())[row] if room not in MODULES]
+        yield from (("", line) for line in _wrapped(rooms, width - 2 * PAD))
+
+
+def _wrapped(files: list[str], width: int) -> list[list[str]]:
+    """Return the files in lines that fit."""
+    lines: list[list[str]] = [[]]
+    for file in files:
+        if lines[-1] and _length([*lines[-1], file]) > width:
+            lines.append([])
+        lines[-1].append(file)
+    return lines
 
 
 def _length(files: list[str]) -> float:

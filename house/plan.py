@@ -11,7 +11,9 @@ Rows = dict[str, tuple[str, ...]]  # the top row first, each under what it is
 
 # A file of ``src/koko`` is a room, and so is a folder; "koko" is ``__init__.py``.
 ROOMS: Rows = {
-    "the command, and what another command is given": ("cli", "__main__", "uvicorn"),
+    "for tests; the command, and what another command is given": (
+        *("testing", "cli", "__main__", "uvicorn"),
+    ),
     "inside the servers of others": ("adapters",),
     "the faces": ("sync", "aio"),
     "policies": (
@@ -101,6 +103,11 @@ MODULES: dict[str, Rows] = {
         "what it stands on": ("_asgi_path", "_asgi_scope"),
         "what they share": ("_view", "adapters"),
     },
+    "testing": {
+        "the names": ("aio", "sync"),
+        "an application as a server runs it": ("_asgi_server",),
+        "its parts": ("_asgi_lifespan", "_loop_thread", "_limit", "testing"),
+    },
     "cli": {
         "the command": ("cli",),
         "its words": ("serve", "dial", "demo"),
@@ -141,6 +148,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "sync": {"asyncio"},
     "aio": set(),
     "adapters": set(),
+    "testing": set(),
     "cli": set(),
 }
 

@@ -15,6 +15,8 @@ import pytest
 import koko
 import koko.aio
 import koko.sync
+import koko.testing.aio
+import koko.testing.sync
 
 pytestmark = pytest.mark.once
 
@@ -55,6 +57,8 @@ OF_EACH_FACE = {
     "serve",
 }
 
+FOR_TESTS = {"AsgiClient", "Pair", "asgi", "pair"}
+
 # What lies underneath is another thing in each face, and so has another name.
 UNDERNEATH = {koko.sync: {"socket"}, koko.aio: {"transport"}}
 
@@ -63,8 +67,14 @@ CLASSES = ["Conn", "Dialer", "Server", "Upgrader"]
 
 @pytest.mark.parametrize(
     ("module", "names"),
-    [(koko, OF_NEITHER_FACE), (koko.sync, OF_EACH_FACE), (koko.aio, OF_EACH_FACE)],
-    ids=["koko", "koko.sync", "koko.aio"],
+    [
+        (koko, OF_NEITHER_FACE),
+        (koko.sync, OF_EACH_FACE),
+        (koko.aio, OF_EACH_FACE),
+        (koko.testing.sync, FOR_TESTS),
+        (koko.testing.aio, FOR_TESTS),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_the_public_names_are_these(module, names):
     assert set(module.__all__) == names
@@ -113,6 +123,12 @@ def parameters(function):
 @pytest.mark.parametrize("name", sorted(OF_EACH_FACE - {"Conn"}))
 def test_both_faces_take_the_same_parameters(name):
     assert parameters(getattr(koko.sync, name)) == parameters(getattr(koko.aio, name))
+
+
+@pytest.mark.parametrize("name", ["asgi", "pair"])
+def test_what_is_for_tests_takes_the_same_parameters_on_both_faces(name):
+    of_sync, of_aio = koko.testing.sync, koko.testing.aio
+    assert parameters(getattr(of_sync, name)) == parameters(getattr(of_aio, name))
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -1,0 +1,87 @@
+"""The lifespan of an ASGI application: its startup and its shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Event = dict[str, Any]
+Application = Callable[
+    [dict[str, Any], Callable[[], Awaitable[Event]], Callable[[Event], Awaitable[None]]],
+    Awaitable[object],
+]
+
+
+class Lifespan:
+    """Runs the lifespan of an application in a task of its own.
+
+    An application that raises at this scope before it says anything has no lifespan, as the
+    specification has it.
+
+    Attributes:
+        state: what the startup leaves for the scopes of connections.
+    """
+
+    def __init__(self, app: Application, timeout: float | None) -> None:
+        self.state: dict[str, Any] = {}
+        self._app = app
+        self._timeout = timeout
+        self._asked: asyncio.Queue[Event] = asyncio.Queue()
+        self._said: asyncio.Queue[Event | None] = asyncio.Queue()  # None: the task has ended
+        self._task: asyncio.Task[None]
+
+    async def startup(self) -> None:
+        """Run the startup.
+
+        Raises:
+            TimeoutError: the application did not finish in time.
+            RuntimeError: it said that it failed, and raised nothing itself.
+        """
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(lambda _: self._said.put_nowait(None))
+        await self._pass("startup")
+
+    async def shutdown(self) -> None:
+        """Run the shutdown; waits and raises as ``startup``."""
+        if not self._task.done():
+            await self._pass("shutdown")
+
+    async def _pass(self, name: str) -> None:
+        self._asked.put_nowait({"type": f"lifespan.{name}"})
+        try:
+            async with asyncio.timeout(self._timeout):
+                said = await self._said.get()
+                if said is None or said["type"].endswith(".failed") or name == "shutdown":
+                    await asyncio.wait([self._task])
+        except TimeoutError:
+            await self._cancel()
+            late = f"the application did not finish its {name} within {self._timeout:g} s"
+            raise TimeoutError(late) from None
+        except BaseException:
+            await self._cancel()
+            raise
+        if said is not None:
+            self._check(said)
+
+    async def _cancel(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    def _check(self, said: Event) -> None:
+        """Raise what the application raised in its lifespan, or what it said instead."""
+        if self._task.done() and not self._task.cancelled() and (error := self._task.exception()):
+            raise error
+        if said["type"].endswith(".failed"):
+            raise RuntimeError(f"{said['type']}: {said.get('message', '')}")
+
+    async def _run(self) -> None:
+        scope = {
+            "type": "lifespan",
+            "asgi": {"version": "3.0", "spec_version": "2.0"},
+            "state": self.state,
+        }
+        await self._app(scope, self._asked.get, self._say)
+
+    async def _say(self, event: Event) -> None:
+        self._said.put_nowait(event)

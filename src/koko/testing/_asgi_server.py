@@ -1,0 +1,248 @@
+"""Serves an ASGI application to clients in memory: one end of a socket pair for each.
+
+It is what a server would be, without a port: it reads the request, runs the application with
+the scope, and turns its events into frames. What the application may say when is in
+``koko.adapters._asgi``, as under uvicorn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import replace
+from typing import cast
+
+from koko.adapters._asgi import Conversation
+from koko.adapters._asgi_path import Path
+from koko.adapters._asgi_scope import Pairs, Scope, scope_of, text_of
+from koko.aio import transport as transports
+from koko.aio.tasks import clock_of
+from koko.aio.timers import TimerWheel
+from koko.aio.upgrade import Upgrader
+from koko.core import lifecycle
+from koko.core.connection import Connection
+from koko.core.wire import Role
+from koko.errors import HandshakeError
+from koko.http import Request, Response
+from koko.opening.handshake import refusal
+from koko.opening.head import RequestParser, write_response
+from koko.testing._asgi_lifespan import Application, Lifespan
+from koko.testing._limit import overdue
+from koko.upgrading import Refused
+
+LEAVE = 1.0  # seconds that a client and a cancelled application have to end
+
+
+class ClientDisconnected(OSError):
+    """Raised to an application that sends after the end of its client."""
+
+
+class AsgiServer:
+    """Serves one application, in the event loop that it was made in.
+
+    Args:
+        app: the application.
+        timeout: seconds that a connection may last, and that each wait for the application may.
+        client: the address that the scopes name.
+
+    Attributes:
+        errors: what the application has raised, the first one first.
+    """
+
+    def __init__(self, app: Application, timeout: float | None, client: tuple[str, int]) -> None:
+        self.app = app
+        self.timeout = timeout
+        self.client = client
+        self.loop = asyncio.get_running_loop()
+        self.timers = TimerWheel(self.loop)
+        self.clock = clock_of(self.loop)
+        # An application may get a message of any size, from any page: as with other servers.
+        self.upgrader = Upgrader(origins="*", compression=True, close_timeout=LEAVE)
+        self.lifespan = Lifespan(app, timeout)
+        self.errors: list[BaseException] = []
+        self.visits: set[Visit] = set()
+        self.tasks: set[asyncio.Task[None]] = set()  # in which the application runs
+
+    async def start(self) -> None:
+        """Run the application's startup."""
+        await self.lifespan.startup()
+
+    async def connect(self, *_: object) -> socket.socket:
+        """Begin to serve a client; return the client's end of the connection."""
+        ours, theirs = socket.socketpair()
+        for sock in (ours, theirs):
+            sock.setblocking(False)
+        await transports.attach(ours, Visit(self))
+        return theirs
+
+    async def stop(self) -> None:
+        """End every connection as a server that stops, then run the application's shutdown.
+
+        Raises:
+            TimeoutError: the application went on for longer than it may.
+            Exception: what it has raised.
+        """
+        for visit in tuple(self.visits):
+            visit.shut_down()
+        try:
+            await self._end_application()
+            self.timers.settle()
+            await self.lifespan.shutdown()
+        finally:
+            if self.errors:
+                raise self.errors[0]
+
+    async def _end_application(self) -> None:
+        if not self.tasks:
+            return
+        _, late = await asyncio.wait(self.tasks, timeout=self.timeout)
+        if late:
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late, timeout=LEAVE)
+            names = ", ".join(sorted(task.get_name() for task in late))
+            self.errors.append(
+                TimeoutError(
+                    f"the application went on for {self.timeout:g} s after its clients had gone: "
+                    f"{names}"
+                )
+            )
+
+
+class Visit(asyncio.Protocol):
+    """One client of the application."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, server: AsgiServer) -> None:
+        self._server = server
+        self._parser = RequestParser(server.upgrader.head_limit)
+        self._request: Request
+        self._conversation: Conversation | None = None
+        self._path: Path | None = None  # until it is accepted
+        self._early = b""  # what the client said before that
+        self._limit: asyncio.TimerHandle | None = None
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._server.visits.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._conversation is not None:
+            self._early += data
+            return
+        try:
+            request = self._parser.feed(data)
+            if request is not None:
+                self._begin(request)
+        except HandshakeError as error:
+            self.refuse(error.response or refusal(error))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._conversation is not None:
+            self._conversation.lose()
+        self._leave()
+
+    # What the conversation calls
+
+    def accept(self, subprotocol: str | None, headers: Pairs) -> Path:
+        """Answer with 101 and begin to exchange messages."""
+        if self.transport.is_closing():
+            raise ClientDisconnected("the client is gone")
+        server = self._server
+        spoken = [] if subprotocol is None else [subprotocol]
+        decision = replace(server.upgrader, subprotocols=spoken).decide(
+            self._request, text_of(headers)
+        )
+        if isinstance(decision, Refused):
+            raise decision.error
+        core = Connection(Role.SERVER, server.upgrader, decision.agreed, server.clock())
+        self._path = path = Path(core, self.transport, server.loop, server.timers)
+        path.on_lost = self._leave
+        self.transport.set_protocol(path)
+        self.transport.write(write_response(decision.response))
+        if server.timeout is not None:
+            self._limit = server.loop.call_later(server.timeout, self._end_overdue)
+        if self._early:
+            path.data_received(self._early)
+        return path
+
+    def refuse(self, response: Response) -> None:
+        """Answer with anything else."""
+        if not self.transport.is_closing():
+            self.transport.write(write_response(response))
+            self.transport.close()
+
+    # What the server calls
+
+    def shut_down(self) -> None:
+        """End the connection as a server that stops does."""
+        conversation, path = self._conversation, self._path
+        if path is None or conversation is None:
+            self.transport.close()
+        elif path.core.may_send:
+            path.start_close(1012, "")
+            conversation.end({"type": "websocket.disconnect", "code": 1012})
+
+    # How it works inside
+
+    def _begin(self, request: Request) -> None:
+        server = self._server
+        decision = server.upgrader.decide(request)
+        if isinstance(decision, Refused):
+            raise decision.error
+        self._request, self._early = request, self._parser.rest
+        self._conversation = Conversation(self, ClientDisconnected)
+        running = self._run(self._conversation, self._scope())
+        task = server.loop.create_task(running, name=request.shown)
+        server.tasks.add(task)
+        task.add_done_callback(server.tasks.discard)
+
+    def _scope(self) -> Scope:
+        request, server = self._request, self._server
+        pairs = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in request.headers.items()
+        ]
+        return scope_of(
+            request,
+            pairs,
+            "",
+            asgi={"version": "3.0", "spec_version": "2.4"},
+            scheme="ws",
+            server=("localhost", 80),
+            client=server.client,
+            state=server.lifespan.state.copy(),
+            extensions={"websocket.http.response": {}},
+        )
+
+    async def _run(self, conversation: Conversation, scope: Scope) -> None:
+        errors = self._server.errors
+        try:
+            await self._server.app(scope, conversation.receive, conversation.send)
+        except ClientDisconnected:
+            pass
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            errors.append(error)
+        else:
+            if not conversation.answered:
+                errors.append(
+                    RuntimeError("the application returned without accepting or refusing")
+                )
+        finally:
+            conversation.fail()
+            if self._path is not None and self._path.core.life.state is lifecycle.OPEN:
+                self._path.drop("the application left without a Close")
+
+    def _end_overdue(self) -> None:
+        if self._path is not None and self._path.core.may_send:
+            self._path.start_close(1011, overdue("asgi", self._server.timeout))
+
+    def _leave(self) -> None:
+        self._server.visits.discard(self)
+        if self._limit is not None:
+            self._limit.cancel()

@@ -1,0 +1,172 @@
+"""For tests on asyncio: two connected ``Conn``, and a client of an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import NamedTuple, Unpack
+
+from koko.aio import transport
+from koko.aio.admit import OpeningHandshake, Service
+from koko.aio.clients import Clients
+from koko.aio.conn import Conn
+from koko.aio.dial import Dialer, Dialing
+from koko.aio.tasks import clock_of
+from koko.aio.timers import TimerWheel
+from koko.aio.upgrade import Upgrader
+from koko.dialing import DialerOptions, check_dialer_options
+from koko.http import Headers
+from koko.misuse import check_face
+from koko.testing._asgi_lifespan import Application
+from koko.testing._asgi_server import AsgiServer
+from koko.testing._limit import TIMEOUT, overdue, url_of
+
+__all__ = ["AsgiClient", "Pair", "asgi", "pair"]
+
+
+class Pair(NamedTuple):
+    """Both ends of a connection."""
+
+    client: Conn
+    server: Conn
+
+
+@asynccontextmanager
+async def pair(
+    upgrader: Upgrader | None = None,
+    dialer: Dialer | None = None,
+    *,
+    url: str = "/",
+    headers: Headers | None = None,
+    timeout: float | None = TIMEOUT,
+) -> AsyncIterator[Pair]:
+    """Open a connection in memory, for an ``async with`` block: ``pair() as (client, server)``.
+
+    Both are what ``dial`` and a server's handler get, after a real opening handshake. No port
+    is opened, and nothing leaves the process. At the end of the block both ends are closed.
+
+    Args:
+        upgrader: the options of the server; by default as ``serve`` has them.
+        dialer: the options of the client; by default as ``dial`` has them.
+        url: the path or the ``ws`` URL that the client dials.
+        headers: added to its request.
+        timeout: seconds that the connection may last; then it is dropped, and whatever waits for
+            it is told so by a ``CloseError``. None: no limit.
+
+    Raises:
+        ErrBadHandshake: the upgrader refused the request.
+    """
+    check_face("pair()", "upgrader", upgrader, Upgrader)
+    check_face("pair()", "dialer", dialer, Dialer)
+    whole, loop = url_of(url), asyncio.get_running_loop()
+    opened: asyncio.Future[Conn] = loop.create_future()
+    over = asyncio.Event()
+
+    async def hold(conn: Conn) -> None:
+        opened.set_result(conn)
+        await over.wait()
+
+    clients = Clients(None)
+    service = Service(
+        hold,
+        None,
+        upgrader or Upgrader(),
+        logging.getLogger("koko.server"),
+        clients,
+        TimerWheel(loop),
+        loop,
+        clock_of(loop),
+    )
+    ours, theirs = socket.socketpair()
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+    await transport.attach(theirs, OpeningHandshake(service))
+    try:
+        async with (dialer or Dialer()).dial(whole, headers, sock=ours) as client:
+            both = Pair(client, await opened)
+            with _limited(both, timeout):
+                yield both
+                over.set()  # both ends close: neither waits for an end that nobody reads
+    finally:
+        over.set()
+        ours.close()  # where the dial did not begin
+        if handlers := [task for task in clients.handlers.values() if task is not None]:
+            await asyncio.wait(handlers)
+        service.timers.settle()
+
+
+@contextmanager
+def _limited(both: Pair, timeout: float | None) -> Iterator[None]:
+    """Drop both ends after so many seconds."""
+    if timeout is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(timeout, _drop, both, overdue("pair", timeout))
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _drop(both: Pair, why: str) -> None:
+    for conn in both:
+        conn._protocol.abort(why)
+
+
+class AsgiClient:
+    """A client of one ASGI application; ``asgi`` makes it."""
+
+    def __init__(self, server: AsgiServer) -> None:
+        self._server = server
+
+    def dial(self, url: str, **options: Unpack[DialerOptions]) -> Dialing:
+        """Open a WebSocket of the application, as ``koko.aio.dial`` does.
+
+        ``url`` is a path with or without a query, or a ``ws`` URL whose host the application is
+        to see. ``options`` are those of ``Dialer``, ``headers`` among them.
+
+        Raises:
+            ErrBadHandshake: the application refused; its answer is ``response``.
+            TimeoutError: it neither accepted nor refused in time.
+        """
+        check_dialer_options("dial()", options)
+        options.setdefault("handshake_timeout", self._server.timeout)
+        options["net_dial"], options["proxy"] = self._server.connect, None
+        return Dialer(**options).dial(url_of(url))
+
+
+@asynccontextmanager
+async def asgi(
+    app: Application,
+    *,
+    timeout: float | None = TIMEOUT,
+    client: tuple[str, int] = ("127.0.0.1", 50000),
+) -> AsyncIterator[AsgiClient]:
+    """Run an ASGI application without a port, in an ``async with`` block that gets its client.
+
+    The application's startup has run when the block begins. At its end every connection is
+    closed with 1012, as by a server that stops, and the shutdown is run. The connections of
+    ``client.dial`` are real ones, with an opening handshake, compression if both want it, and
+    limits. The scope is that of a plain server, without extensions of Koko.
+
+    Args:
+        app: the application, such as the ``FastAPI`` object.
+        timeout: seconds that the startup, an opening handshake, a connection and the shutdown
+            may last each. A connection is then closed with 1011 and says so. None: no limit.
+        client: the address of the client in every scope.
+
+    Raises:
+        TimeoutError: the application did not start, or did not end, in time.
+        Exception: what the application raised; at the end of the block. An error of the block
+            itself is then the context of this one.
+    """
+    server = AsgiServer(app, timeout, client)
+    await server.start()
+    try:
+        yield AsgiClient(server)
+    finally:
+        await server.stop()

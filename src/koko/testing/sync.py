@@ -1,0 +1,173 @@
+"""For tests on threads: two connected ``Conn``, and a client of an ASGI application."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import NamedTuple, Unpack
+
+from koko.dialing import DialerOptions, check_dialer_options
+from koko.http import Headers
+from koko.misuse import check_face
+from koko.sync.admit import OpeningHandshake, Service
+from koko.sync.clients import Client, Clients
+from koko.sync.conn import Conn
+from koko.sync.dial import Dialer
+from koko.sync.transport import PlainStream
+from koko.sync.upgrade import Upgrader
+from koko.testing._asgi_lifespan import Application
+from koko.testing._asgi_server import AsgiServer
+from koko.testing._limit import TIMEOUT, overdue, url_of
+from koko.testing._loop_thread import LoopThread
+
+__all__ = ["AsgiClient", "Pair", "asgi", "pair"]
+
+
+class Pair(NamedTuple):
+    """Both ends of a connection."""
+
+    client: Conn
+    server: Conn
+
+
+@contextmanager
+def pair(
+    upgrader: Upgrader | None = None,
+    dialer: Dialer | None = None,
+    *,
+    url: str = "/",
+    headers: Headers | None = None,
+    timeout: float | None = TIMEOUT,
+) -> Iterator[Pair]:
+    """Open a connection in memory, for a ``with`` block: ``pair() as (client, server)``.
+
+    Both are what ``dial`` and a server's handler get, after a real opening handshake. No port
+    is opened, and nothing leaves the process. At the end of the block both ends are closed.
+
+    Args:
+        upgrader: the options of the server; by default as ``serve`` has them.
+        dialer: the options of the client; by default as ``dial`` has them.
+        url: the path or the ``ws`` URL that the client dials.
+        headers: added to its request.
+        timeout: seconds that the connection may last; then it is dropped, and whatever waits for
+            it is told so by a ``CloseError``. None: no limit.
+
+    Raises:
+        ErrBadHandshake: the upgrader refused the request.
+    """
+    check_face("pair()", "upgrader", upgrader, Upgrader)
+    check_face("pair()", "dialer", dialer, Dialer)
+    whole = url_of(url)
+    opened: Future[Conn] = Future()
+    over = threading.Event()
+
+    def hold(conn: Conn) -> None:
+        opened.set_result(conn)
+        over.wait()
+
+    logger = logging.getLogger("koko.server")
+    service = Service(hold, None, upgrader or Upgrader(), None, False, logger, Clients(None))
+    ours, theirs = socket.socketpair()
+    handshake = OpeningHandshake(service, Client(PlainStream(theirs), ""), lambda conn: None)
+    thread = threading.Thread(target=handshake.run, name="koko-pair", daemon=True)
+    thread.start()
+    try:
+        with (dialer or Dialer()).dial(whole, headers, sock=ours) as client:
+            both = Pair(client, opened.result())
+            with _limited(both, timeout):
+                yield both
+                over.set()  # both ends close: neither waits for an end that nobody reads
+    finally:
+        over.set()
+        ours.close()  # where the dial did not begin
+        thread.join()
+
+
+@contextmanager
+def _limited(both: Pair, timeout: float | None) -> Iterator[None]:
+    """Drop both ends after so many seconds."""
+    if timeout is None:
+        yield
+        return
+    timer = threading.Timer(timeout, _drop, (both, overdue("pair", timeout)))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _drop(both: Pair, why: str) -> None:
+    for conn in both:
+        conn._driver.abort(why)
+
+
+class AsgiClient:
+    """A client of one ASGI application; ``asgi`` makes it. Any thread may use it."""
+
+    def __init__(self, server: AsgiServer, loop: LoopThread) -> None:
+        self._server = server
+        self._loop = loop
+
+    def dial(self, url: str, **options: Unpack[DialerOptions]) -> Conn:
+        """Open a WebSocket of the application, as ``koko.sync.dial`` does.
+
+        ``url`` is a path with or without a query, or a ``ws`` URL whose host the application is
+        to see. ``options`` are those of ``Dialer``, ``headers`` among them.
+
+        Raises:
+            ErrBadHandshake: the application refused; its answer is ``response``.
+            TimeoutError: it neither accepted nor refused in time.
+        """
+        check_dialer_options("dial()", options)
+        options.setdefault("handshake_timeout", self._server.timeout)
+        options["net_dial"], options["proxy"] = self._connect, None
+        return Dialer(**options).dial(url_of(url))
+
+    def _connect(self, *_: object) -> socket.socket:
+        return self._loop.run(self._server.connect())
+
+
+@contextmanager
+def asgi(
+    app: Application,
+    *,
+    timeout: float | None = TIMEOUT,
+    client: tuple[str, int] = ("127.0.0.1", 50000),
+) -> Iterator[AsgiClient]:
+    """Run an ASGI application without a port, in a ``with`` block that gets its client.
+
+    It runs in an event loop in a thread of its own. The application's startup has run when the
+    block begins. At its end every connection is closed with 1012, as by a server that stops,
+    and the shutdown is run. The connections of ``client.dial`` are real ones, with an opening
+    handshake, compression if both want it, and limits. The scope is that of a plain server,
+    without extensions of Koko.
+
+    Args:
+        app: the application, such as the ``FastAPI`` object.
+        timeout: seconds that the startup, an opening handshake, a connection and the shutdown
+            may last each. A connection is then closed with 1011 and says so. None: no limit.
+        client: the address of the client in every scope.
+
+    Raises:
+        TimeoutError: the application did not start, or did not end, in time.
+        Exception: what the application raised; at the end of the block. An error of the block
+            itself is then the context of this one.
+    """
+    with LoopThread(timeout) as loop:
+        server = loop.run(_started(app, timeout, client))
+        try:
+            yield AsgiClient(server, loop)
+        finally:
+            loop.run(server.stop())
+
+
+async def _started(app: Application, timeout: float | None, client: tuple[str, int]) -> AsgiServer:
+    server = AsgiServer(app, timeout, client)
+    await server.start()
+    return server

@@ -1,0 +1,202 @@
+"""A client of an ASGI application without a port, on both faces."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from koko import CloseError, ErrBadHandshake
+from koko.testing import aio, sync
+from koko.testing._loop_thread import LoopThread
+from tests.testing.apps import Failing, Site
+
+
+def test_the_application_starts_echoes_and_stops() -> None:
+    async def main() -> None:
+        site = Site()
+        async with aio.asgi(site) as client:
+            async with client.dial("/echo", subprotocols=["chat"]) as conn:
+                for message in ("hello", b"\0", "x" * 1_000_000):
+                    await conn.send(message)
+                    assert await conn.recv() == message
+                assert conn.subprotocol == "chat"
+        check(site)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    def check(site: Site) -> None:
+        assert site.told == [
+            "lifespan.startup",
+            {"type": "websocket.connect"},
+            {"type": "websocket.disconnect", "code": 1000, "reason": ""},
+            "lifespan.shutdown",
+        ]
+
+    asyncio.run(main())
+    site = Site()
+    with sync.asgi(site) as client, client.dial("/echo", subprotocols=["chat"]) as conn:
+        conn.send("hello")
+        assert conn.recv() == "hello"
+        assert conn.subprotocol == "chat"
+    check(site)
+    assert "koko-asgi" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_scope_is_as_the_specification_has_it() -> None:
+    async def main() -> None:
+        site = Site()
+        async with aio.asgi(site, client=("203.0.113.7", 9)) as client:
+            headers = {"Cookie": "a=é"}
+            conn = await client.dial("ws://app.example/sc%6fpe/?a=%20", headers=headers)
+            with pytest.raises(CloseError) as closed:
+                await conn.recv()
+        assert (closed.value.code, closed.value.reason) == (4000, "bye")
+        assert conn.response.headers.getall("X-Served-By") == ["a"]
+        assert conn.response.headers.getall("Set-Cookie") == ["b=c"]
+        scope = site.told[2]
+        assert scope["type"] == "websocket"
+        assert scope["asgi"] == {"version": "3.0", "spec_version": "2.4"}
+        assert (scope["path"], scope["raw_path"]) == ("/scope/", b"/sc%6fpe/")
+        assert (scope["query_string"], scope["root_path"]) == (b"a=%20", "")
+        assert (scope["scheme"], scope["http_version"]) == ("ws", "1.1")
+        assert (b"host", b"app.example") in scope["headers"]
+        assert (b"cookie", "a=é".encode("latin-1")) in scope["headers"]
+        assert scope["client"] == ("203.0.113.7", 9)
+        assert scope["subprotocols"] == []
+        assert scope["state"] == {"seats": 3}
+        assert scope["extensions"] == {"websocket.http.response": {}}
+
+    asyncio.run(main())
+
+
+def test_a_refusal_is_the_applications_answer() -> None:
+    with sync.asgi(Site()) as client:
+        with pytest.raises(ErrBadHandshake) as error:
+            client.dial("/reject")
+        assert error.value.response.status == 403
+        with pytest.raises(ErrBadHandshake) as error:
+            client.dial("/deny")
+        assert error.value.response.status == 401
+        assert error.value.response.body == b"who are you?"
+        assert error.value.response.headers["Content-Type"] == "text/html"
+
+
+@pytest.mark.parametrize("path", ["/fail", "/fail_later"])
+def test_what_the_application_raises_is_raised_at_the_end(path: str) -> None:
+    async def main() -> None:
+        with pytest.raises(LookupError, match="on purpose") as failed:
+            async with aio.asgi(Site()) as client:
+                conn = await client.dial(path)
+                await conn.recv()
+        seen = failed.value.__context__
+        assert isinstance(seen, ErrBadHandshake if path == "/fail" else CloseError)
+
+    asyncio.run(main())
+    with pytest.raises(LookupError, match="on purpose"), sync.asgi(Site()) as client:
+        with client.dial(path) as conn:
+            conn.recv()
+
+
+def test_an_application_that_says_nothing_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="returned without accepting"):
+        with sync.asgi(Site()) as client:
+            with pytest.raises(ErrBadHandshake, match="500"):
+                client.dial("/leave")
+
+
+def test_connections_are_told_that_the_server_stops() -> None:
+    async def main() -> None:
+        site = Site()
+        async with aio.asgi(site) as client:
+            conn = await client.dial("/silent")
+        with pytest.raises(CloseError) as closed:
+            await conn.recv()
+        assert closed.value.code == 1012
+        assert site.told[-2] == {"type": "websocket.disconnect", "code": 1012}
+
+    asyncio.run(main())
+
+
+def test_a_client_that_vanishes_is_told() -> None:
+    site = Site()
+    with sync.asgi(site) as client:
+        client.dial("/silent").abort()
+    assert site.told[-2]["code"] in (1005, 1012)
+
+
+def test_an_application_that_only_sends_is_told_of_the_end() -> None:
+    with sync.asgi(Site()) as client, client.dial("/feed") as conn:
+        assert conn.recv() == "news"
+
+
+@pytest.mark.once
+def test_no_wait_lasts_for_ever() -> None:
+    async def deaf() -> None:
+        async with aio.asgi(Site(), timeout=1.0) as client:
+            conn = await client.dial("/deaf")
+            with pytest.raises(CloseError, match="open for 1 s, the limit of asgi"):
+                await conn.recv()
+
+    with pytest.raises(TimeoutError, match="went on for 1 s after its clients had gone: /deaf"):
+        asyncio.run(deaf())
+    with pytest.raises(TimeoutError, match="went on for 1 s .*/ponder") as late:
+        with sync.asgi(Site(), timeout=1.0) as client:
+            client.dial("/ponder", handshake_timeout=0.05)
+    assert isinstance(late.value.__context__, TimeoutError)
+
+
+@pytest.mark.once
+def test_an_application_that_blocks_its_loop_is_named() -> None:
+    released = threading.Event()
+
+    async def block() -> None:
+        released.wait()
+
+    with LoopThread(timeout=0.0) as loop:
+        with pytest.raises(TimeoutError, match="the application blocks its event loop"):
+            loop.run(block())
+        released.set()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("way", "error", "said"),
+    [
+        ("fails", RuntimeError, "lifespan.startup.failed: no database"),
+        ("fails and raises", LookupError, "no database"),
+        ("hangs", TimeoutError, "did not finish its startup within 0.2 s"),
+        ("hangs later", TimeoutError, "did not finish its shutdown within 0.2 s"),
+    ],
+)
+def test_a_lifespan_that_goes_wrong_is_an_error(
+    way: str, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said), sync.asgi(Failing(way), timeout=0.2):
+        pass
+
+    async def main() -> None:
+        async with aio.asgi(Failing(way), timeout=0.2):
+            pass
+
+    with pytest.raises(error, match=said):
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize("way", ["none", "raises"])
+def test_an_application_without_a_lifespan_is_served(way: str) -> None:
+    with sync.asgi(Failing(way)) as client, client.dial("/") as conn:
+        with pytest.raises(CloseError, match="1000"):
+            conn.recv()
+
+
+def test_options_are_those_of_dial() -> None:
+    wrong: Any = {"timeout": 1}
+    with sync.asgi(Site()) as client:
+        with pytest.raises(TypeError, match=r"dial\(\) has no option 'timeout'"):
+            client.dial("/echo", **wrong)
+        with pytest.raises(ValueError, match="nothing here speaks TLS"):
+            client.dial("wss://localhost/echo")
+        with client.dial("/echo", compression=True) as conn:
+            assert conn.compression_level is not None

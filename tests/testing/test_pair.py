@@ -1,0 +1,149 @@
+"""Two connected ``Conn`` in memory, on both faces."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from typing import Any
+
+import pytest
+
+import koko.aio
+import koko.sync
+from koko import CloseError, ErrBadHandshake
+from koko.testing import aio, sync
+
+
+def test_both_ends_talk() -> None:
+    async def main() -> None:
+        async with aio.pair() as (client, server):
+            await client.send("there")
+            assert await server.recv() == "there"
+            await server.send(b"back")
+            assert await client.recv() == b"back"
+            await server.send("x" * 1_000_000)
+            assert len(await client.recv()) == 1_000_000
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+    with sync.pair() as (client, server):
+        client.send("there")
+        assert server.recv() == "there"
+        server.send(b"back")
+        assert client.recv() == b"back"
+    assert "koko-pair" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_ends_are_what_dial_and_a_handler_get() -> None:
+    offered: Any = {"subprotocols": ["soap", "chat"], "compression": True}
+
+    async def main() -> None:
+        upgrader = koko.aio.Upgrader(subprotocols=["chat"], compression=True)
+        dialer = koko.aio.Dialer(**offered)
+        headers = {"Cookie": "a=b"}
+        async with aio.pair(upgrader, dialer, url="/room?x=1", headers=headers) as both:
+            check(*both)
+
+    def check(client: Any, server: Any) -> None:
+        assert client.subprotocol == server.subprotocol == "chat"
+        assert server.request.path == "/room"
+        assert server.request.query == "x=1"
+        assert server.request.headers["Cookie"] == "a=b"
+        assert client.response.status == 101
+        assert client.compression_level is not None
+
+    asyncio.run(main())
+    upgrader = koko.sync.Upgrader(subprotocols=["chat"], compression=True)
+    with sync.pair(
+        upgrader, koko.sync.Dialer(**offered), url="/room?x=1", headers={"Cookie": "a=b"}
+    ) as both:
+        check(*both)
+
+
+def test_both_ends_are_closed_at_the_end_whatever_waits_unread() -> None:
+    ending = "we closed with 1000 (normal); peer answered 1000"
+
+    async def main() -> None:
+        async with aio.pair() as (client, server):
+            for _ in range(100):
+                await client.send(bytes(1000))
+                await server.send(bytes(1000))
+        assert str(client.ending) == str(server.ending) == ending
+
+    asyncio.run(main())
+    with sync.pair() as (client, server):
+        for _ in range(30):  # more would wait, since nobody reads
+            client.send(bytes(1000))
+            server.send(bytes(1000))
+    assert str(client.ending) == str(server.ending) == ending
+
+
+def test_a_request_may_be_refused() -> None:
+    async def main() -> None:
+        with pytest.raises(ErrBadHandshake, match="403"):
+            async with aio.pair(dialer=koko.aio.Dialer(origin="https://evil.example")):
+                pass
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+    with (
+        pytest.raises(ErrBadHandshake, match="403"),
+        sync.pair(dialer=koko.sync.Dialer(origin="https://evil.example")),
+    ):
+        pass
+    gc.collect()  # a socket that was left open would warn
+
+
+def test_no_wait_lasts_for_ever() -> None:
+    limit = "it was open for 0.1 s, the limit of pair"
+
+    async def main() -> None:
+        async with aio.pair(timeout=0.1) as (client, server):
+            with pytest.raises(CloseError, match=limit):
+                await client.recv()
+            with pytest.raises(CloseError, match=limit):
+                await server.ping()
+            with pytest.raises(CloseError, match=limit):
+                async for _ in server:
+                    pass
+
+    asyncio.run(main())
+    with sync.pair(timeout=0.1) as (client, server):
+        with pytest.raises(CloseError, match=limit):
+            client.recv()
+        with pytest.raises(CloseError, match=limit):
+            for _ in server:
+                pass
+    with sync.pair(timeout=None) as (client, server):
+        client.send("")
+        assert server.recv() == ""
+
+
+def test_an_error_of_the_block_is_raised_and_closes_with_1011() -> None:
+    async def main() -> None:
+        with pytest.raises(LookupError):
+            async with aio.pair() as both:
+                raise LookupError
+        assert "1011" in str(both.server.ending)
+
+    asyncio.run(main())
+    with pytest.raises(LookupError), sync.pair() as both:
+        raise LookupError
+    assert "1011" in str(both.server.ending)
+
+
+def test_what_needs_tls_or_the_other_face_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="nothing here speaks TLS"), sync.pair(url="wss://a/?key"):
+        pass
+    other: Any = koko.aio.Upgrader()
+    with pytest.raises(TypeError, match=r"pair\(\) got upgrader=koko.aio"), sync.pair(other):
+        pass
+
+    async def main() -> None:
+        other: Any = koko.sync.Dialer()
+        with pytest.raises(TypeError, match=r"pair\(\) got dialer=koko.sync"):
+            async with aio.pair(dialer=other):
+                pass
+
+    asyncio.run(main())
