@@ -108,6 +108,10 @@ class CloseError(WebSocketError):
         return self.code in (1000, 1001, 1005) or (self.sent is not None and not self.by_peer)
 
     def __str__(self) -> str:
+        if self.received is None and self.sent is not None and self.code != 1006:
+            return (
+                f"we closed with {_say(self.sent)}; {self.reason}"  # another server heard the rest
+            )
         if self.received is None:
             ours = f"we had sent {_say(self.sent)}; " if self.sent else ""
             return f"connection lost; {ours}{self.reason}"

@@ -35,6 +35,23 @@ def refuse_async(call: str, what: str, function: Any) -> None:
         )
 
 
+def refuse_plain(call: str, what: str, function: Any) -> None:
+    """Raise for a function that was written with a plain ``def`` where a coroutine is awaited.
+
+    What may return one all the same is let through: a lambda, an object, a decorated function.
+    """
+    if not callable(function):
+        raise TypeError(f"{call} got {function!r} as {what}, expected a function that gets a Conn")
+    plain = inspect.isfunction(function) and not is_async(function)
+    if inspect.isasyncgenfunction(function) or (
+        plain and function.__name__ != "<lambda>" and not hasattr(function, "__wrapped__")
+    ):
+        raise TypeError(
+            f"{call} got the function {name_of(function)}() as {what}; it must be async def, "
+            "without yield"
+        )
+
+
 def check_face(call: str, what: str, given: Any, wanted: type) -> None:
     """Raise for an object of any other type than ``wanted``, such as the other face's."""
     if given is not None and not isinstance(given, wanted):

@@ -24,6 +24,7 @@ from koko.opening import forwarded
 from koko.opening.forwarded import DIRECT, Source
 from koko.opening.handshake import (
     accept_response,
+    check_headers,
     check_request,
     check_subprotocols,
     refusal,
@@ -171,13 +172,42 @@ class Upgrader(ConnectionOptions):
         extra = CIMultiDict(headers) if headers else None
         try:
             check_request(request)
-            self._check_origin(request, secure, host)
-            subprotocol = self._choose_subprotocol(request, extra)
+            subprotocol = self._let_in(request, extra, secure, host)
             extensions, agreed = self._agree(request)
         except HandshakeError as refused:
             return self._refuse(request, refused)
         key = request.headers["Sec-WebSocket-Key"]
         return Accepted(accept_response(key, subprotocol, extensions, extra), subprotocol, agreed)
+
+    def decide_checked(
+        self,
+        request: Request,
+        headers: Headers | None = None,
+        *,
+        secure: bool = False,
+        host: str | None = None,
+    ) -> Accepted | Refused:
+        """Do as ``decide`` for a handshake that another server answers.
+
+        It has checked the head, which over HTTP/2 is another one, and agrees on extensions. The
+        response holds what is to be added to its own.
+        """
+        extra = CIMultiDict(headers) if headers else None
+        try:
+            subprotocol = self._let_in(request, extra, secure, host)
+        except HandshakeError as refused:
+            return self._refuse(request, refused)
+        fields = check_headers(extra)
+        if subprotocol:
+            fields["Sec-WebSocket-Protocol"] = subprotocol
+        return Accepted(Response(101, b"", fields), subprotocol, None)
+
+    def _let_in(
+        self, request: Request, extra: CIMultiDict[str] | None, secure: bool, host: str | None
+    ) -> str | None:
+        """Return the subprotocol of a page that may connect."""
+        self._check_origin(request, secure, host)
+        return self._choose_subprotocol(request, extra)
 
     def _refuse(self, request: Request, error: HandshakeError) -> Refused:
         response = refusal(error) if self.error is None else self.error(request, error)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
 
 from koko.http import Request
 from koko.opening.handshake import subprotocols
@@ -51,6 +51,26 @@ def scope_of(request: Request, pairs: Pairs, root_path: str, **more: Any) -> Sco
     }
 
 
+def request_of(scope: Scope) -> Request:
+    """Return the head of a request, of a handshake as well, from its scope."""
+    raw_path, query = scope.get("raw_path"), scope.get("query_string") or b""
+    path = quote(scope["path"]) if raw_path is None else raw_path.decode("latin-1")
+    target = f"{path}?{query.decode('latin-1')}" if query else path
+    headers = CIMultiDictProxy(CIMultiDict(text_of(scope["headers"])))
+    return Request(scope.get("method", "GET"), target, headers, scope.get("http_version", "1.1"))
+
+
 def text_of(headers: Pairs) -> list[tuple[str, str]]:
     """Return headers as the rest of Koko has them."""
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+
+
+def octets_of(headers: MultiMapping[str]) -> list[tuple[bytes, bytes]]:
+    """Return headers as an event of ASGI has them."""
+    fields = headers.items()
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+
+
+def can_deny(scope: Scope) -> bool:
+    """Tell whether the server sends a response of our own to a client that is refused."""
+    return "websocket.http.response" in (scope.get("extensions") or ())

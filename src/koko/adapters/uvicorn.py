@@ -19,7 +19,7 @@ from multidict import CIMultiDict
 from koko.adapters import _environment as environment
 from koko.adapters._asgi import Conversation
 from koko.adapters._asgi_path import Path
-from koko.adapters._asgi_scope import Pairs, Scope, read_again, scope_of, text_of
+from koko.adapters._asgi_scope import Pairs, Scope, read_again, request_of, scope_of, text_of
 from koko.adapters._uvicorn_seam import (
     TRACE,
     ClientDisconnected,
@@ -250,6 +250,9 @@ class Protocol(asyncio.Protocol):
     def _upgrade(self, subprotocol: str | None = None, headers: Pairs = ()) -> Conn:
         """Accept the handshake and return the connection: for who asks the scope for it."""
         assert self._conversation is not None
+        if self._path is not None:  # the application has accepted it by an event
+            assert self.scope is not None
+            return Conn(self._path, request_of(self.scope), Response(101), None)
         request, self._keeps_response = self._request, True
         path = self._conversation.upgrade(subprotocol, headers)
         agreed = self._response.headers.get("Sec-WebSocket-Protocol")

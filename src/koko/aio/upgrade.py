@@ -30,7 +30,8 @@ class Upgrader(upgrading.Upgrader):
         if not isinstance(request, UpgradableRequest):
             raise TypeError(
                 f"upgrade() got {type(request).__name__!r}, expected what Koko's server gave to "
-                "http=; other servers' requests are for koko.sync.Upgrader"
+                "http=; other servers' requests are for koko.sync.Upgrader, those of ASGI for "
+                "koko.adapters.asgi.upgrade()"
             )
         return Upgrading(self, request, headers)
 
