@@ -91,16 +91,17 @@ MODULES: dict[str, Rows] = {
         "time, signals, the log": ("clock", "signals", "logs"),
     },
     "adapters": {
-        "for whom": ("wsgi", "http_server", "flask", "django", "gunicorn", "uvicorn"),
+        "for whom": ("wsgi", "http_server", "flask", "django", "gunicorn", "uvicorn", "asgi"),
         "how all of it stops": ("closing",),
         "uvicorn's inside, and options for it": (
             "_uvicorn_seam",
             "_uvicorn_shared",
             "_environment",
         ),
-        "an ASGI application's side": ("_asgi",),
+        "an ASGI application's side": ("_asgi", "_asgi_handshake"),
+        "frames as events": ("_asgi_transport", "_asgi_conn"),
         "an event's way": ("_asgi_events", "_native_asgi"),
-        "what it stands on": ("_asgi_path", "_asgi_scope"),
+        "what it stands on": ("_asgi_path", "_starlette", "_asgi_scope"),
         "what they share": ("_view", "adapters"),
     },
     "testing": {
