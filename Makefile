@@ -25,8 +25,8 @@ ABOUT_CORE := tests/core tests/opening tests/conversation tests/dialing tests/te
 help:
 	@echo 'make demo        install Koko and open the chat and echo page'
 	@echo 'make test        run the tests, on the native codec (if built) and on the pure one'
-	@echo 'make integrations   the tests inside uvicorn, gunicorn, gevent, werkzeug, Flask and Django, and'
-	@echo '                 behind nginx, haproxy and Caddy, those of them that are here'
+	@echo 'make integrations   the tests inside uvicorn, hypercorn, granian, daphne, gunicorn, gevent, werkzeug,'
+	@echo '                 Flask, Django and FastAPI, and behind nginx, haproxy and Caddy, those that are here'
 	@echo "make uvicorn     uvicorn's own WebSocket tests, run on Koko's class (a part of integrations)"
 	@echo 'make pythons     the tests of core, faces and conversations on Python 3.12 to 3.15'
 	@echo 'make coverage    lines and branches of koko.core, pure codec: 100 % or an error'
@@ -146,7 +146,7 @@ $(INSTALLED) $(EQUIPPED): pyproject.toml setup.py $(wildcard src/koko/*/*.p[yx][
 
 # The extensions are there already: no codec is built for the sake of a few more packages.
 $(INTEGRATED): $(EQUIPPED)
-	@echo '==> installing uvicorn, gunicorn, uWSGI, gevent, Flask, Django and what else Koko is tested inside'
+	@echo '==> installing uvicorn, hypercorn, gunicorn, uWSGI, Flask, FastAPI and what else Koko is tested inside'
 	@KOKO_CODEC=pure $(BIN)/pip install -qq --disable-pip-version-check \
 		--editable '.[integrations]'
 	@touch $@

@@ -157,3 +157,10 @@ def test_every_adapter_makes_a_websocket_of_a_function(name):
     adapter = importlib.import_module(f"koko.adapters.{name}")
     parameters = list(inspect.signature(adapter.websocket).parameters)
     assert parameters == ["upgrader", "thread", "max_connections"]
+
+
+def test_the_adapter_for_asgi_has_one_name_for_an_application_and_one_for_inside():
+    asgi = importlib.import_module("koko.adapters.asgi")
+    assert list(inspect.signature(asgi.websocket).parameters) == ["upgrader", "max_connections"]
+    inside = ["websocket", "upgrader", "subprotocol", "headers"]
+    assert list(inspect.signature(asgi.upgrade).parameters) == inside

@@ -21,6 +21,7 @@ import pytest
 import trustme
 
 ROOT = Path(__file__).parent.parent.parent
+OWN = f"127.{os.getpid() >> 8 & 255}.{os.getpid() & 255}.103"  # a port free here stays free
 PATIENCE = 10.0  # seconds after which a test has failed; nothing waits so long
 
 GUNICORN = [
@@ -57,19 +58,20 @@ class Site:
     port: int
     tls: ssl.SSLContext | None
     log: Path
+    host: str = "127.0.0.1"
 
     def url(self, path: str) -> str:
-        return f"ws{'s' if self.tls else ''}://127.0.0.1:{self.port}{path}"
+        return f"ws{'s' if self.tls else ''}://{self.host}:{self.port}{path}"
 
     def connect(self) -> socket.socket:
-        raw = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+        raw = socket.create_connection((self.host, self.port), timeout=PATIENCE)
         return self.tls.wrap_socket(raw, server_hostname="127.0.0.1") if self.tls else raw
 
     def state(self) -> dict[str, Any]:
         """What its process holds, asked by plain HTTP."""
         opener = build_opener(ProxyHandler({}), HTTPSHandler(context=self.tls))
         scheme = "https" if self.tls else "http"
-        with opener.open(f"{scheme}://127.0.0.1:{self.port}/state", timeout=PATIENCE) as answer:
+        with opener.open(f"{scheme}://{self.host}:{self.port}/state", timeout=PATIENCE) as answer:
             told: dict[str, Any] = json.load(answer)
         return told
 

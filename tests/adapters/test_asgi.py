@@ -304,6 +304,27 @@ async def test_a_server_that_takes_no_close_is_waited_for_in_bounds() -> None:
 
 
 @scene
+async def test_a_code_that_the_server_does_not_send_becomes_1000() -> None:
+    async def handler(conn: Conn) -> None:
+        await conn.close(1011)
+
+    app = websocket()(handler)
+
+    async def picky(scope: Any, receive: Any, send: Any) -> None:
+        async def checked(event: Any) -> None:
+            if event.get("code", 1000) == 1011:
+                raise Exception("invalid close code 1011")
+            await send(event)
+
+        await app(scope, receive, checked)
+
+    server = Script(picky)
+    assert (await server.hears("close"))["code"] == 1000
+    server.leaves(1000)
+    await server.ends()
+
+
+@scene
 async def test_the_disconnect_says_why_the_server_took_no_more() -> None:
     ends: list[BaseException | None] = []
 

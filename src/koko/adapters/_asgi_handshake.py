@@ -99,8 +99,25 @@ class Side:
         await self._send("websocket.http.response.start", **start)
         await self._send("websocket.http.response.body", body=response.body)
 
+    async def close(self, event: Event) -> None:
+        """Send a Close.
+
+        daphne sends no code but 1000 and those of applications, and raises for the others. The
+        peer must not be left without a Close: it gets one that every server sends.
+        """
+        try:
+            await self.send(event)
+        except OSError:  # the peer is gone
+            raise
+        except Exception:
+            self.not_closed()
+            await self.send({"type": "websocket.close", "code": 1000, "reason": ""})
+
     async def _send(self, name: str, **fields: object) -> None:
         await self.send({"type": name, **fields})
+
+    def not_closed(self) -> None:
+        """Take note that the server did not take a Close."""
 
     def ended(self) -> None:
         """Take note that the connection is over."""
@@ -123,6 +140,9 @@ class StarletteSide(Side):
 
     async def refuse(self, error: HandshakeError) -> None:
         raise starlette.answered_by_it(error, self.scope, self.accepted)
+
+    def not_closed(self) -> None:
+        starlette.note_open(self._websocket)
 
     def ended(self) -> None:
         starlette.note_end(self._websocket)
@@ -191,7 +211,7 @@ def connection(side: Side, upgrader: Upgrader, accepted: Accepted) -> Conn:
     if native is not None:
         return _native(native(), side, upgrader, accepted)
     extra = {"sockname": _address(side.scope.get("server")), "peername": side.peer}
-    transport = EventTransport(side.receive, side.send, extra)
+    transport = EventTransport(side.receive, side.send, side.close, extra)
     loop = asyncio.get_running_loop()
     options = ConnectionOptions(
         read_limit=upgrader.read_limit, close_timeout=upgrader.close_timeout, ping_interval=None
@@ -215,4 +235,7 @@ def _native(conn: Conn, side: Side, upgrader: Upgrader, accepted: Accepted) -> C
 
 def _address(given: Any) -> Any:
     """Return an address of a scope as ``socket.getpeername`` gives it."""
-    return tuple(given) if given else None
+    if not given:
+        return None
+    host, port, *_ = given
+    return host, int(port or 0)  # granian's is a str, and a Unix socket has none

@@ -48,11 +48,12 @@ class EventTransport(asyncio.Transport):
     _reader: asyncio.Task[None]
     _writer: asyncio.Task[None]
 
-    def __init__(self, receive: Receive, send: Send, extra: dict[str, Any]) -> None:
+    def __init__(self, receive: Receive, send: Send, close: Send, extra: dict[str, Any]) -> None:
         super().__init__(extra)
         self._loop = asyncio.get_running_loop()
         self._receive = receive
         self._send = send
+        self._close_by = close
         self._decoder = Decoder(Role.CLIENT)
         self._head = Encoder(Role.CLIENT).head
         self._limits = (LOW, HIGH)
@@ -173,7 +174,10 @@ class EventTransport(asyncio.Transport):
         while True:
             while events:
                 event, size = events.popleft()
-                await self._send(event)
+                if event["type"] == "websocket.close":
+                    await self._close_by(event)
+                else:
+                    await self._send(event)
                 self._sent(size)
             if self._closing:
                 return

@@ -44,6 +44,11 @@ def has_accepted(websocket: Any) -> bool:
     return bool(state == "CONNECTED")
 
 
+def note_open(websocket: Any) -> None:
+    """Have its state say that it can be closed: it takes note of a Close before that is sent."""
+    websocket.application_state = type(websocket.application_state).CONNECTED
+
+
 def note_end(websocket: Any) -> None:
     """Have its states say that the connection is over, which ended without its knowledge."""
     over = type(websocket.application_state).DISCONNECTED
