@@ -401,7 +401,7 @@ async def test_abort_ends_the_tasks_and_sends_nothing() -> None:
 
 
 @scene
-async def test_a_cancelled_application_leaves_no_task() -> None:
+async def test_a_cancelled_application_says_1001_and_leaves_no_task() -> None:
     async def handler(conn: Conn) -> None:
         await conn.recv()
 
@@ -410,6 +410,8 @@ async def test_a_cancelled_application_leaves_no_task() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
     server.app.cancel()
+    assert (await server.hears("close"))["code"] == 1001
+    server.leaves(1001)
     with pytest.raises(asyncio.CancelledError):
         await server.app
 

@@ -6,9 +6,11 @@ server reads and writes the frames: docs/asgi.md says what only the server decid
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from functools import update_wrapper
+from inspect import isawaitable
 from types import TracebackType
 from typing import Any
 
@@ -24,7 +26,7 @@ from koko.aio.tasks import FATAL, was_cancelled
 from koko.aio.upgrade import Upgrader
 from koko.errors import HandshakeError
 from koko.http import Headers
-from koko.misuse import check_face, refuse_plain
+from koko.misuse import check_face, not_awaitable, refuse_plain
 from koko.opening.handshake import check_request, refusal
 from koko.serving import (
     CLIENT,
@@ -38,6 +40,7 @@ from koko.serving import (
 )
 
 _LOGGER = logging.getLogger("koko.server")
+LEAVE = 1.0  # seconds that the peer of a cancelled handler has to answer our Close
 
 
 def websocket(
@@ -155,11 +158,23 @@ class Application:
             conn = await self._admit(side, server_full(self._limit) if full else None)
             if conn is not None:
                 try:
-                    await run_handler(conn, self._handler, _LOGGER, self._others)
+                    await run_handler(conn, self._handle, _LOGGER, self._others)
                 finally:
                     await _leave(conn)
         finally:
             self._open -= 1
+
+    async def _handle(self, conn: Conn) -> None:
+        """Run the handler; where that is cancelled, since the server stops, the peer is told."""
+        result = self._handler(conn)
+        if not isawaitable(result):
+            raise not_awaitable("handler", self._handler, result)
+        try:
+            await result
+        except asyncio.CancelledError as error:
+            if was_cancelled(error):
+                await conn.close(1001, timeout=LEAVE)
+            raise
 
     def _others(self) -> int:
         return self._open - 1
