@@ -47,6 +47,7 @@ LISTENS = re.compile(
 NATIVE = "koko"  # uvicorn with Koko's class, where the connection is Koko's own
 NO_DENIALS = ("daphne", "gunicorn")  # a client that is refused gets a 403 without a sentence
 NO_HEADERS = ("daphne", "granian")  # on a 101
+COMPRESS = ("hypercorn", "uvicorn", "koko")
 NEVER_SLOW = ("daphne",)  # its send() waits for nobody
 
 LEFT = "peer closed with 4002{}; we answered 4002"
@@ -151,6 +152,7 @@ def test_messages_are_echoed(site: Site) -> None:
     if site.name == "daphne":
         messages = messages[:-2]  # it drops those without a byte
     with talk(site, "/echo", compression=True) as conn:
+        assert ("Sec-WebSocket-Extensions" in conn.response.headers) is (site.name in COMPRESS)
         for message in messages:
             conn.send(message)
             assert conn.recv(PATIENCE) == message
@@ -210,6 +212,14 @@ def test_a_handler_fails(site: Site) -> None:
     assert "handler of <koko." in site.log.read_text()
 
 
+def test_a_message_above_the_read_limit_is_refused(site: Site) -> None:
+    with talk(site, "/echo") as conn:
+        conn.send(bytes((1 << 20) + 1))
+        assert ended(site, conn).code == (1006 if site.name == "daphne" else 1009)
+    limit = "peer sent a message of at least 1048577 bytes, read_limit=1048576"
+    hears(site, "connection lost" if site.name == "daphne" else limit)  # it has the same limit
+
+
 def test_a_page_of_another_origin_is_refused(site: Site) -> None:
     with pytest.raises(ErrBadHandshake) as refused:
         talk(site, "/echo", headers={"Origin": "https://evil.example"})
@@ -223,6 +233,7 @@ def test_a_client_that_reads_nothing_is_slow(site: Site) -> None:
     with talk(site, "/flood") as conn:
         conn.send("go")
         hears(site, "never slow" if site.name in NEVER_SLOW else "slow")
+        conn.abort()
 
 
 # Inside an endpoint of FastAPI
