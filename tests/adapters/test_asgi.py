@@ -325,7 +325,30 @@ async def test_a_code_that_the_server_does_not_send_becomes_1000() -> None:
 
 
 @scene
-async def test_the_disconnect_says_why_the_server_took_no_more() -> None:
+async def test_a_writer_that_waits_is_told_of_the_disconnect_at_once() -> None:
+    ends: list[BaseException | None] = []
+
+    async def handler(conn: Conn) -> None:
+        with pytest.raises(CloseError):
+            while True:
+                await conn.send(bytes(1 << 16))
+        ends.append(conn.ending)
+
+    server = served(handler, Upgrader(close_timeout=6 * PATIENCE))
+    await server.hears("accept")
+    server.room.clear()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    server.leaves(1001)
+    await server.ends()
+    assert str(ends[0]) == "peer closed with 1001 (going away); we answered 1001"
+
+
+@scene
+async def test_the_disconnect_says_why_the_server_took_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("koko.adapters._asgi_transport.REPORT", PATIENCE)
     ends: list[BaseException | None] = []
 
     async def handler(conn: Conn) -> None:

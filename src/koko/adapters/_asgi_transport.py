@@ -196,6 +196,7 @@ class EventTransport(asyncio.Transport):
             return self._finish() if self._closing else None
         # A server that fails to send knows that the peer is gone, and will say how it left.
         # Until then writers wait.
+        self._full = True
         self._path.pause_writing()
         why = f"the server sends no more: {type(error).__name__}: {error}"
         if self._reader.done() or not self._reading.is_set():
@@ -242,6 +243,9 @@ class EventTransport(asyncio.Transport):
         self._unsent = 0
         if not self._says_close:  # a Close may be what the server is at: it has its time
             self._writer.cancel()
+        if self._full:  # what is still owed has to leave, if to nowhere, before the end
+            self._full = False
+            self._path.resume_writing()
         self._path.disconnected(event.get("code") or 1005, event.get("reason") or "")
 
     def _reader_ended(self, task: asyncio.Task[None]) -> None:
