@@ -52,10 +52,10 @@ async def parts(conn: Conn) -> None:
 
 
 async def flood(conn: Conn) -> None:
-    """Broadcast until the client is slow."""
-    await conn.recv()
+    """Broadcast until the client is slow, for as many seconds as it says."""
+    patience = float(await conn.recv())
     sent, block = 0, bytes(1 << 18)
-    while sent < MOST and (await broadcast([conn], block, timeout=1.0)).sent:
+    while sent < MOST and (await broadcast([conn], block, timeout=patience)).sent:
         sent += len(block)
     ENDS.append("slow" if sent < MOST else "never slow")
     conn.abort()
