@@ -6,7 +6,7 @@ The server has checked the head and writes the answer; who may connect is decide
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import Any
 
 from multidict import CIMultiDict
 
@@ -32,19 +32,10 @@ from koko.upgrading import Accepted, Refused, source_of
 LATE = "the WebSocket was accepted already: give {} to accept()"
 
 
-class Websocket(Protocol):
-    """What Starlette's ``WebSocket`` has, and others'."""
-
-    scope: Any
-    receive: Receive
-    send: Send
-
-
 class Side:
     """The application's side of one WebSocket, before it is a ``Conn``."""
 
     accepted = False
-    framework = False  # whether it answers a HandshakeError by itself
     _connected = False
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,8 +120,6 @@ class Side:
 
 class StarletteSide(Side):
     """The same of a ``WebSocket`` of Starlette's, whose states stay right."""
-
-    framework = True
 
     def __init__(self, websocket: Any) -> None:
         super().__init__(websocket.scope, websocket.receive, websocket.send)
