@@ -26,7 +26,7 @@ help:
 	@echo 'make demo        install Koko and open the chat and echo page'
 	@echo 'make test        run the tests, on the native codec (if built) and on the pure one'
 	@echo 'make integrations   the tests inside uvicorn, hypercorn, granian, daphne, gunicorn, gevent, werkzeug,'
-	@echo '                 Flask, Django and FastAPI, and behind nginx, haproxy and Caddy, those that are here'
+	@echo '                 with frameworks on them, and behind nginx, haproxy and Caddy, those that are here'
 	@echo "make uvicorn     uvicorn's own WebSocket tests, run on Koko's class (a part of integrations)"
 	@echo 'make pythons     the tests of core, faces and conversations on Python 3.12 to 3.15'
 	@echo 'make coverage    lines and branches of koko.core, pure codec: 100 % or an error'
@@ -52,7 +52,7 @@ test: $(EQUIPPED)
 
 # Koko inside the servers and frameworks of others.
 integrations: $(INTEGRATED)
-	@$(BIN)/python tests/run.py integration tests/adapters $(ARGS)
+	@$(BIN)/python tests/run.py integration tests/adapters tests/frameworks $(ARGS)
 	@$(MAKE) --no-print-directory uvicorn
 
 # uvicorn's own tests of WebSockets, from its sdist, on Koko's class.

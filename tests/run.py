@@ -30,10 +30,14 @@ SHARES = [["tests/programs"], ["tests/examples"], ["tests/aio"], ["tests/sync", 
 AT_ONCE = 3  # processes for each core
 
 
-def shares(arguments: list[str]) -> list[list[str]]:
-    """Divide the tests among processes, unless some were named by hand."""
-    if any(Path(argument.partition("::")[0]).exists() for argument in arguments):
-        return [[]]
+def is_path(argument: str) -> bool:
+    return Path(argument.partition("::")[0]).exists()
+
+
+def shares(named: list[str]) -> list[list[str]]:
+    """Divide the tests among processes; of those named by hand each is a share."""
+    if named:
+        return [[path] for path in named]
     taken = {Path(path) for share in SHARES for path in share}
     rest = {test.parent for test in Path("tests").glob("*/test_*.py")} - taken
     return [*SHARES, [*map(str, sorted(rest)), *map(str, sorted(Path("tests").glob("test_*.py")))]]
@@ -82,12 +86,14 @@ class Runner:
 
 def run(marks: str, options: list[str], codecs: list[str]) -> dict[str, int]:
     """Run the tests, print what each process said and return their exit codes."""
+    named = [argument for argument in options if is_path(argument)]
+    options = [argument for argument in options if not is_path(argument)]
     runner, codes = Runner(marks, options), dict[str, int]()
     signal.signal(signal.SIGINT, runner.stop)
     signal.signal(signal.SIGTERM, runner.stop)
     with ThreadPoolExecutor(AT_ONCE * (os.cpu_count() or 1)) as pool, ExitStack() as kept:
         running = []
-        for codec, share in in_order(codecs, shares(options)):
+        for codec, share in in_order(codecs, shares(named)):
             log = kept.enter_context(TemporaryFile())
             names = " ".join(share[:2]) + (" ..." if len(share) > 2 else "")
             title = f"{names or 'tests'}, on {CODECS[codec]}"

@@ -15,18 +15,12 @@ import pytest
 
 from koko import CloseError
 from koko.sync import Conn, dial
-from tests.adapters.conftest import PATIENCE, ROOT, said
+from tests.adapters.conftest import PATIENCE, said
 from tests.adapters.test_uwsgi import free_port
+from tests.pages import written
 
 pytestmark = [pytest.mark.once, pytest.mark.integration("flask", "django", "gunicorn")]
-A_FILE = re.compile("```python\n# ([\\w/.]+\\.py)\n(.*?)```", re.DOTALL)
 LISTENING = re.compile(r"(?:Running on|server at|Listening at:) http://127\.0\.0\.1:(\d+)")
-
-
-def written(page: str, folder: Path) -> None:
-    """Write the files of a page into a folder."""
-    for name, text in A_FILE.findall((ROOT / "docs" / page).read_text("utf-8")):
-        (folder / name).write_text(text)
 
 
 @contextmanager

@@ -23,13 +23,17 @@ RUNNING = re.compile(r"Uvicorn running on (?:https?://127\.0\.0\.1:)?(\S+)")
 
 @contextmanager
 def started(
-    log: Path, *arguments: str, wait_for: re.Pattern[str] = RUNNING, **environment: str
+    log: Path,
+    *arguments: str,
+    folder: Path = ROOT,
+    wait_for: re.Pattern[str] = RUNNING,
+    **environment: str,
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Run Python with these arguments; yield the process and what was waited for."""
+    """Run Python with these arguments in a folder; yield the process and what was waited for."""
     with log.open("w") as complaints:
         process = subprocess.Popen(
             [sys.executable, *arguments],
-            cwd=ROOT,
+            cwd=folder,
             env={**os.environ, **environment, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"},
             stdout=complaints,
             stderr=complaints,
