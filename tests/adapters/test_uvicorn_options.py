@@ -102,9 +102,14 @@ def test_the_log_is_in_uvicorns_form(tmp_path: Path) -> None:
         with dial(site.url("/echo?x=1"), proxy=None) as conn:
             host, port = conn.local_address
         refused(site, "/refuse")
+        with site.connect() as raw:
+            raw.sendall((UPGRADE % (b"/old", b"")).replace(b"Version: 13", b"Version: 8"))
+            assert b" 426 " in read_until(raw, b"\r\n")
     said = log.read_text()
     assert f'INFO:     {host}:{port} - "WebSocket /echo?x=1" [accepted]\n' in said
     assert re.search(r'INFO:     127.0.0.1:\d+ - "WebSocket /refuse" 403\n', said)
+    denied = "426: header 'Sec-WebSocket-Version' is '8', expected '13' (RFC 6455 §4.4)"
+    assert f'"WebSocket /old" {denied}\n' in said
     assert f"TRACE:    {host}:{port} - WebSocket connection made\n" in said
     assert f"TRACE:    {host}:{port} - WebSocket connection lost\n" in said
 
@@ -220,7 +225,7 @@ def test_foreign_pages_can_be_refused(tmp_path: Path) -> None:
         error = refused(site, "/echo", headers={"Origin": "https://evil.example"})
     assert error.status == 403
     assert "WARNING:  127.0.0.1:" in (tmp_path / "log").read_text()
-    assert '"WebSocket /echo" 403: 403: origin' in (tmp_path / "log").read_text()
+    assert '"WebSocket /echo" 403: origin' in (tmp_path / "log").read_text()
 
 
 def test_a_close_that_is_not_answered_is_bounded(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ from koko.upgrading import Accepted, Refused
 
 logger = logging.getLogger("uvicorn.error")
 
-DENIED = '%s - "WebSocket %s" %d: %s'
+DENIED = '%s - "WebSocket %s" %s'
 UNREADABLE = Request("GET", UNKNOWN, CIMultiDict())  # stands where none could be read
 EARLY = 1 << 16  # bytes kept of what a client says before it is accepted
 
@@ -231,7 +231,7 @@ class Protocol(asyncio.Protocol):
     def _deny(self, error: HandshakeError) -> None:
         """Refuse a client without asking the application."""
         client, sentence = written(get_remote_addr(self.transport) or ""), sentence_of(error)
-        logger.log(level_of(error), DENIED, client, self._request.shown, error.status, sentence)
+        logger.log(level_of(error), DENIED, client, self._request.shown, sentence)
         self._answer(error.response or refusal(error))
 
     def _scope(self, pairs: Pairs, secure: bool) -> Scope:
