@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -59,6 +60,13 @@ class Served:
         opener = build_opener(ProxyHandler({}))
         with opener.open(self.url(path, "http"), timeout=PATIENCE) as answer:
             return str(answer.read().decode())
+
+    def comes(self, path: str, *wanted: str) -> None:
+        """Wait until a page says one of these."""
+        give_up_at = time.monotonic() + PATIENCE
+        while not any(text in (page := self.get(path)) for text in wanted):
+            assert time.monotonic() < give_up_at, f"{page!r} has none of {wanted}"
+            time.sleep(0.01)
 
     def says(self, wanted: str) -> str:
         """Wait until the process has said what is wanted, and return the group in it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,13 +38,6 @@ def ended(conn: Conn) -> tuple[int, str]:
     with pytest.raises(CloseError) as end:
         conn.recv(PATIENCE)
     return end.value.code, end.value.reason
-
-
-def told(site: Served, wanted: str) -> None:
-    """Wait until an endpoint was told of this end."""
-    give_up_at = time.monotonic() + PATIENCE
-    while not any(end.startswith(wanted) for end in json.loads(site.get("/ends"))):
-        assert time.monotonic() < give_up_at, f"told {site.get('/ends')}, expected {wanted!r}"
 
 
 # The page
@@ -100,7 +92,7 @@ def test_a_router_with_a_path_parameter_and_a_dependency_that_yields(site: Serve
         assert conn.read_json() == {
             "item": 7, "user": "ada", "wanted": {"name": "café"}, "kept": "session",
         }  # fmt: skip
-    told(site, "given back")
+    site.comes("/ends", "given back")
     assert site.refused("/api/items/none", headers={"Authorization": "x"}).status == 403
 
 
@@ -132,9 +124,9 @@ def test_an_endpoint_learns_how_the_client_went(site: Served) -> None:
         conn.send(bytes(100_000))
         assert conn.recv(PATIENCE) == bytes(100_000)
         conn.close(code, reason)
-        told(site, f"asks: {end}")
+        site.comes("/ends", f"asks: {end}")
     site.dial("/asks").abort()
-    told(site, "asks: 1005 the peer's stream ended without a Close")
+    site.comes("/ends", "asks: 1005 the peer's stream ended without a Close")
 
 
 def test_a_subprotocol_headers_and_a_close_of_the_endpoint(site: Served) -> None:
@@ -148,7 +140,7 @@ def test_an_endpoint_that_only_sends_notices_the_end(site: Served) -> None:
     conn = site.dial("/ticks")
     assert conn.recv(PATIENCE) == "tick"
     conn.close()
-    told(site, "ticks: 1006")
+    site.comes("/ends", "ticks: 1006")
 
 
 def test_an_endpoint_that_raises_leaves_a_traceback_and_a_lost_connection(site: Served) -> None:

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,14 +55,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
 
 
-def told(site: Served, *wanted: str) -> None:
-    """Wait until the server was told of one of these ends."""
-    give_up_at = time.monotonic() + PATIENCE
-    while not {*wanted} & {*json.loads(site.get("/ends"))}:
-        assert time.monotonic() < give_up_at, site.get("/ends")
-        time.sleep(0.01)
-
-
 Connect = Callable[..., Any]
 WEBSOCKET, UPGRADED = ["websocket"], ["polling", "websocket"]
 
@@ -105,11 +96,13 @@ def test_the_server_asks_and_the_client_answers(connect: Connect) -> None:
 
 def test_either_side_ends_it(site: Served, connect: Connect) -> None:
     connect(transports=WEBSOCKET).disconnect()
-    told(site, "client disconnect", "transport close")  # the client's Close may overtake its word
+    site.comes(
+        "/ends", "client disconnect", "transport close"
+    )  # the client's Close may overtake its word
     client = connect(transports=WEBSOCKET)
     client.emit("leave")
     client.wait()
-    told(site, "server disconnect")
+    site.comes("/ends", "server disconnect")
 
 
 # asyncio
