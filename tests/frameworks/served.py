@@ -72,10 +72,12 @@ class Served:
         """Wait until the process has said what is wanted, and return the group in it."""
         return said(self.process, self.log, re.compile(wanted))
 
-    def is_koko(self) -> bool:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as raw:
-            raw.sendall(OLD % (b"/", b""))
-            return b"expected '13' (RFC 6455" in raw.makefile("rb").read()
+
+def is_koko(port: int) -> bool:
+    """Tell whether Koko answers handshakes here."""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as raw:
+        raw.sendall(OLD % (b"/", b""))
+        return b"expected '13' (RFC 6455" in raw.makefile("rb").read()
 
 
 @contextmanager
@@ -92,7 +94,7 @@ def serving(
     command = ["-m", "uvicorn", app, "--port", "0", "--ws", ws, *options]
     with started(log, *command, folder=folder, wait_for=RUNNING, **environment) as (process, port):
         with Served(process, int(port), log) as served:
-            assert served.is_koko()
+            assert is_koko(served.port)
             yield served
     text = log.read_text()
     assert text.count("Exception in ASGI application") == failures, text
