@@ -52,7 +52,7 @@ test: $(EQUIPPED)
 
 # Koko inside the servers and frameworks of others.
 integrations: $(INTEGRATED)
-	@$(BIN)/python tests/run.py integration tests/adapters tests/frameworks $(ARGS)
+	@$(BIN)/python tests/run.py integration tests/adapters tests/frameworks tests/first_hours $(ARGS)
 	@$(MAKE) --no-print-directory uvicorn
 
 # uvicorn's own tests of WebSockets, from its sdist, on Koko's class.
