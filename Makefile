@@ -19,8 +19,8 @@ WSTEST := build/wstest/bin/wstest
 ABOUT_CORE := tests/core tests/opening tests/conversation tests/dialing tests/test_dialing.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integrations pythons coverage lint format types compliance uvicorn peers bench fuzz house walks \
-	interrupts sanitize wheel clean
+.PHONY: help demo test integrations pythons coverage lint format types compliance uvicorn peers bench fuzz house \
+	versions walks interrupts sanitize wheel clean
 
 help:
 	@echo 'make demo        install Koko and open the chat and echo page'
@@ -37,6 +37,7 @@ help:
 	@echo 'make bench       figures for speed and memory, beside the peers'
 	@echo 'make fuzz        every harness in fuzz/'
 	@echo 'make house       draw docs/house.svg from the imports; print figures of the sources'
+	@echo 'make versions    write into docs/integrations.md what is installed here'
 	@echo 'make walks       what a message, a Close, a ping and a dial call, function by function'
 	@echo 'make sanitize    native tests and random operations under ASan and UBSan; needs gcc'
 	@echo 'make interrupts  a thousand interrupts of each kind, at random moments, in threads'
@@ -104,6 +105,9 @@ fuzz: $(EQUIPPED)
 house: $(EQUIPPED)
 	@$(BIN)/python -m house.picture
 	@$(BIN)/python -m house.figures $(ARGS)
+
+versions: $(INTEGRATED)
+	@$(BIN)/python -m house.integrations
 
 walks: $(EQUIPPED)
 	@$(BIN)/python -m house.walks
