@@ -55,6 +55,18 @@ def test_all_in_a_room_hear_what_one_says(page: Served) -> None:
     assert ada.recv(PATIENCE) == "ada: bye"
 
 
+def test_endpoints_may_have_kokos_own_connections(tmp_path: Path) -> None:
+    written("fastapi.md", tmp_path)
+    with serving(tmp_path, "rooms:app", log=tmp_path / "log") as site:
+        ada, bob, elsewhere = [site.dial(f"/chat/{room}") for room in ("hall", "hall", "cellar")]
+        for conn in (ada, elsewhere):
+            conn.send(bytes(100_000))
+            assert conn.recv(PATIENCE) == bytes(100_000)
+        assert bob.recv(PATIENCE) == bytes(100_000)
+        evil = site.refused("/chat/hall", headers={"Origin": "https://evil.example"})
+        assert (evil.status, b"origin" in evil.response.body) == (403, True)
+
+
 def test_a_dependency_refuses_before_the_connection_is_open(page: Served) -> None:
     assert page.refused("/chat/kitchen?token=guessed").status == 403
     assert page.refused("/chat/kitchen").status == 403
