@@ -200,20 +200,22 @@ def test_two_workers_share_their_addresses_and_each_client_is_a_line_of_the_acce
     shared = ["--workers", "2", "--bind", f"unix:{path}", "--access-logfile", str(tmp_path / "a")]
     with gunicorn(tmp_path, *AIO, *shared) as master, ExitStack() as conns:
         master.says(r"listening on 127(?:.*\n)+.*listening on 127")
-        talks = [conns.enter_context(master.dial("/chat?token=secret")) for _ in range(20)]
-        talks += [conns.enter_context(dial("ws://localhost/", unix=path)) for _ in range(20)]
-        assert len({conn.recv(PATIENCE) for conn in talks}) == 2
+        talks, workers, give_up_at = [], set(), time.monotonic() + PATIENCE
+        while len(talks) < 40 or len(workers) < 2:  # a busy machine may prefer one for long
+            assert time.monotonic() < give_up_at, f"{len(talks)} clients have one worker"
+            for conn in (master.dial("/chat?token=secret"), dial("ws://localhost/", unix=path)):
+                talks.append(conns.enter_context(conn))
+                workers.add(conn.recv(PATIENCE))
         for conn in talks:
             conn.send("hello")
             assert conn.recv(PATIENCE) == "hello"
         master.process.terminate()
-        assert [told(conn) for conn in talks] == [1001] * 40
+        assert {told(conn) for conn in talks} == {1001}
         assert master.ends() < SOON
     lines = (tmp_path / "a").read_text().splitlines()
-    assert len(lines) == 40
-    assert re.match(
-        r"\[\d\d/\w{3}/\d{4}:.*\] 127\.0\.0\.1:\d+ /chat: we closed with 1001", lines[0]
-    )
+    assert len(lines) == len(talks)
+    by_tcp = re.compile(r"\[\d\d/\w{3}/\d{4}:.*\] 127\.0\.0\.1:\d+ /chat: we closed with 1001")
+    assert sum(bool(by_tcp.match(line)) for line in lines) == len(lines) / 2
     assert not os.path.exists(path)
 
 
