@@ -23,7 +23,7 @@ ROOMS: Rows = {
     ),
     "the names that belong to neither face": ("koko",),
     "the protocol, without I/O": ("core", "opening"),
-    "nouns": ("errors", "http", "message", "misuse", "native"),
+    "nouns": ("errors", "http", "message", "misuse", "native", "logs"),
 }
 
 NEIGHBOURS = (("core", "opening"), ("sync", "aio"))  # rooms that do not know each other
@@ -41,7 +41,7 @@ MODULES: dict[str, Rows] = {
         "frames from bytes and to bytes": ("_codec", "_native"),
         "compression, and what can be told to a connection": ("options", "deflate", "flate"),
         "the end as a table, and when to ping": ("lifecycle", "keepalive", "pings"),
-        "the RFC's nouns": ("control", "wire"),
+        "the RFC's nouns, the names of options": ("control", "wire", "names"),
         "where large blocks come from": ("memory", "core"),
     },
     "opening": {

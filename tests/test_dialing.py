@@ -269,6 +269,11 @@ def test_the_query_of_a_url_is_shown_nowhere(caplog):
             replace(target, redirects=1), Response(302, b"", {"Location": "/in?token=s3cret"})
         )
     assert "s3cret" not in str(raised.value)
+    for location in ("ftp://me:s3cret@b.example/", "//me:s3cret@b.example:x/", "/#s3cret=1&?"):
+        with pytest.raises(ErrBadHandshake) as raised:
+            answer = Response(302, b"", {"Location": location})
+            Dialer(max_redirects=1).redirect(replace(target, redirects=1), answer)
+        assert "s3cret" not in str(raised.value)
     assert "s3cret" not in caplog.text
 
 
@@ -363,7 +368,14 @@ def test_options_that_may_be_secret_are_not_shown():
         ({"subprotocols": "chat"}, "a list of names"),
         ({"subprotocols": ["a b"]}, "is not a token"),
         ({"ssl": True}, "ssl=True, expected an ssl.SSLContext"),
-        ({"jar": {}}, r"jar=\{\}, expected an http.cookiejar.CookieJar"),
+        ({"jar": {"a": "s3cret"}}, r"^jar= is a dict, expected an http.cookiejar.CookieJar"),
+        ({"proxy": b"http://me:s3cret@p"}, "^proxy=a bytes, expected a URL"),
+        ({"headers": {"Cookie": "s3cret\n"}}, r"^header 'Cookie' has '\\n', which no header may"),
+        ({"origin": 5}, "^origin=5, expected a str, or None"),
+        ({"user_agent": b"a"}, "^user_agent=b'a', expected a str, or None"),
+        ({"server_hostname": 5}, "^server_hostname=5, expected a str, or None"),
+        ({"ssl": ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)}, "^ssl= is a server's: make it with"),
+        ({"max_size": 5}, r"^Dialer\(\) has no option 'max_size'; read_limit= bounds a message"),
         ({"proxy": 8080}, "proxy=8080, expected a URL"),
         ({"proxy": "http://"}, "proxy has no host"),
         ({"proxy_ssl": True}, "proxy_ssl=True, expected an ssl.SSLContext"),

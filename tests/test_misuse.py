@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
+import socket
+import ssl
 from functools import partial
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
+from multidict import CIMultiDict
 
-from koko import aio, sync
+from koko import Request, aio, sync
 from koko.adapters import http_server, wsgi
 from koko.misuse import is_async, name_of
+from koko.upgrading import UpgradableRequest
 
 HERE = "127.0.0.1"
 
@@ -22,6 +28,14 @@ async def waits(*args: Any) -> None:
 
 def plain(*args: Any) -> None:
     """Be none."""
+
+
+def yields(*args: Any) -> Any:
+    yield
+
+
+async def yields_later(*args: Any) -> Any:
+    yield
 
 
 class Waiting:
@@ -77,11 +91,152 @@ def test_a_function_is_named_as_the_programmer_named_it() -> None:
         (lambda: sync.Server(plain, max_size=3), r"Server\(\) has no option 'max_size'; read_lim"),
         (lambda: sync.serve(plain, process_request=plain), r"serve\(\) has no option .*; http="),
         (lambda: sync.Server(plain, upgrader=sync.Upgrader(), read_limit=3), "not both: read_lim"),
+        (lambda: sync.Server(staticmethod(waits)), r"coroutine function waits\(\)"),
+        (lambda: sync.Server(AsyncMock()), r"coroutine function AsyncMock\(\)"),
+        (lambda: sync.Dialer(net_dial=waits), r"coroutine function waits\(\) as net_dial="),
+        (lambda: sync.serve(plain, HERE, upgrader=aio.Upgrader()), r"^serve\(\) got upgrader=koko"),
+        (lambda: sync.serve(waits, HERE), r"^serve\(\) got the coroutine"),
+        (lambda: wsgi.websocket(plain), r"websocket\(\) got upgrader=builtins\.function"),
+        (lambda: wsgi.websocket(None), r"websocket\(\) got None as upgrader"),
+        (lambda: wsgi.websocket(sync.Upgrader())(5), r"websocket\(\) got 5 as handler"),
+        (lambda: wsgi.websocket(sync.Upgrader(), max_connections="9"), "max_connections='9'"),
     ],
 )
 def test_what_can_be_known_is_told_at_once(mistake: Any, sentence: str) -> None:
     with pytest.raises(TypeError, match=sentence):
         mistake()
+
+
+@pytest.mark.parametrize("face", [sync, aio], ids=["sync", "aio"])
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [
+        (lambda face: face.Server(None, http=5), r"Server\(\) got http=5, expected a function"),
+        (lambda face: face.Server(plain, 8765), "host=8765, .*; the port comes second"),
+        (lambda face: face.Server(plain, []), r"host=\[\], expected a name"),
+        (lambda face: face.Server(plain, HERE, "80"), "port='80', expected a whole number"),
+        (lambda face: face.Server(plain, HERE, 70000), "port=70000, expected a number from 0"),
+        (lambda face: face.Server(plain, sock=5), "sock=5, expected a bound socket.socket"),
+        (lambda face: face.Server(plain, ssl="a.pem"), "ssl='a.pem', expected an ssl.SSLContext"),
+        (
+            lambda face: face.Server(plain, ssl=ssl.create_default_context()),
+            "ssl= is a client's: make it with Purpose.CLIENT_AUTH",
+        ),
+        (lambda face: face.Server(plain, proxy_protocol="v2"), "proxy_protocol='v2', expected Tr"),
+        (lambda face: face.Server(plain, logger="x"), "logger='x', expected a logging.Logger"),
+        (lambda face: face.Upgrader(origins=5), "origins=5, expected a list"),
+        (lambda face: face.Upgrader(trusted_proxies=5), "trusted_proxies=5, expected a list"),
+        (lambda face: face.reconnect("ws://x", retry=waits), "as retry=; it must be a plain"),
+        (
+            lambda face: face.reconnect("ws://x", retry=5),
+            r"reconnect\(\) got retry=5, expected",
+        ),
+        (
+            lambda face: face.reconnect("ws://x", backoff=5),
+            r"reconnect\(\) got backoff=5, exp",
+        ),
+        (
+            lambda face: face.reconnect("ws://x", sock=5),
+            r"reconnect\(\) has no option 'sock'; net_dial= opens each connection",
+        ),
+        (lambda face: done(face.serve(plain, HERE, on_start=5)), r"serve\(\) got on_start=5, expe"),
+        (lambda face: done(face.serve(None, HERE)), r"serve\(\) needs a handler"),
+        (lambda face: done(face.dial(b"ws://x")), "URL is a bytes, expected a str"),
+        (lambda face: done(face.dial("ws://x", sock=5)), r"dial\(\) got sock=5, expected a connec"),
+        (lambda face: done(face.broadcast(["x"], "")), r"broadcast\(\) got 'x' among its connec"),
+        (lambda face: done(face.broadcast([], "", timeout="x")), "timeout='x', expected a number"),
+    ],
+)
+def test_what_can_be_known_is_told_on_both_faces(face: Any, mistake: Any, sentence: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        mistake(face)
+
+
+def done(result: Any) -> Any:
+    """Wait for what is awaitable."""
+
+    async def wait() -> Any:
+        return await result
+
+    return asyncio.run(wait()) if inspect.isawaitable(result) else result
+
+
+@pytest.mark.parametrize("name", ["check_origin", "select_subprotocol", "error"])
+def test_a_plain_function_that_returns_a_coroutine_lets_nobody_in(name: str) -> None:
+    upgrader = sync.Upgrader(**{name: lambda *args: waits()})
+    version = "13" if name != "error" else "8"
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": version}
+    headers |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Origin": "http://x", "Host": "x"}
+    with pytest.raises(TypeError, match=rf"^{name}= .*returned a coroutine; on both faces it must"):
+        upgrader.decide(Request("GET", "/", CIMultiDict(headers)))
+
+
+@pytest.mark.parametrize("face", [sync, aio], ids=["sync", "aio"])
+def test_a_coroutine_says_nothing_of_whether_to_dial_again(face: Any) -> None:
+    def first() -> Any:
+        conns = face.reconnect(f"ws://{HERE}:9/", retry=lambda error: waits(), proxy=None)
+        return next(conns) if face is sync else done(anext(conns))
+
+    with pytest.raises(TypeError, match="retry= .*returned a coroutine; on both faces it must"):
+        first()
+
+
+@pytest.mark.parametrize("face", [sync, aio], ids=["sync", "aio"])
+def test_what_on_start_returns_is_not_forgotten_if_it_has_to_be_awaited(face: Any) -> None:
+    with pytest.raises(TypeError, match="on_start= .*returned a coroutine; on both faces it must"):
+        done(face.serve(plain, HERE, on_start=lambda server: waits()))
+
+
+@pytest.mark.parametrize("handler", [yields, yields_later], ids=["generator", "async generator"])
+@pytest.mark.parametrize("face", [sync, aio], ids=["sync", "aio"])
+def test_a_handler_with_a_yield_is_1011_and_one_line(
+    face: Any, handler: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def through(conn: Any) -> Any:
+        return handler(conn)
+
+    async def talk() -> Any:
+        async with aio.Server(through, HERE) as server:
+            conn = await aio.dial(f"ws://{HERE}:{server.address[1]}", proxy=None)
+            await conn.wait_closed(5)
+            return conn.ending
+
+    caplog.set_level(logging.ERROR, "koko.server")
+    if face is aio:
+        ending = asyncio.run(talk())
+    else:
+        with sync.Server(through, HERE) as server:
+            ending = ended(sync.dial(f"ws://{HERE}:{server.address[1]}", proxy=None))
+    assert ending.code == 1011
+    (line,) = caplog.messages
+    assert line.endswith("which nothing runs; it must not yield")
+
+
+@pytest.mark.parametrize(
+    ("face", "other", "handshake"),
+    [(sync, "aio", aio.admit.OpeningHandshake), (aio, "sync", sync.admit.OpeningHandshake)],
+    ids=["sync", "aio"],
+)
+def test_a_request_to_the_server_of_the_other_face_is_told(
+    face: Any, other: str, handshake: Any
+) -> None:
+    foreign = handshake.__new__(handshake)
+    request = UpgradableRequest("GET", "/", CIMultiDict(), handshake=foreign)
+    sentence = f"got a request to koko.{other}'s server; use koko.{other}.Upgrader"
+    with pytest.raises(TypeError, match=sentence):
+        face.Upgrader().upgrade(request)
+
+
+@pytest.mark.parametrize("face", [sync, aio], ids=["sync", "aio"])
+def test_a_socket_that_is_not_connected_is_told(face: Any) -> None:
+    with pytest.raises(OSError, match="the socket that was given is not connected"):
+        done(face.dial("ws://x", sock=socket.socket()))
+
+
+@pytest.mark.parametrize("face", [sync, aio], ids=["sync", "aio"])
+def test_a_server_that_was_not_started_does_not_serve_for_ever(face: Any) -> None:
+    with pytest.raises(RuntimeError, match="was not started"):
+        done(face.Server(plain, HERE).serve_forever())
 
 
 def test_a_server_takes_the_options_of_its_upgrader() -> None:

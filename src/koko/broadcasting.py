@@ -6,11 +6,13 @@ it may wait, and what happens to those that stay slow.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Iterable
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 from koko.errors import Close
 from koko.message import Data, PreparedMessage, kind_of
 
+C = TypeVar("C")
 Slow = Literal["drop", "close"]
 
 # §7.4.1 has no code for it; the registry's 1013 tells a client to come back later.
@@ -70,11 +72,26 @@ def prepare(message: Data | PreparedMessage, slow: str, timeout: float | None) -
     """Return the message, encoded once; raise for an option that is out of range."""
     if slow not in get_args(Slow):
         raise ValueError(f"slow={slow!r}, expected 'drop' the message or 'close' the connection")
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
+        raise TypeError(f"timeout={timeout!r}, expected a number of seconds, or None for no limit")
     if timeout is not None and timeout < 0:
         raise ValueError(f"timeout={timeout!r}, expected 0 seconds or more, or None for no limit")
     if isinstance(message, PreparedMessage):
         return message
     return PreparedMessage(kind_of(message), message)
+
+
+def audience_of(conns: Iterable[C], kind: type[C]) -> dict[C, None]:
+    """Return the connections, each once, or raise if one is not of this face."""
+    audience = dict.fromkeys(conns)
+    if not {*map(type, audience)} <= {kind}:  # faster than a look at each
+        for conn in audience:
+            if not isinstance(conn, kind):
+                face = ".".join(kind.__module__.split(".")[:2])
+                raise TypeError(
+                    f"broadcast() got {conn!r} among its connections, expected {face}'s"
+                )
+    return audience
 
 
 def count(sent: int, gone: int, too_slow: int, slow: Slow) -> Delivery:

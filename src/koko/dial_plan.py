@@ -6,6 +6,7 @@ error. What the generator raises ends the dial: the face then drops the connecti
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from koko.dial_steps import (
 from koko.dialing import Dialer, Opened, log
 from koko.errors import HandshakeError
 from koko.http import Headers, Response
+from koko.logs import tell
 from koko.opening.head import ResponseParser, write_request
 from koko.opening.socks import SocksReader
 from koko.opening.target import Target
@@ -76,10 +78,11 @@ class Dial:
         while True:
             target = self._target
             request, key = self._dialer.request(target, self._headers)
+            octets = write_request(request)  # a header that cannot be used raises now
             self._context = f"after a redirect to {target.shown}, " if target.redirects else ""
             yield from self._reach(target)
             parser = ResponseParser(self._dialer.head_limit)
-            response, late = yield from self._ask(Exchange(write_request(request), parser))
+            response, late = yield from self._ask(Exchange(octets, parser))
             outcome = self._dialer.conclude(target, key, response)
             if isinstance(outcome, Opened):
                 yield Done(outcome, request, response, parser.rest)
@@ -93,7 +96,7 @@ class Dial:
         """Log a step that may take time, and yield it."""
         self._step = step
         if not isinstance(step, Connect):  # each of its attempts is logged
-            log.debug("%s: %s", self._target.shown, step.doing)
+            tell(log, logging.DEBUG, "%s: %s", self._target.shown, step.doing)
         return (yield step)
 
     def _ask(self, step: Exchange) -> Generator[Step, Any, tuple[Response, OutOfTimeError | None]]:
@@ -196,7 +199,7 @@ def check_session(name: str, session: SSLObject) -> None:
         HandshakeError: the context offers another protocol in ALPN, and the peer chose it.
     """
     chosen = session.selected_alpn_protocol()
-    log.debug("TLS with %s: %s, ALPN %s", name, session.version(), chosen)
+    tell(log, logging.DEBUG, "TLS with %s: %s, ALPN %s", name, session.version(), chosen)
     if chosen not in (None, "http/1.1"):
         raise HandshakeError(
             0, f"{name} chose {chosen!r} in ALPN; ssl= may offer only 'http/1.1' (RFC 6455 §4.1)"

@@ -6,6 +6,7 @@ No query, user or password is shown.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from koko.dialing import NetDial, Opened, log
 from koko.http import Request, Response
+from koko.logs import tell
 from koko.opening.address import written
 from koko.opening.eyeballs import DELAY, Address, interleaved, no_connection, why
 
@@ -64,7 +66,7 @@ class Attempts:
         address = self._waiting.popleft()
         where = written(address[4])
         self._tried[where] = where
-        log.debug("%s: %s", self._shown, _connecting(where))
+        tell(log, logging.DEBUG, "%s: %s", self._shown, _connecting(where))
         return address
 
     def failed(self, address: Address, error: OSError) -> None:

@@ -23,10 +23,12 @@ from multidict import CIMultiDict
 from koko import __version__
 from koko.core import deflate
 from koko.core.deflate import Agreed, Compression
-from koko.core.options import ConnectionOptions, check_names
+from koko.core.names import check_names
+from koko.core.options import ConnectionOptions
 from koko.errors import ErrBadHandshake
 from koko.http import Headers, Request, Response
-from koko.misuse import is_async, name_of
+from koko.logs import tell
+from koko.misuse import BOTH, check_context, check_returned, is_async, name_of
 from koko.opening import cookies
 from koko.opening.handshake import (
     build_request,
@@ -35,6 +37,7 @@ from koko.opening.handshake import (
     check_subprotocols,
     make_key,
 )
+from koko.opening.head import check_fields
 from koko.opening.target import Target, parse
 from koko.opening.tunnel import Proxy
 
@@ -138,13 +141,17 @@ class Dialer(ConnectionOptions):
         super().__post_init__()
         check_subprotocols(self.subprotocols)
         self.headers = check_headers(self.headers)
+        check_fields(self.headers)
+        for name in ("origin", "user_agent", "server_hostname"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{name}={value!r}, expected a str, or None")
         for name in ("ssl", "proxy_ssl"):
-            context = getattr(self, name)
-            if context is not None and not hasattr(context, "wrap_socket"):
-                expected = "an ssl.SSLContext, or None for the default"
-                raise TypeError(f"{name}={context!r}, expected {expected}")
+            why = "a server's: make it with Purpose.SERVER_AUTH"
+            check_context(name, getattr(self, name), "PROTOCOL_TLS_SERVER", why)
         if self.jar is not None and not hasattr(self.jar, "add_cookie_header"):
-            raise TypeError(f"jar={self.jar!r}, expected an http.cookiejar.CookieJar")
+            kind = type(self.jar).__name__  # cookies are not shown
+            raise TypeError(f"jar= is a {kind}, expected an http.cookiejar.CookieJar")
         if type(self.max_redirects) is not int or self.max_redirects < 0:
             raise ValueError(f"max_redirects={self.max_redirects!r}, expected a number from 0")
         self._check_ways()
@@ -156,14 +163,16 @@ class Dialer(ConnectionOptions):
                 Proxy.of(proxy)
         elif not (proxy is None or isinstance(proxy, bool) or callable(proxy)):
             expected = "a URL, a function, True for the environment's, or None"
-            raise TypeError(f"proxy={proxy!r}, expected {expected}")
+            shown = proxy if isinstance(proxy, int) else f"a {type(proxy).__name__}"  # no password
+            raise TypeError(f"proxy={shown}, expected {expected}")
         if callable(proxy) and is_async(proxy):
             raise TypeError(f"proxy={name_of(proxy)} must be a plain function on both faces")
         if self.net_dial is not None and not callable(self.net_dial):
             raise TypeError(f"net_dial={self.net_dial!r} must be a function of host, port, timeout")
         if self.unix is None:
             return
-        os.fspath(self.unix)
+        if not isinstance(self.unix, str | bytes | os.PathLike):
+            raise TypeError(f"unix={self.unix!r}, expected str, bytes or os.PathLike, a path")
         if self.net_dial is not None or (self.proxy and self.proxy is not True):
             raise ValueError(f"unix={self.unix!r} cannot be combined with net_dial or a proxy")
 
@@ -181,6 +190,7 @@ class Dialer(ConnectionOptions):
 
         A redirect counts as a refusal: there is no second socket to follow it with.
         """
+        check_socket(sock, "dial() got sock=", "give")
         return replace(self, net_dial=lambda *_: sock, unix=None, proxy=None, max_redirects=0)
 
     def proxy_for(self, target: Target) -> Proxy | None:
@@ -193,11 +203,13 @@ class Dialer(ConnectionOptions):
         if self.unix is not None or not self.proxy:
             url = None
         elif callable(self.proxy):
-            url = self.proxy(target.url)
+            url = _checked(self.proxy, self.proxy(target.url))
         else:
             url = _environment_proxy(target) if self.proxy is True else str(self.proxy)
         proxy = Proxy.of(url) if url else None
-        log.debug("%s: through %s", target.shown, proxy.name if proxy else "no proxy")
+        tell(
+            log, logging.DEBUG, "%s: through %s", target.shown, proxy.name if proxy else "no proxy"
+        )
         return proxy
 
     def hostname(self, target: Target) -> str:
@@ -242,7 +254,9 @@ class Dialer(ConnectionOptions):
         Raises:
             ErrBadHandshake: the server refused, or broke the rules.
         """
-        log.debug("%s: answered %d %s", target.shown, response.status, response.reason)
+        tell(
+            log, logging.DEBUG, "%s: answered %d %s", target.shown, response.status, response.reason
+        )
         self.store_cookies(target, response)
         return self.redirect(target, response) or self.check(key, response)
 
@@ -261,7 +275,7 @@ class Dialer(ConnectionOptions):
         location = response.headers.get("Location")
         if response.status not in _REDIRECTS or not location or self.max_redirects == 0:
             return None
-        shown = location.partition("?")[0]  # a query may be a secret
+        shown = _USER.sub("//", location.partition("?")[0].partition("#")[0])  # no secrets
         if target.redirects >= self.max_redirects:
             reason = f"redirected to {shown!r}, one more than max_redirects={self.max_redirects}"
             raise ErrBadHandshake(reason, response)
@@ -294,22 +308,44 @@ class Dialer(ConnectionOptions):
             raise ErrBadHandshake(str(error), response) from None
 
 
+def _checked(function: ProxyFor, url: object) -> str | None:
+    """Return what the application's function for ``proxy=`` returned, or raise."""
+    check_returned("proxy=", function, url, BOTH)
+    if url is not None and not isinstance(url, str):
+        said = f"proxy= {name_of(function)}() returned a {type(url).__name__}"
+        raise TypeError(f"{said}, expected a URL or None")
+    return url
+
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _FOR_ALL = ("Accept-Language", "Origin", "User-Agent")  # sent to another origin, too
 
+_USER = re.compile(r"(?<![^:])//[^/@]*@")  # user and password
 _HTTP = re.compile(r"^http(?=s?:)", re.IGNORECASE)
 
 
-def check_socket(sock: Any) -> None:
-    """Raise unless ``sock`` is what a ``net_dial`` may return: a plain socket.
+def check_socket(sock: Any, said: str = "net_dial returned ", do: str = "return") -> None:
+    """Raise unless ``sock`` is a plain socket, as a ``net_dial`` may return it.
 
     Raises:
         TypeError: it is not a socket, or it does TLS itself.
     """
     if not hasattr(sock, "getpeername"):
-        raise TypeError(f"net_dial returned {sock!r}, expected a connected socket.socket")
+        raise TypeError(f"{said}{sock!r}, expected a connected socket.socket")
     if hasattr(sock, "unwrap"):  # an SSLSocket cannot be read and written at once
-        raise TypeError("net_dial returned an SSLSocket; return the plain socket, ssl= does TLS")
+        raise TypeError(f"{said}an SSLSocket; {do} the plain socket, ssl= does TLS")
+
+
+def check_connected(sock: Any) -> None:
+    """Raise unless a socket is connected.
+
+    Raises:
+        OSError: it never was, or is no more.
+    """
+    try:
+        sock.getpeername()
+    except OSError as error:
+        raise OSError(error.errno, "the socket that was given is not connected") from None
 
 
 def _environment_proxy(target: Target) -> str | None:

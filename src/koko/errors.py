@@ -45,7 +45,14 @@ class HandshakeError(WebSocketError):
     def __init__(self, *said: Any, **named: Any) -> None:
         if len(said) == 1 and isinstance(said[0], str) and "reason" not in named:
             named["reason"], said = said[0], ()  # ("no token", status=401), as other libraries
-        status, reason = _status_and_reason(*said, **named)
+        try:
+            status, reason = _status_and_reason(*said, **named)
+        except TypeError:
+            shown = ", ".join([*map(repr, said), *(f"{name}={named[name]!r}" for name in named)])
+            raise TypeError(
+                f"HandshakeError({shown}): an HTTP status and a sentence, "
+                "as in HandshakeError(401, 'no token')"
+            ) from None
         super().__init__(status, reason)
         self.status = status
         self.reason = reason
@@ -56,10 +63,7 @@ class HandshakeError(WebSocketError):
 
 def _status_and_reason(status: int, reason: str) -> tuple[int, str]:
     if not isinstance(status, int) or isinstance(status, bool) or not isinstance(reason, str):
-        raise TypeError(
-            f"HandshakeError({status!r}, {reason!r}): an HTTP status and a sentence, "
-            "as in HandshakeError(401, 'no token')"
-        )
+        raise TypeError
     return status, reason
 
 
@@ -120,6 +124,16 @@ class CloseError(WebSocketError):
         if self.by_peer:
             return f"peer closed with {_say(self.received)}; we answered {self.sent.code}"
         return f"we closed with {_say(self.sent)}; peer answered {self.received.code}"
+
+
+def only_closes(error: BaseException) -> bool:
+    """Tell whether an error says only that connections are over.
+
+    It is a ``CloseError``, or a group of nothing else, as a task group raises it.
+    """
+    if isinstance(error, ExceptionGroup):
+        return error.split(CloseError)[1] is None
+    return isinstance(error, CloseError)
 
 
 class ErrCloseSent(CloseError):

@@ -17,6 +17,7 @@ from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
+_USER = re.compile(r"://[^/@]*@")
 _ABSOLUTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
 
 # Fields whose values a repr shows. The fields that may hold a secret cannot be listed, so any
@@ -57,8 +58,12 @@ class Request:
 
     @property
     def shown(self) -> str:
-        """The target for logs and errors: without the query, which may hold a token."""
-        return self.target.partition("?")[0]
+        """The target for logs and errors: without the query, which may hold a token.
+
+        Nor with the user and password that a target with a scheme may have.
+        """
+        shown = self.target.partition("?")[0]
+        return shown if shown.startswith("/") else _USER.sub("://", shown, count=1)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.method} {self.shown} {_shown(self.headers)}>"

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any
+
+BOTH = "on both faces"  # of a function that is plain there and here
 
 
 class WrongKindError(TypeError):
-    """A handler was written for the other face: this one cannot use what it returned."""
+    """A function was written for the other face: this one cannot use what it returned."""
 
 
 def is_async(function: Any) -> bool:
     """Tell whether calling ``function`` gives a coroutine, through partials and objects."""
-    while isinstance(function, partial):
-        function = function.func
+    function = _inner(function)
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         return True
     if inspect.isroutine(function) or not callable(function):
@@ -26,12 +28,17 @@ def is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(type(function).__call__)
 
 
-def refuse_async(call: str, what: str, function: Any) -> None:
+def refuse_async(
+    call: str,
+    what: str,
+    function: Any,
+    where: str = "here (koko.aio takes coroutine functions)",
+) -> None:
     """Raise for a coroutine function where a plain one is wanted."""
     if function is not None and is_async(function):
         raise TypeError(
             f"{call} got the coroutine function {name_of(function)}() as {what}; it must be a "
-            "plain function here (koko.aio takes coroutine functions)"
+            f"plain function {where}"
         )
 
 
@@ -52,6 +59,12 @@ def refuse_plain(call: str, what: str, function: Any) -> None:
         )
 
 
+def check_function(call: str, what: str, function: Any) -> None:
+    """Raise unless a function is one, or None."""
+    if function is not None and not callable(function):
+        raise TypeError(f"{call} got {what}{function!r}, expected a function")
+
+
 def check_face(call: str, what: str, given: Any, wanted: type) -> None:
     """Raise for an object of any other type than ``wanted``, such as the other face's."""
     if given is not None and not isinstance(given, wanted):
@@ -62,6 +75,14 @@ def check_face(call: str, what: str, given: Any, wanted: type) -> None:
         )
 
 
+def check_context(name: str, context: Any, wrong: str, why: str) -> None:
+    """Raise for what is no context for TLS, or one whose protocol is ``wrong``."""
+    if context is not None and not hasattr(context, "wrap_socket"):
+        raise TypeError(f"{name}={context!r}, expected an ssl.SSLContext")
+    if getattr(getattr(context, "protocol", None), "name", "") == wrong:
+        raise ValueError(f"{name}= is {why} (ssl.create_default_context)")
+
+
 def check_handler(call: str, handler: Any) -> None:
     """Raise unless a handler is callable or None."""
     if handler is not None and not callable(handler):
@@ -70,25 +91,47 @@ def check_handler(call: str, handler: Any) -> None:
 
 def not_awaitable(what: str, function: Any, result: object) -> WrongKindError:
     """Return the error for a plain function where a coroutine function is wanted."""
+    if isinstance(result, _YIELDED):
+        return _never_run(what, function, result)
     said = f"{what} {name_of(function)}() returned {result!r}"
     return WrongKindError(f"{said}; under koko.aio it must be async def")
 
 
-def check_returned(what: str, function: Any, result: object) -> None:
-    """Raise if a plain function returned a coroutine, which would never run."""
+def check_returned(
+    what: str, function: Any, result: object, where: str = "under koko.sync"
+) -> None:
+    """Raise if a plain function returned a coroutine or a generator, which would never run."""
     if inspect.iscoroutine(result):
         result.close()
     elif not inspect.isawaitable(result):
+        if isinstance(result, _YIELDED):
+            raise _never_run(what, function, result)
         return
     raise WrongKindError(
-        f"{what} {name_of(function)}() returned a {type(result).__name__}; "
-        "under koko.sync it must be def"
+        f"{what} {name_of(function)}() returned a {type(result).__name__}; {where} it must be def"
     )
 
 
 def name_of(function: Any) -> str:
     """Return the name of a function, through partials and objects."""
-    while isinstance(function, partial):
-        function = function.func
+    function = _inner(function)
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return str(name).rpartition(".<locals>.")[2]
+
+
+_YIELDED = (GeneratorType, AsyncGeneratorType)
+
+
+def _never_run(what: str, function: Any, result: object) -> WrongKindError:
+    said = f"{what} {name_of(function)}() returned a {type(result).__name__}"
+    return WrongKindError(f"{said}, which nothing runs; it must not yield")
+
+
+def _inner(function: Any) -> Any:
+    """Return the function inside partials and static methods.
+
+    Not ``__wrapped__``: a plain function may wrap a coroutine function, to run it.
+    """
+    while isinstance(function, partial | staticmethod):
+        function = function.func if isinstance(function, partial) else function.__func__
+    return function

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TypeVar
 
-from koko.dialing import Dialer, DialerOptions, check_dialer_options
+from koko.core.names import check_names
+from koko.dialing import Dialer, DialerOptions
 from koko.errors import CloseError, ErrBadHandshake, HandshakeError, ProtocolError
 from koko.http import Response
-from koko.misuse import check_face
+from koko.logs import tell
+from koko.misuse import BOTH, check_face, check_function, check_returned, refuse_async
 
 D = TypeVar("D", bound=Dialer)
 Retry = Callable[[Exception], bool]
@@ -66,9 +68,12 @@ class Backoff:
         return min(retry_after, LONGEST) + self.random() * longest
 
 
+_RECONNECT_OPTIONS = (*DialerOptions.__annotations__, "backoff", "dialer", "retry")
+
+
 def chosen_dialer(kind: type[D], dialer: D | None, options: DialerOptions) -> D:
     """Return the dialer of ``reconnect``: the one it was given, or one with these options."""
-    check_dialer_options("reconnect()", options)
+    check_names("reconnect()", _RECONNECT_OPTIONS, options)
     check_face("reconnect()", "dialer", dialer, kind)
     if dialer is None:
         return kind(**options)
@@ -80,16 +85,20 @@ def chosen_dialer(kind: type[D], dialer: D | None, options: DialerOptions) -> D:
 class Attempts:
     """Counts the failures in a row and says what follows; each end is one line at INFO."""
 
-    def __init__(self, name: str, backoff: Backoff, retry: Retry) -> None:
+    def __init__(self, name: str, backoff: Backoff | None, retry: Retry) -> None:
+        if backoff is not None and not hasattr(backoff, "delay"):
+            raise TypeError(f"reconnect() got backoff={backoff!r}, expected a Backoff")
+        check_function("reconnect()", "retry=", retry)
+        refuse_async("reconnect()", "retry=", retry, BOTH)
         self._name = name
-        self._backoff = backoff
+        self._backoff = backoff or Backoff()
         self._retry = retry
         self._failures = 0
 
     def failed(self, error: BaseException) -> float:
         """Return how long to wait after a failure; raise the error if retrying is pointless."""
-        if not (isinstance(error, Exception) and self._retry(error)):
-            logger.info("%s: %s; another try would not help", self._name, error)
+        if not (isinstance(error, Exception) and self._may_retry(error)):
+            tell(logger, logging.INFO, "%s: %s; another try would not help", self._name, error)
             raise error
         asked = retry_after(error.response) if isinstance(error, ErrBadHandshake) else 0.0
         return self._next_delay(error, asked)
@@ -109,12 +118,17 @@ class Attempts:
 
     def left(self, ending: BaseException | None) -> None:
         """Log that the application left the loop; ``ending`` is how its connection ended."""
-        logger.info("%s: %s; the application left the loop", self._name, ending)
+        tell(logger, logging.INFO, "%s: %s; the application left the loop", self._name, ending)
+
+    def _may_retry(self, error: Exception) -> bool:
+        answer = self._retry(error)
+        check_returned("retry=", self._retry, answer, BOTH)  # a coroutine would be true, for ever
+        return answer
 
     def _next_delay(self, why: object, asked: float = 0.0) -> float:
         self._failures += 1
         delay = self._backoff.delay(self._failures, asked)
-        logger.info("%s: %s; next try in %.1f s", self._name, why, delay)
+        tell(logger, logging.INFO, "%s: %s; next try in %.1f s", self._name, why, delay)
         return delay
 
 

@@ -14,9 +14,15 @@ from enum import Enum
 from typing import Any
 
 from koko.core.connection import Connection
-from koko.errors import CloseError, HandshakeError
+from koko.errors import HandshakeError, only_closes
 from koko.http import Request, Response
-from koko.misuse import WrongKindError, check_face, check_handler
+from koko.misuse import (
+    WrongKindError,
+    check_context,
+    check_face,
+    check_function,
+    check_handler,
+)
 from koko.opening.address import written
 from koko.opening.handshake import is_websocket_upgrade, refusal
 from koko.opening.head import write_response
@@ -46,6 +52,7 @@ _NAMED = 5  # addresses that a line has room for
 HUNG_UP = "the client hung up before its request was whole"
 HUNG_UP_ANSWERING = "the client hung up before it was answered"
 GOING_AWAY = "the server is going away"
+HTTP_TIMEOUT = "http= has handshake_timeout=%g s"
 
 RETRY = 1.0  # seconds until the next try to accept, after the system was out of something
 
@@ -73,14 +80,41 @@ GONE = frozenset(
 
 
 def check_server(
-    handler: object, http: object, upgrader: object, wanted: type, options: Collection[str]
+    call: str,
+    handler: object,
+    http: object,
+    upgrader: object,
+    wanted: type,
+    options: Collection[str],
 ) -> None:
-    """Raise if no server can be made of these; its upgrader must be of the type ``wanted``."""
-    check_server_options("Server()", upgrader, options)
-    check_face("Server()", "upgrader", upgrader, wanted)
+    """Raise if ``call`` can make no server of these; the upgrader must be one of this face."""
+    check_server_options(call, upgrader, options)
+    check_face(call, "upgrader", upgrader, wanted)
     if handler is None and http is None:
-        raise TypeError("a server needs a handler, or http= that upgrades by itself")
-    check_handler("Server()", handler)
+        raise TypeError(f"{call} needs a handler, or http= that upgrades by itself")
+    check_handler(call, handler)
+    check_function(call, "http=", http)
+
+
+def check_place(
+    host: object, port: object, sock: object, ssl: object, proxy_protocol: object, logger: object
+) -> None:
+    """Raise if a server cannot listen there, or so."""
+    names = host if isinstance(host, list) else [host]
+    if not names or not all(name is None or isinstance(name, str) for name in names):
+        expected = "a name or an address, a list of them, or None for all interfaces"
+        raise TypeError(f"host={host!r}, expected {expected}; the port comes second")
+    if not isinstance(port, int) or isinstance(port, bool):
+        raise TypeError(f"port={port!r}, expected a whole number")
+    if not 0 <= port <= 0xFFFF:
+        raise ValueError(f"port={port!r}, expected a number from 0 to 65535")
+    if sock is not None and (not hasattr(sock, "getsockname") or hasattr(sock, "unwrap")):
+        raise TypeError(f"sock={sock!r}, expected a bound socket.socket; ssl= does TLS")
+    check_context("ssl", ssl, "PROTOCOL_TLS_CLIENT", "a client's: make it with Purpose.CLIENT_AUTH")
+    if not isinstance(proxy_protocol, bool):
+        raise TypeError(f"proxy_protocol={proxy_protocol!r}, expected True or False")
+    if logger is not None and not hasattr(logger, "isEnabledFor"):
+        raise TypeError(f"logger={logger!r}, expected a logging.Logger")
 
 
 # Admission: the policy of ``max_connections``. Every client counts from being accepted to being
@@ -150,6 +184,13 @@ def failed_to_answer() -> HandshakeError:
     return HandshakeError(500, "the server failed to answer")
 
 
+def took_too_long(timeout: float) -> HandshakeError:
+    """Return the refusal for an application that has not answered in time."""
+    error = HandshakeError(503, "the application took too long to answer")
+    error.advice = HTTP_TIMEOUT % timeout
+    return error
+
+
 def refusal_octets(error: HandshakeError) -> bytes:
     """Return a refusal as it is sent to a client whose request was not read."""
     return write_response(refusal(error))
@@ -179,11 +220,9 @@ def linger_until(now: float, deadline: float | None) -> float:
 def close_code_of(error: BaseException | None) -> int:
     """Return which code a connection is closed with when its handler ended, perhaps in ``error``.
 
-    1000 for a ``CloseError`` and for a group of nothing else, as a task group raises it.
+    1000 where ``only_closes`` says so of the error.
     """
-    if isinstance(error, ExceptionGroup):
-        return 1000 if error.split(CloseError)[1] is None else 1011
-    return 1000 if error is None or isinstance(error, CloseError) else 1011
+    return 1000 if error is None or only_closes(error) else 1011
 
 
 def handler_failed(

@@ -7,7 +7,7 @@ send. Nothing here knows a socket or a framework; a refusal says in one sentence
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, TypedDict
@@ -16,10 +16,11 @@ from multidict import CIMultiDict
 
 from koko.core import deflate
 from koko.core.deflate import Agreed, Compression
-from koko.core.options import ConnectionOptions, check_names
+from koko.core.names import check_names
+from koko.core.options import ConnectionOptions
 from koko.errors import HandshakeError
 from koko.http import Headers, Request, Response
-from koko.misuse import is_async, name_of
+from koko.misuse import BOTH, check_returned, is_async, name_of
 from koko.opening import forwarded
 from koko.opening.forwarded import DIRECT, Source
 from koko.opening.handshake import (
@@ -27,6 +28,7 @@ from koko.opening.handshake import (
     check_headers,
     check_request,
     check_subprotocols,
+    is_refusal,
     refusal,
     subprotocols,
 )
@@ -60,6 +62,15 @@ class UpgradableRequest(Request):
     handshake: Any = field(kw_only=True, repr=False, compare=False)
 
 
+def check_face_of(request: UpgradableRequest, needed: str, mine: str, other: str) -> None:
+    """Raise for a request to the server of the other face: its handshake lacks ``needed``."""
+    if not hasattr(request.handshake, needed):
+        raise TypeError(
+            f"upgrade() of koko.{mine}.Upgrader got a request to koko.{other}'s server; "
+            f"use koko.{other}.Upgrader"
+        )
+
+
 class UpgraderOptions(TypedDict, total=False):
     """The options of ``Upgrader``, for ``**options: Unpack[UpgraderOptions]``."""
 
@@ -80,7 +91,17 @@ class UpgraderOptions(TypedDict, total=False):
 
 
 SERVER_OPTIONS = (
-    *("http", "max_connections", "proxy_protocol", "reuse_port", "sock", "ssl", "upgrader"),
+    *(
+        "host",
+        "port",
+        "http",
+        "max_connections",
+        "proxy_protocol",
+        "reuse_port",
+        "sock",
+        "ssl",
+        "upgrader",
+    ),
     "logger",
 )
 
@@ -136,6 +157,10 @@ class Upgrader(ConnectionOptions):
                     f"{name}={name_of(value)} must be a plain function on both faces; to wait, "
                     "use http= of Server(None, ...), which may await and then call upgrade()"
                 )
+        for name in ("origins", "subprotocols", "trusted_proxies"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Iterable):
+                raise TypeError(f"{name}={value!r}, expected a list")
         if self.origins is not None:
             _check_origins(self.origins)
             if self.check_origin:
@@ -175,6 +200,8 @@ class Upgrader(ConnectionOptions):
             subprotocol = self._let_in(request, extra, secure, host)
             extensions, agreed = self._agree(request)
         except HandshakeError as refused:
+            if not is_refusal(refused):
+                raise
             return self._refuse(request, refused)
         key = request.headers["Sec-WebSocket-Key"]
         return Accepted(accept_response(key, subprotocol, extensions, extra), subprotocol, agreed)
@@ -211,6 +238,7 @@ class Upgrader(ConnectionOptions):
 
     def _refuse(self, request: Request, error: HandshakeError) -> Refused:
         response = refusal(error) if self.error is None else self.error(request, error)
+        check_returned("error=", self.error, response, BOTH)
         if not isinstance(response, Response):
             raise TypeError(f"error= returned {response!r}, expected a Response")
         if response.status == 101:
@@ -225,6 +253,7 @@ class Upgrader(ConnectionOptions):
         origin = given[0] if given else None
         if self.check_origin is not None:
             welcome, rule = self.check_origin(request), "was refused by check_origin="
+            check_returned("check_origin=", self.check_origin, welcome, BOTH)  # it would be true
         elif origin is None:
             return
         elif self.origins is not None:
@@ -255,8 +284,9 @@ class Upgrader(ConnectionOptions):
         if self.select_subprotocol is not None:
             offered = subprotocols(request)
             chosen = self.select_subprotocol(request, offered)
-            if chosen is not None and chosen not in offered:
-                raise ValueError(f"select_subprotocol= chose {chosen!r}, offered were {offered!r}")
+            check_returned("select_subprotocol=", self.select_subprotocol, chosen, BOTH)
+            if chosen is not None and chosen not in offered:  # some clients offer their token
+                raise ValueError(f"select_subprotocol= chose {chosen!r}, which was not offered")
             return chosen
         if self.subprotocols is not None:
             spoken = self.subprotocols

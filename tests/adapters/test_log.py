@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
+from threading import Event, Thread
+from urllib.parse import urlsplit
 
 import pytest
 
-from koko import ErrBadHandshake
+from koko import ErrBadHandshake, Request
 from koko.adapters import http_server
 from koko.sync import Conn, Upgrader, dial
+from tests.test_servers import UPGRADE
 
 pytestmark = pytest.mark.once
 
@@ -27,8 +31,8 @@ class Site(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving() -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), Site) as server:
+def serving(site: type[BaseHTTPRequestHandler] = Site) -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), site) as server:
         thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -61,3 +65,30 @@ def test_a_log_handler_that_raises_leaves_no_refused_client_without_its_answer()
             dial(url, origin="https://app.example")
     finally:
         logger.removeFilter(fail)
+
+
+def test_a_client_that_is_gone_before_it_is_answered_is_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked, gone = Event(), Event()
+
+    def check(request: Request) -> bool:
+        asked.set()
+        return gone.wait(10)
+
+    class Late(Site):
+        @http_server.websocket(Upgrader(check_origin=check))
+        def do_GET(self, conn: Conn) -> None:
+            """Never be called."""
+
+    caplog.set_level(logging.INFO, "koko.server")
+    with serving(Late) as url:
+        sock = socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), 10)
+        host, port = sock.getsockname()
+        sock.sendall(UPGRADE)
+        assert asked.wait(10)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+        gone.set()
+    said = "the client hung up before it was answered"
+    assert caplog.messages == [f"{host}:{port} /: {said}"]

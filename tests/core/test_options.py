@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 
+from koko import aio, sync
 from koko.core.deflate import Compression
-from koko.core.options import ConnectionOptions, check_names
+from koko.core.names import check_names
+from koko.core.options import ConnectionOptions
 
 TIMES = ["handshake_timeout", "close_timeout", "ping_interval", "ping_timeout"]
 SIZES = ["read_limit", "write_buffer_size"]
@@ -89,6 +94,10 @@ KNOWN = ["handshake_timeout", "headers", "http", "read_limit", "subprotocols"]
         ("max_size", "dial() has no option 'max_size'; read_limit= bounds a message"),
         ("additional_headers", "'additional_headers'; headers= adds headers"),
         ("process_request", "'process_request'; http= answers requests, and check_origin="),
+        ("maxPayload", "dial() has no option 'maxPayload'; read_limit= bounds a message"),
+        ("HandshakeTimeout", "'HandshakeTimeout'; write handshake_timeout="),
+        ("ws_max_size", "'ws_max_size'; read_limit= bounds a message"),
+        ("write_limit", "'write_limit'; read_limit= bounds a message"),
         ("subprotocls", "'subprotocls'; did you mean subprotocols=?"),
         ("compress", "dial() has no option 'compress'"),  # whose name is no option of this call
         ("xyzzy", "dial() has no option 'xyzzy'"),
@@ -98,6 +107,36 @@ def test_an_option_that_is_none_is_told_what_it_is_called_here(name, sentence):
     with pytest.raises(TypeError) as told:
         check_names("dial()", KNOWN, ["headers", name])
     assert sentence in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "hint"),
+    [
+        ("forwarded_allow_ips", ["trusted_proxies", "proxy"], "; trusted_proxies= names the prox"),
+        ("proxies", ["trusted_proxies"], "; trusted_proxies= names the proxies"),
+        ("proxies", ["trusted_proxies", "proxy"], "; proxy= is the URL of a proxy"),
+        ("origin", ["origins"], "; origins= says which pages may connect"),
+        ("origins", ["origin"], "; origin= is the header Origin"),
+        ("uds", ["sock"], "; sock= is a bound socket"),
+        ("extra_headers", ["http"], "; http= with upgrade(request, headers)"),
+        ("create_protocol", ["proxy_protocol"], ""),  # a wrong hint is worse than none
+        ("receive_timeout", ["close_timeout"], ""),
+    ],
+)
+def test_a_hint_is_of_what_this_call_has(name, known, hint):
+    with pytest.raises(TypeError) as told:
+        check_names("f()", known, [name])
+    said = str(told.value)
+    assert said.startswith(f"f() has no option {name!r}{hint}")
+    assert hint or said == f"f() has no option {name!r}"
+
+
+@pytest.mark.parametrize("kind", [sync.Dialer, sync.Upgrader, aio.Dialer, aio.Upgrader])
+def test_a_dialer_and_an_upgrader_say_it_as_well(kind):
+    with pytest.raises(TypeError, match=rf"^{kind.__name__}\(\) has no option 'max_size'; read_li"):
+        kind(max_size=5)
+    assert copy.copy(kind(read_limit=5)).read_limit == 5
+    assert replace(kind(read_limit=5), head_limit=9).read_limit == 5
 
 
 def test_options_that_are_known_pass():

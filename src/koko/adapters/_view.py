@@ -15,9 +15,9 @@ from koko import serving
 from koko.errors import HandshakeError
 from koko.hijacking import hijackable, lives_on
 from koko.http import Response
-from koko.misuse import check_face, refuse_async
+from koko.misuse import check_face, check_handler, refuse_async
 from koko.opening.address import written
-from koko.opening.handshake import refusal
+from koko.opening.handshake import is_refusal, refusal
 from koko.sync.conn import Conn
 from koko.sync.handling import run_handler
 from koko.sync.logs import tell
@@ -30,6 +30,14 @@ OVER = Response(101)  # what a view returns after the conversation: only the acc
 
 # The threads of our own in which conversations run, and the clients of each.
 running: dict[threading.Thread, str] = {}
+
+
+def check_view(upgrader: object, max_connections: int | None) -> None:
+    """Raise for what ``websocket()`` cannot make views with; at once, not at its first function."""
+    check_face("websocket()", "upgrader", upgrader, Upgrader)
+    if upgrader is None:
+        raise TypeError("websocket() got None as upgrader, expected a koko.sync.Upgrader")
+    serving.check_limit(max_connections)
 
 
 class Conversations:
@@ -49,11 +57,13 @@ class Conversations:
         thread: bool,
         max_connections: int | None,
     ) -> None:
-        check_face("websocket()", "upgrader", upgrader, Upgrader)
+        if handler is None:
+            raise TypeError("websocket() got None as handler, expected a function that gets a Conn")
+        check_handler("websocket()", handler)
         refuse_async("websocket()", "handler", handler)
         self._upgrader = upgrader
         self._thread = thread
-        self._limit = serving.check_limit(max_connections)
+        self._limit = max_connections
         self._lock = threading.Lock()
         self._open = 0
         self._told = False  # that the thread cannot be given back
@@ -66,17 +76,28 @@ class Conversations:
             return hijackable(request).answer(refusal(full))
         handed_over = False
         try:
-            conn = self._upgrader.upgrade(request)
+            try:
+                conn = self._upgrader.upgrade(request)
+            except OSError:  # the client is gone
+                return self._gone(request)
             handed_over = self._thread and self._hand_over(conn, handler)
             if not handed_over:
                 run_handler(conn, partial(handler, conn), _LOGGER)
         except HandshakeError as error:
+            if not is_refusal(error):
+                raise
             level = logging.ERROR if error.status >= 500 else serving.level_of(error)
             tell(_LOGGER, level, "refused: %s", serving.sentence_of(error))
             return error.response or refusal(error)
         finally:
             if not handed_over:
                 hold(self._lock, self._leave)
+        return OVER
+
+    def _gone(self, request: Any) -> Response:
+        known = hijackable(request)
+        peer, target = written(known.peer), known.request.shown
+        tell(_LOGGER, logging.INFO, serving.CLIENT, peer, target, serving.HUNG_UP_ANSWERING)
         return OVER
 
     def _hand_over(self, conn: Conn, handler: Callable[[Conn], object]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from django.db import connections
 from django.http import HttpRequest, HttpResponse
 
-from koko.adapters._view import Conversations, fields
+from koko.adapters._view import Conversations, check_view, fields
 from koko.sync.conn import Conn
 from koko.sync.upgrade import Upgrader
 
@@ -32,6 +32,7 @@ def websocket(
     Database connections belong to threads: a conversation opens its own, and all of them are
     closed when it ends. Transactions, language and time zone of the request do not come along.
     """
+    check_view(upgrader, max_connections)
 
     def decorate(handler: Handler) -> View:
         conversations = Conversations(upgrader, handler, thread, max_connections)

@@ -8,7 +8,7 @@ from typing import Any
 
 import flask
 
-from koko.adapters._view import Conversations, fields
+from koko.adapters._view import Conversations, check_view, fields
 from koko.sync.conn import Conn
 from koko.sync.upgrade import Upgrader
 
@@ -31,6 +31,7 @@ def websocket(
     The conversation has a copy of the request context (``copy_current_request_context``) and
     another ``flask.g``; functions for ``teardown_request`` run for both.
     """
+    check_view(upgrader, max_connections)
 
     def decorate(handler: Handler) -> View:
         conversations = Conversations(upgrader, handler, thread, max_connections)

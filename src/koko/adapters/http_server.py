@@ -7,7 +7,7 @@ from functools import wraps
 from http.server import BaseHTTPRequestHandler
 from typing import TypeVar
 
-from koko.adapters._view import OVER, Conversations
+from koko.adapters._view import OVER, Conversations, check_view
 from koko.opening.head import write_response
 from koko.sync.conn import Conn
 from koko.sync.upgrade import Upgrader
@@ -24,6 +24,7 @@ def websocket(
     own. Any other server serves no other client during a conversation. There may be
     ``max_connections`` of them; others are answered with 503.
     """
+    check_view(upgrader, max_connections)
 
     def decorate(method: Callable[[H, Conn], object]) -> Callable[[H], None]:
         conversations = Conversations(upgrader, method, thread, max_connections)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
-from koko.adapters._view import Conversations, fields
+from koko.adapters._view import Conversations, check_view, fields
 from koko.sync.conn import Conn
 from koko.sync.upgrade import Upgrader
 
@@ -24,6 +24,7 @@ def websocket(
     ``max_connections`` conversations; others are answered with 503. See ``Upgrader.upgrade``
     for the servers that hand over their socket.
     """
+    check_view(upgrader, max_connections)
 
     def decorate(handler: Callable[[Conn, Environ], object]) -> Application:
         conversations = Conversations(upgrader, handler, thread, max_connections)

@@ -30,7 +30,7 @@ from koko.errors import HandshakeError
 from koko.http import Request, Response
 from koko.opening.address import written
 from koko.opening.forwarded import DIRECT, Source
-from koko.opening.handshake import is_websocket_upgrade, refusal
+from koko.opening.handshake import is_refusal, is_websocket_upgrade, refusal
 from koko.opening.head import RequestParser, write_response
 from koko.opening.proxy_protocol import ProxyHeader
 from koko.serving import (
@@ -39,6 +39,7 @@ from koko.serving import (
     HUNG_UP,
     HUNG_UP_ANSWERING,
     NO_ANSWER,
+    REFUSE_TIMEOUT,
     SERVE,
     UNKNOWN,
     Admission,
@@ -54,6 +55,7 @@ from koko.serving import (
     sentence_of,
     server_full,
     too_slow,
+    took_too_long,
 )
 from koko.upgrading import Accepted, Refused, UpgradableRequest, Upgrader, source_of
 
@@ -160,6 +162,7 @@ class OpeningHandshake(asyncio.Protocol):
         if not self._answered:
             why = HUNG_UP_ANSWERING if self._asked else HUNG_UP
             self._tell(self._why or why)
+            self._answered = True  # whatever http= still returns
         self._leave()
         if self._answering is not None:
             self._answering.cancel()
@@ -184,9 +187,15 @@ class OpeningHandshake(asyncio.Protocol):
         self._told = self._source.address
 
     def on_timer(self) -> None:
-        """Drop a client that took longer than it may."""
+        """Drop a client that took longer than it may; answer for an ``http=`` that did."""
+        timeout = self._service.upgrader.handshake_timeout
+        if self._answering is not None and timeout is not None and not self._answered:
+            self._deadline = self._service.loop.time() + REFUSE_TIMEOUT  # for the answer
+            self._refuse(self.request, took_too_long(timeout))
+            self._answering.cancel()
+            return
         if not self._answered:
-            self._why = too_slow(self._service.upgrader.handshake_timeout)
+            self._why = too_slow(timeout)
         self.transport.abort()
 
     # What an Upgrader calls
@@ -197,7 +206,7 @@ class OpeningHandshake(asyncio.Protocol):
 
     def open(self, upgrader: Upgrader, accepted: Accepted, source: Source, head: bytes) -> Conn:
         """Make a connection of an accepted request, for the task in which ``http`` runs."""
-        if not self._answered and self._is_gone():
+        if self.conn is None and self._is_gone():
             raise ConnectionResetError("the client is gone")
         conn = self._open(upgrader, accepted, source, head)
         if self._answering is not None:
@@ -321,6 +330,8 @@ class OpeningHandshake(asyncio.Protocol):
             self.transport.abort()
 
     def _conclude(self, response: Response | None) -> None:
+        if self._answered:
+            return  # it came too late
         if response is None:
             self._upgrade()
         else:
@@ -333,7 +344,7 @@ class OpeningHandshake(asyncio.Protocol):
 
     def _refuse_for(self, error: BaseException) -> None:
         """Answer after an error of the application; raise cancellation and fatal errors again."""
-        if isinstance(error, HandshakeError):
+        if isinstance(error, HandshakeError) and is_refusal(error):
             return self._refuse(self.request, error)
         if was_cancelled(error):
             raise error
@@ -348,6 +359,8 @@ class OpeningHandshake(asyncio.Protocol):
         self._refuse(self.request, failed_to_answer())
 
     def _refuse(self, request: Request | None, error: HandshakeError) -> None:
+        if self._answered:
+            return
         self._tell(sentence_of(error), level_of(error))
         self._answer(request, error.response or refusal(error))
 

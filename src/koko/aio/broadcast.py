@@ -10,7 +10,15 @@ from weakref import WeakKeyDictionary
 
 from koko.aio.conn import Conn
 from koko.aio.protocol import send_now
-from koko.broadcasting import SLOW_CLOSE, Delivery, Patience, Slow, count, prepare
+from koko.broadcasting import (
+    SLOW_CLOSE,
+    Delivery,
+    Patience,
+    Slow,
+    audience_of,
+    count,
+    prepare,
+)
 from koko.core.lifecycle import State
 from koko.errors import CloseError
 from koko.message import Data, Kind, PreparedMessage, format_close_message
@@ -37,7 +45,7 @@ async def broadcast(
     When cancelled, the connections that are still waited for do not get the message.
     """
     prepared = prepare(message, slow, timeout)
-    audience = dict.fromkeys(conns)
+    audience = audience_of(conns, Conn)
     sent, gone, late = send_now(audience, prepared)
     for conn in late:
         conn._protocol.message_lock.check_own()

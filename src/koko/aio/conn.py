@@ -23,7 +23,7 @@ from koko.aio.writing import until_writable, write_in_turn
 from koko.conn import BaseConn, ControlHandler
 from koko.core.connection import Ping
 from koko.core.incoming import Joined
-from koko.errors import CloseError
+from koko.errors import only_closes
 from koko.http import Request, Response
 from koko.message import Data, Kind, PreparedMessage, check_kind
 
@@ -270,7 +270,7 @@ class Conn(BaseConn, MessageVerbs):
         traceback: TracebackType | None,
     ) -> None:
         """Close with 1000; with 1001 when cancelled, with 1011 when the block failed."""
-        if error is None or isinstance(error, CloseError):
+        if error is None or only_closes(error):
             await self.close()
         else:
             await self.close(1011 if isinstance(error, Exception) else 1001)

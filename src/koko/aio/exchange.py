@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from typing import Any, cast
@@ -11,6 +12,7 @@ from koko.aio.transport import attach, attach_to_the_loops
 from koko.default_context import default_context, made_context
 from koko.dial_steps import Connecting, Exchange, Reader, StartTLS
 from koko.dialing import log
+from koko.logs import tell
 
 LONG = 86400.0  # seconds for TLS; None would mean a minute. The dial has its own deadline
 
@@ -32,7 +34,7 @@ class HttpExchange(asyncio.Protocol):
 
     async def attach(self, step: Connecting, sock: socket.socket) -> None:
         """Take a connected socket, and close it if that fails."""
-        log.debug("connected to %s port %d: %s", step.host, step.port, sock)
+        tell(log, logging.DEBUG, "connected to %s port %d: %s", step.host, step.port, sock)
         await (attach_to_the_loops if step.for_tls else attach)(sock, self)
 
     async def start_tls(self, step: StartTLS, shutdown_timeout: float) -> ssl.SSLObject:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from koko.dial_steps import Attempts, CallNetDial, Connect, Connecting, ConnectUnix, Resolve
-from koko.dialing import check_socket
+from koko.dialing import check_connected, check_socket
 from koko.opening.eyeballs import ROOM, Address
 
 
@@ -66,7 +66,8 @@ async def _call_net_dial(step: CallNetDial, deadline: float | None) -> socket.so
     sock: socket.socket = await dialed if inspect.isawaitable(dialed) else dialed
     try:
         check_socket(sock)
-    except TypeError:
+        check_connected(sock)
+    except (TypeError, OSError):
         if isinstance(sock, socket.socket):
             sock.close()
         raise

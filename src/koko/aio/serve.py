@@ -26,7 +26,7 @@ from koko.aio.upgrade import Upgrader
 from koko.core.control import close_payload
 from koko.errors import Close
 from koko.listening import BACKLOG, address_of, close_all
-from koko.misuse import refuse_async
+from koko.misuse import BOTH, check_function, check_returned, refuse_async
 from koko.serving import (
     CLOSED,
     CLOSING,
@@ -35,9 +35,10 @@ from koko.serving import (
     LISTENING,
     addresses,
     check_limit,
+    check_place,
     check_server,
 )
-from koko.upgrading import UpgraderOptions, check_server_options
+from koko.upgrading import UpgraderOptions
 
 LEAVE = 1.0  # seconds that cancelled handlers have to end
 
@@ -64,7 +65,8 @@ class Server:
             gets the ``Request`` and returns a ``Response``, or None to refuse with 426; to
             refuse otherwise it raises ``HandshakeError``. Without a handler it gets every
             request, and may make a connection of it by ``Upgrader.upgrade``; from then on
-            the rules for handlers hold for it.
+            the rules for handlers hold for it. Until then it has ``handshake_timeout``: after
+            that it is cancelled, and the client gets 503.
         max_connections: how many clients it serves at once. Any more get 503 and can try
             again. Handshakes and plain HTTP count as well, TLS included: 16 more may be at
             that before any are dropped. None: no limit.
@@ -92,7 +94,8 @@ class Server:
         logger: logging.Logger | None = None,
         **options: Unpack[UpgraderOptions],
     ) -> None:
-        check_server(handler, http, upgrader, Upgrader, options)
+        check_server("Server()", handler, http, upgrader, Upgrader, options)
+        check_place(host, port, sock, ssl, proxy_protocol, logger)
         self.handler = handler
         self.upgrader = upgrader or Upgrader(**options)
         self._http = http
@@ -178,7 +181,13 @@ class Server:
         self._clients.disown()
 
     async def serve_forever(self) -> None:
-        """Serve until ``close`` is called; when cancelled, close gracefully with 1001."""
+        """Serve until ``close`` is called; when cancelled, close gracefully with 1001.
+
+        Raises:
+            RuntimeError: it has not been started.
+        """
+        if not self._started and self._closing is None:
+            raise RuntimeError("this server was not started: call start(), or use async with")
         try:
             await self.wait_closed()
         except asyncio.CancelledError:
@@ -332,8 +341,9 @@ async def serve(
     their former handlers are back. ``options`` are those of ``Upgrader``, unless
     ``upgrader`` is given; the rest is as in ``Server``.
     """
-    check_server_options("serve()", upgrader, options)
-    refuse_async("serve()", "on_start=", on_start)
+    check_server("serve()", handler, http, upgrader, Upgrader, options)
+    check_function("serve()", "on_start=", on_start)
+    refuse_async("serve()", "on_start=", on_start, BOTH)
     server = Server(
         handler,
         host,
@@ -350,6 +360,6 @@ async def serve(
     )
     async with server:
         if on_start is not None:
-            on_start(server)
+            check_returned("on_start=", on_start, on_start(server), BOTH)
         with stopped_by_signals(server._stop_by_signal):
             await server.wait_closed()

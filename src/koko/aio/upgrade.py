@@ -9,7 +9,7 @@ from koko.aio.conn import Conn
 from koko.aio.pending import Pending
 from koko.http import Headers
 from koko.opening.head import write_response
-from koko.upgrading import Refused, UpgradableRequest
+from koko.upgrading import Refused, UpgradableRequest, check_face_of
 
 
 class Upgrader(upgrading.Upgrader):
@@ -33,6 +33,7 @@ class Upgrader(upgrading.Upgrader):
                 "http=; other servers' requests are for koko.sync.Upgrader, those of ASGI for "
                 "koko.adapters.asgi.upgrade()"
             )
+        check_face_of(request, "open", "aio", "sync")
         return Upgrading(self, request, headers)
 
 

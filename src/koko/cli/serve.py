@@ -52,6 +52,7 @@ def start_log(quiet: bool) -> None:
 def _options(args: argparse.Namespace) -> UpgraderOptions:
     return {
         "origins": args.origin,
+        "trusted_proxies": args.trusted_proxy,
         "read_limit": args.read_limit,
         "compression": args.compression,
         "handshake_timeout": args.handshake_timeout,

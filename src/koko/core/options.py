@@ -1,17 +1,16 @@
 """The options of every connection, client or server: documented and validated once.
 
-``Dialer`` and ``Upgrader`` add their own to these; the faces add none. The error for an
-unknown name says what the option is called here.
+``Dialer`` and ``Upgrader`` add their own to these; the faces add none.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from koko.core.deflate import Compression
+from koko.core.names import check_names
 
 # What None means for an option. The others have no None: every close ends, every fragment is
 # finite, and no head is read without a limit.
@@ -53,6 +52,11 @@ class ConnectionOptions:
     compression: bool | Compression = False
     write_buffer_size: int = 4096
 
+    def __new__(cls, *_: object, **options: object) -> Self:
+        """Raise TypeError for an option that there is none of; say what it is called here."""
+        check_names(f"{cls.__name__}()", cls.__dataclass_fields__, options)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for name in ("read_limit", "head_limit", "write_buffer_size"):
             _check(name, getattr(self, name), int, "a whole number of bytes")
@@ -78,64 +82,3 @@ def _check(name: str, value: Any, kind: Any, what: str) -> None:
         raise TypeError(rule)
     if value <= 0 or not math.isfinite(value):
         raise ValueError(rule)
-
-
-# What other libraries call it, what it is called here, and what that does.
-_ELSEWHERE = {
-    **dict.fromkeys(
-        ("timeout", "open_timeout", "connect_timeout"),
-        ("handshake_timeout", "bounds the opening handshake, in seconds"),
-    ),
-    **dict.fromkeys(
-        ("max_size", "max_msg_size", "max_message_size", "max_payload_length", "maxPayload"),
-        ("read_limit", "bounds a message, in bytes"),
-    ),
-    **dict.fromkeys(
-        ("max_line_size", "max_header_size", "max_headers"),
-        ("head_limit", "bounds a head, in bytes"),
-    ),
-    **dict.fromkeys(
-        ("additional_headers", "extra_headers", "header", "http_headers"),
-        ("headers", "adds headers to the handshake"),
-    ),
-    **dict.fromkeys(
-        ("process_request", "on_request"),
-        ("http", "answers requests, and check_origin= refuses handshakes"),
-    ),
-    **dict.fromkeys(("heartbeat", "heartbeat_interval"), ("ping_interval", "sends pings")),
-    **dict.fromkeys(
-        ("compress", "enable_compression", "perMessageDeflate", "extensions"),
-        ("compression", "is True for permessage-deflate, or a Compression"),
-    ),
-    **dict.fromkeys(("protocols", "subprotocol"), ("subprotocols", "is a list of names")),
-    **dict.fromkeys(("ssl_context", "sslopt", "tls"), ("ssl", "is an ssl.SSLContext")),
-    **dict.fromkeys(
-        ("http_proxy", "http_proxy_host", "proxy_url"), ("proxy", "is the URL of a proxy")
-    ),
-    **dict.fromkeys(("user_agent_header",), ("user_agent", "is the header User-Agent")),
-    **dict.fromkeys(("server_header",), ("http", "answers requests with headers of your own")),
-    **dict.fromkeys(("cookies", "cookie", "cookie_jar"), ("jar", "is an http.cookiejar.CookieJar")),
-    **dict.fromkeys(("origin", "allowed_origins"), ("origins", "says which pages may connect")),
-    **dict.fromkeys(
-        ("local_addr", "family", "create_connection", "sockopt"),
-        ("net_dial", "opens the connection in our place"),
-    ),
-    **dict.fromkeys(("path", "unix_path", "uds"), ("unix", "is the path of a Unix socket")),
-}
-
-
-def check_names(call: str, known: Collection[str], given: Iterable[str]) -> None:
-    """Raise TypeError for an option that ``call`` does not have; say what it is called here."""
-    for name in given:
-        if name not in known:
-            raise TypeError(f"{call} has no option {name!r}{_hint(name, known)}")
-
-
-def _hint(name: str, known: Collection[str]) -> str:
-    here, what = _ELSEWHERE.get(name, ("", ""))
-    if here in known:
-        return f"; {here}= {what}"
-    from difflib import get_close_matches  # 26 ms, only for a mistake
-
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}=?" if near else ""

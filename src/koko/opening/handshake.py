@@ -55,8 +55,7 @@ _SWITCHING = ((field_name("Upgrade"), "websocket"), (field_name("Connection"), "
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # base64 of 16 bytes
 
-# What may be a secret: errors do not show it.
-_SECRET = re.compile("auth|cookie|key|pass|secret|session|token", re.IGNORECASE)
+_QUERY = re.compile(r"\?[^\s\"'<>)]+")
 
 _ASKED = "(RFC 6455 §4.2.1)"
 _ANSWERED = "(RFC 6455 §4.1)"
@@ -119,12 +118,21 @@ def _pairs(headers: Headers) -> list[tuple[str, str]]:
     pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
     for pair in pairs:
         if not _is_pair(pair):
-            shown = "a pair" if _SECRET.search(str(pair)) else repr(pair)
             raise TypeError(
-                f"headers: {shown} is not a name and a value, both str; "
+                f"headers: {_without_value(pair)} is not a name and a value, both str; "
                 "write {'name': 'value'} or [('name', 'value')]"
             )
     return pairs
+
+
+def _without_value(pair: object) -> str:
+    """Return what can be shown of something in the place of a header: its value may be a secret."""
+    if isinstance(pair, str):
+        name, colon, _ = pair.partition(":")
+        return f"{name + ': ...'!r}" if colon else "a str"
+    if isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str):
+        return f"({pair[0]!r}, a {type(pair[1]).__name__})"
+    return f"a {type(pair).__name__}"
 
 
 def _is_pair(pair: object) -> bool:
@@ -212,6 +220,16 @@ def accept_response(
     return Response(101, b"", fields)
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Tell whether a server may answer with this error.
+
+    Not if it is the end of a dial, as of an application that asked another server: that one's
+    answer is not for our client, and may even be a 101.
+    """
+    is_ours = isinstance(error, HandshakeError) and not isinstance(error, ErrBadHandshake)
+    return is_ours and 200 <= error.status <= 599  # type: ignore[attr-defined]
+
+
 def refusal(error: HandshakeError) -> Response:
     """Return the answer to a handshake that is refused: its sentence, in plain text."""
     body = error.reason.encode()
@@ -243,7 +261,8 @@ def check_response(response: Response, key: str, offered: Sequence[str] = ()) ->
         return None
     if len(chosen) > 1 or (chosen and chosen[0] not in offered):
         said = _said(response.headers, "Sec-WebSocket-Protocol")
-        reason = f"{said}, expected one of the offered {list(offered)!r} {_ANSWERED}"
+        # Some clients offer a token as well, which is not for the log.
+        reason = f"{said}, expected one of those {len(offered)} that were offered {_ANSWERED}"
         raise ErrBadHandshake(reason, response)
     return chosen[0] if chosen else None
 
@@ -273,4 +292,7 @@ def _refused(response: Response) -> str:
     reason = response.reason or REASONS.get(response.status, "")
     sentence = f"server answered {reason!r}, expected 101 {_ANSWERED}"
     lines = response.body.decode(errors="replace").splitlines()
-    return f"{sentence}: {lines[0][:200]!r}" if lines else sentence
+    if not lines:
+        return sentence
+    shown = _QUERY.sub("?...", lines[0])  # some servers repeat the URL
+    return f"{sentence}: {shown[:200]!r}"

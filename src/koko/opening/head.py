@@ -340,7 +340,7 @@ def write_request(request: Request) -> bytes:
     if not TOKEN.fullmatch(request.method):
         raise ValueError(f"method {request.method!r} is not a token (RFC 9110 §9.1)")
     if not _TARGET.fullmatch(request.target):
-        raise ValueError(f"target {request.target!r} is not visible ASCII (RFC 9112 §3.2)")
+        raise ValueError(f"target {request.shown!r} is not visible ASCII (RFC 9112 §3.2)")
     return _write(f"{request.method} {request.target} HTTP/{request.version}", request.headers)
 
 
@@ -386,6 +386,13 @@ def _write(first: str, headers: MultiMapping[str]) -> bytes:
     return "\r\n".join(lines).encode("latin-1")
 
 
+def check_fields(headers: MultiMapping[str]) -> None:
+    """Raise ``ValueError`` for a name or a value that could split a head."""
+    for name, value in headers.items():
+        check_name(name)
+        _check_line(f"{name}: {value}")
+
+
 @lru_cache(maxsize=256)
 def check_name(name: str) -> None:
     """Raise ``ValueError`` unless ``name`` may be the name of a header."""
@@ -395,4 +402,6 @@ def check_name(name: str) -> None:
 
 def _check_line(line: str) -> None:
     if found := _UNSAFE.search(line):
-        raise ValueError(f"{line!r} has {found[0]!r}, which no header may have (RFC 9110 §5.5)")
+        name, colon, _ = line.partition(":")  # the value may be a secret
+        shown = f"header {name!r}" if colon else f"the line {line!r}"
+        raise ValueError(f"{shown} has {found[0]!r}, which no header may have (RFC 9110 §5.5)")

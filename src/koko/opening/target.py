@@ -75,6 +75,8 @@ def parse(url: str) -> Target:
     Raises:
         ValueError: it is no ``ws`` or ``wss`` URL (§3).
     """
+    if not isinstance(url, str):
+        raise TypeError(f"URL is a {type(url).__name__}, expected a str")
     # urlsplit would silently drop line ends and blanks. No message here shows the whole
     # URL: it may hold a password.
     if found := _NOT_IN_URL.search(url):
@@ -88,7 +90,7 @@ def parse(url: str) -> Target:
         meant = {"http": "ws", "https": "wss"}.get(parts.scheme, "ws")
         raise ValueError(f"URL has the scheme {parts.scheme!r}, write {meant!r} (RFC 6455 §3)")
     if "#" in url:
-        raise ValueError(f"URL has the fragment {parts.fragment!r}; it may have none (RFC 6455 §3)")
+        raise ValueError("URL has a fragment, behind '#'; it may have none (RFC 6455 §3)")
     if not parts.hostname or port == 0:
         raise ValueError("URL has no host, or port 0; write ws://host[:port]/path (RFC 6455 §3)")
     secure = parts.scheme == "wss"

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
+from typing import Any
 
 from koko import upgrading
 from koko.errors import HandshakeError
@@ -20,7 +21,7 @@ from koko.http import Request, Response
 from koko.hung_up import has_hung_up
 from koko.misuse import check_returned
 from koko.opening.forwarded import Source
-from koko.opening.handshake import is_websocket_upgrade, refusal
+from koko.opening.handshake import is_refusal, is_websocket_upgrade, refusal
 from koko.opening.head import RequestParser
 from koko.opening.proxy_protocol import ProxyHeaderError
 from koko.serving import (
@@ -29,6 +30,7 @@ from koko.serving import (
     HUNG_UP,
     HUNG_UP_ANSWERING,
     NO_ANSWER,
+    REFUSE_TIMEOUT,
     UNKNOWN,
     answer_octets,
     answered,
@@ -99,7 +101,7 @@ class OpeningHandshake:
         except TimeoutError:
             self._log(ConnectionError(too_slow(self._service.upgrader.handshake_timeout)))
         except OSError as error:
-            self._log(error)
+            self._log(ConnectionError(self._hung_up) if error.errno else error)
         finally:
             if self.conn is None:
                 self._stream.close()
@@ -112,6 +114,10 @@ class OpeningHandshake:
 
     def answer(self, response: Response) -> Response:
         return response
+
+    @property
+    def peer(self) -> Any:
+        return self._client.peer
 
     def take(self) -> tuple[Stream, bytes]:
         self._take()
@@ -187,21 +193,25 @@ class OpeningHandshake:
     def _serve(self) -> None:
         try:
             response = self._respond()
-        except HandshakeError as error:
-            self._log(error)
-            response = error.response or refusal(error)
-        except BaseException as error:  # the application's; it may be SystemExit
-            if self._taken:
-                raise
-            logger, target = self._service.logger, self.request.shown
-            tell(logger, logging.ERROR, NO_ANSWER, target, error=error)
-            response = refusal(failed_to_answer())
+        except BaseException as error:  # of the application; it may be SystemExit
+            refused = self._refused_by(error)
+            self._log(refused)
+            response = refused.response or refusal(refused)
         else:
             if response is not None and not self._taken:
                 self._tell(answered(response.status))
         if response is not None and not self._taken:
             self._take()
             self._say(answer_octets(self.request, response))
+
+    def _refused_by(self, error: BaseException) -> HandshakeError:
+        """Return what to answer with after an error; log what is none of ours to answer with."""
+        if isinstance(error, HandshakeError) and is_refusal(error):
+            return error
+        if self._taken:
+            raise error
+        tell(self._service.logger, logging.ERROR, NO_ANSWER, self.request.shown, error=error)
+        return failed_to_answer()
 
     def _respond(self) -> Response | None:
         """Return the answer, None after a conversation."""
@@ -217,7 +227,7 @@ class OpeningHandshake:
         if isinstance(decision, Refused):
             raise decision.error
         assert service.handler is not None
-        conn = open_conn(service.upgrader, self, decision, source, self._deadline, self.opened)
+        conn = open_conn(service.upgrader, self, decision, source, self._answer_by(), self.opened)
         run_handler(conn, partial(service.handler, conn), service.logger, service.clients.others)
         return None
 
@@ -236,12 +246,24 @@ class OpeningHandshake:
             end_with(self.conn, error, self._service.logger, self._service.clients.others)
         return response
 
+    def _answer_by(self) -> float | None:
+        """Return until when an answer may be written.
+
+        It may come after the deadline: a function that works in a thread cannot be ended.
+        """
+        return None if self._deadline is None else max(self._deadline, monotonic() + REFUSE_TIMEOUT)
+
+    @property
+    def _hung_up(self) -> str:
+        return HUNG_UP_ANSWERING if hasattr(self, "request") else HUNG_UP
+
     def _say(self, octets: bytes) -> None:
         """Send the answer, and give the client a bounded time to hang up."""
-        write_by(self._stream, octets, self._deadline)
-        self._stream.end()
-        until = linger_until(monotonic(), self._deadline)
-        with suppress(OSError):
+        deadline = self._answer_by()
+        with suppress(OSError):  # the client is gone, and what became of it was told
+            write_by(self._stream, octets, deadline)
+            self._stream.end()
+            until = linger_until(monotonic(), deadline)
             while recv_by(self._stream, until):
                 pass
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from time import monotonic
 
-from koko.broadcasting import SLOW_CLOSE, Delivery, Slow, count, prepare
+from koko.broadcasting import SLOW_CLOSE, Delivery, Slow, audience_of, count, prepare
 from koko.core.lifecycle import State
 from koko.message import Data, PreparedMessage
 from koko.sync.clock import deadline_in, time_left
@@ -41,7 +41,7 @@ def broadcast(
     """
     prepared = prepare(message, slow, timeout)
     round_ = _Round(prepared, timeout)
-    for conn in dict.fromkeys(conns):
+    for conn in audience_of(conns, Conn):
         round_.begin(conn)
     if round_.waiting:
         round_.wait()

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from koko.conn import BaseConn, ControlHandler
 from koko.core.incoming import Incoming, Joined
-from koko.errors import CloseError
+from koko.errors import CloseError, only_closes
 from koko.http import Request, Response
 from koko.message import Data, Kind, PreparedMessage, check_kind, kind_of
 from koko.misuse import refuse_async
@@ -289,7 +289,7 @@ class Conn(BaseConn):
         traceback: TracebackType | None,
     ) -> None:
         """Close with 1000; with 1001 when interrupted, with 1011 when the block failed."""
-        if error is None or isinstance(error, CloseError):
+        if error is None or only_closes(error):
             self.close()
         else:
             self.close(1011 if isinstance(error, Exception) else 1001)

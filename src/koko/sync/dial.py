@@ -23,6 +23,7 @@ from koko.dial_steps import (
 )
 from koko.dialing import DialerOptions
 from koko.http import Headers
+from koko.misuse import refuse_async
 from koko.sync.clock import time_left
 from koko.sync.conn import Conn
 from koko.sync.driver import Driver
@@ -32,6 +33,10 @@ from koko.sync.network import connect, resolve
 
 class Dialer(dialing.Dialer):
     """Opens connections; see ``koko.dialing.Dialer`` for the options."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_async("Dialer()", "net_dial=", self.net_dial)
 
     def dial(
         self, url: str, headers: Headers | None = None, *, sock: socket.socket | None = None

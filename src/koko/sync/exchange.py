@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from koko.default_context import default_context
 from koko.dial_steps import Connecting, Exchange, StartTLS
 from koko.dialing import log
+from koko.logs import tell
 from koko.sync.tls import TLSStream
 from koko.sync.transport import PlainStream, Stream, recv_by, write_by
 
@@ -31,7 +33,7 @@ class HttpExchange:
     def attach(self, step: Connecting, sock: socket.socket) -> None:
         """Take a connected socket, and close it if that fails."""
         try:
-            log.debug("connected to %s port %d: %s", step.host, step.port, sock)
+            tell(log, logging.DEBUG, "connected to %s port %d: %s", step.host, step.port, sock)
             self._stream = PlainStream(sock)
         except BaseException:
             sock.close()

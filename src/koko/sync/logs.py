@@ -13,9 +13,11 @@ def tell(
     *args: object,
     error: BaseException | None = None,
 ) -> None:
-    """Log; what a log handler raises is lost, but in the main thread it is the application's."""
+    """Log; what a log handler raises is lost. An interrupt of the main thread is raised."""
     try:
         logger.log(level, text, *args, exc_info=error, stacklevel=2)
+    except Exception:
+        return
     except BaseException:
         if threading.current_thread() is threading.main_thread():
             raise

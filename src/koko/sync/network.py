@@ -14,7 +14,7 @@ from time import sleep
 from typing import Any
 
 from koko.dial_steps import Attempts, CallNetDial, Connect, Connecting, ConnectUnix, Resolve
-from koko.dialing import check_socket
+from koko.dialing import check_connected, check_socket
 from koko.misuse import check_returned
 from koko.opening.eyeballs import ROOM, Address
 from koko.sync.clock import earliest, time_left
@@ -43,8 +43,9 @@ def _call_net_dial(step: CallNetDial, deadline: float | None) -> socket.socket:
     check_returned("net_dial=", step.function, sock)
     try:
         check_socket(sock)
+        check_connected(sock)
         _check_time(deadline)
-    except (TypeError, TimeoutError):
+    except (TypeError, OSError):
         if hasattr(sock, "close"):  # the application would not
             sock.close()
         raise

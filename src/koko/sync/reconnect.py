@@ -46,7 +46,7 @@ def reconnect(
         ValueError: the URL or an option cannot be used; at once.
     """
     dialer = chosen_dialer(Dialer, dialer, options)
-    attempts = Attempts(dialer.target(url).shown, backoff or Backoff(), retry)
+    attempts = Attempts(dialer.target(url).shown, backoff, retry)
     return _connections(dialer, url, attempts)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Self, Unpack
 
 from koko import serving
 from koko.listening import address_of, close_all
-from koko.misuse import refuse_async
+from koko.misuse import BOTH, check_function, check_returned, refuse_async
 from koko.opening.address import written
 from koko.serving import DROP, REFUSE, Admission
 from koko.sync.accept import Acceptor, bind
@@ -30,7 +30,7 @@ from koko.sync.refuse import refuse
 from koko.sync.signals import Signals, stop_signals
 from koko.sync.transport import PlainStream
 from koko.sync.upgrade import Upgrader
-from koko.upgrading import UpgraderOptions, check_server_options
+from koko.upgrading import UpgraderOptions
 
 _LEAVE = 1.0  # seconds that handlers have to end after their sockets were dropped
 
@@ -57,7 +57,8 @@ class Server:
             returns a ``Response``, or None to refuse with 426; to refuse otherwise it raises
             ``HandshakeError``. Without a handler it gets every request, and may make a
             connection of it by ``Upgrader.upgrade``; from then on the rules for handlers
-            hold for it.
+            hold for it. It may take longer than ``handshake_timeout``, since no function can
+            be ended in a thread: its answer is sent all the same.
         max_connections: how many clients it serves at once. Any more get 503 and can try
             again. Handshakes and plain HTTP count as well. None: no limit.
         proxy_protocol: require a PROXY header (version 1 or 2) at the beginning of every
@@ -84,7 +85,8 @@ class Server:
         logger: logging.Logger | None = None,
         **options: Unpack[UpgraderOptions],
     ) -> None:
-        serving.check_server(handler, http, upgrader, Upgrader, options)
+        serving.check_server("Server()", handler, http, upgrader, Upgrader, options)
+        serving.check_place(host, port, sock, ssl, proxy_protocol, logger)
         refuse_async("Server()", "handler", handler)
         refuse_async("Server()", "http=", http)
         self.handler = handler
@@ -128,7 +130,13 @@ class Server:
         _servers.add(self)
 
     def serve_forever(self) -> None:
-        """Serve until ``close`` is called; when interrupted, close gracefully with 1001."""
+        """Serve until ``close`` is called; when interrupted, close gracefully with 1001.
+
+        Raises:
+            RuntimeError: it has not been started.
+        """
+        if self._acceptor is None and not self._stopping.is_set():
+            raise RuntimeError("this server was not started: call start(), or use with")
         try:
             # A signal that comes just before a wait does not end it: wait in short steps.
             while not self._closed.wait(1.0):
@@ -273,11 +281,11 @@ class Server:
         if self._acceptor is not None:
             self._acceptor.close()
         conns = tuple(self._clients.conns.values())
-        if conns:
-            names = serving.addresses([conn.remote_address for conn in conns])
-            tell(self.logger, logging.INFO, serving.CLOSING, timeout, len(conns), names)
         self._clients.refuse_all()
         try:
+            if conns:
+                names = serving.addresses([conn.remote_address for conn in conns])
+                tell(self.logger, logging.INFO, serving.CLOSING, timeout, len(conns), names)
             for conn in conns:
                 conn._driver.start_close(*self._close_with)
             self._clients.wait()
@@ -334,8 +342,11 @@ def serve(
     until ``close`` is called on the ``Server`` that ``on_start`` gets. ``options`` are those
     of ``Upgrader``, unless ``upgrader`` is given; the rest is as in ``Server``.
     """
-    check_server_options("serve()", upgrader, options)
-    refuse_async("serve()", "on_start=", on_start)
+    serving.check_server("serve()", handler, http, upgrader, Upgrader, options)
+    refuse_async("serve()", "handler", handler)
+    refuse_async("serve()", "http=", http)
+    check_function("serve()", "on_start=", on_start)
+    refuse_async("serve()", "on_start=", on_start, BOTH)
     server = Server(
         handler,
         host,
@@ -353,7 +364,7 @@ def serve(
     with stop_signals() as signals, server:
         server._on_closed = signals.tell
         if on_start is not None:
-            on_start(server)
+            check_returned("on_start=", on_start, on_start(server), BOTH)
         if signals.wait():
             _close_by_signal(server, signals)
 

@@ -21,8 +21,8 @@ from koko.sync.clock import deadline_in
 from koko.sync.conn import Conn
 from koko.sync.driver import Driver
 from koko.sync.tls import LentStream
-from koko.sync.transport import PlainStream, Stream, write_by
-from koko.upgrading import Accepted, Refused, UpgradableRequest, source_of
+from koko.sync.transport import PlainStream, Stream, peer_name, write_by
+from koko.upgrading import Accepted, Refused, UpgradableRequest, check_face_of, source_of
 
 
 class Upgrader(upgrading.Upgrader):
@@ -50,7 +50,8 @@ class Upgrader(upgrading.Upgrader):
             OSError: the client is gone; no answer can reach it.
             ValueError: ``headers`` has a name that only the handshake may write.
         """
-        ours = isinstance(request, UpgradableRequest)
+        if ours := isinstance(request, UpgradableRequest):
+            check_face_of(request, "take", "sync", "aio")
         hijackable = request.handshake if ours else _OtherServers(hijacking.hijackable(request))
         source = hijackable.source_for(self)
         decision = self.decide(hijackable.request, headers, secure=source.secure, host=source.host)
@@ -67,6 +68,7 @@ class _OtherServers:
     def __init__(self, hijackable: Hijackable[socket.socket]) -> None:
         self.request = hijackable.request
         self.answer = hijackable.answer
+        self.peer = hijackable.peer
         self._hijackable = hijackable
 
     def source_for(self, upgrader: upgrading.Upgrader) -> Source:
@@ -89,6 +91,10 @@ class Upgradable(Protocol):
 
     request: Request
 
+    @property
+    def peer(self) -> Any:
+        """The address at the other end, as far as it was known before: a lost socket has none."""
+
     def take(self) -> tuple[Stream, bytes]:
         """Return the stream, and the bytes read behind the request."""
 
@@ -109,7 +115,8 @@ def open_conn(
         core = Connection(Role.SERVER, upgrader, accepted.agreed, monotonic())
         driver = Driver(core, stream, early)
         response, subprotocol = accepted.response, accepted.subprotocol
-        conn = Conn(driver, upgradable.request, response, subprotocol, source.address)
+        address = source.address or peer_name(stream.socket) or upgradable.peer
+        conn = Conn(driver, upgradable.request, response, subprotocol, address)
     except BaseException:
         stream.shutdown()
         stream.close()
