@@ -36,6 +36,7 @@ from koko.adapters._uvicorn_seam import (
 from koko.adapters._uvicorn_shared import Shared, shared_by
 from koko.aio.conn import Conn
 from koko.aio.forking import disown_transport
+from koko.aio.logs import tell
 from koko.aio.tasks import FATAL
 from koko.aio.timers import Timed
 from koko.aio.transport import end_half
@@ -231,7 +232,7 @@ class Protocol(asyncio.Protocol):
     def _deny(self, error: HandshakeError) -> None:
         """Refuse a client without asking the application."""
         client, sentence = written(get_remote_addr(self.transport) or ""), sentence_of(error)
-        logger.log(level_of(error), DENIED, client, self._request.shown, sentence)
+        tell(logger, level_of(error), DENIED, client, self._request.shown, sentence)
         self._answer(error.response or refusal(error))
 
     def _scope(self, pairs: Pairs, secure: bool) -> Scope:
@@ -266,14 +267,16 @@ class Protocol(asyncio.Protocol):
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            logger.exception("Exception in ASGI application\n")
+            tell(logger, logging.ERROR, "Exception in ASGI application\n", error=error)
             if isinstance(error, FATAL):
                 raise
         else:
             if not conversation.answered:
-                logger.error("ASGI callable returned without completing handshake.")
+                lacking = "ASGI callable returned without completing handshake."
+                tell(logger, logging.ERROR, lacking)
             elif result is not None:
-                logger.error("ASGI callable should return None, but returned '%s'.", result)
+                said = "ASGI callable should return None, but returned '%s'."
+                tell(logger, logging.ERROR, said, result)
         finally:
             self._end(conversation)
 
@@ -292,7 +295,8 @@ class Protocol(asyncio.Protocol):
             if subprotocol in subprotocols(self._request):
                 said.append(("Sec-WebSocket-Protocol", subprotocol))
             else:
-                logger.warning("subprotocol %r was not offered; none is agreed on", subprotocol)
+                said_of_it = "subprotocol %r was not offered; none is agreed on"
+                tell(logger, logging.WARNING, said_of_it, subprotocol)
         said += self._defaults()
         if headers:
             said += check_headers(text_of(headers)).items()
@@ -345,10 +349,8 @@ class Protocol(asyncio.Protocol):
         if conversation is None or conversation.answered:
             self.transport.abort()
             return
-        logger.warning(
-            "the application did not accept within %g s (KOKO_HANDSHAKE_TIMEOUT)",
-            self.handshake_timeout,
-        )
+        slow = "the application did not accept within %g s (KOKO_HANDSHAKE_TIMEOUT)"
+        tell(logger, logging.WARNING, slow, self.handshake_timeout)
         self.refuse(refusal(HandshakeError(503, "the application took too long to answer")))
         conversation.lose()
 
@@ -376,13 +378,14 @@ class Protocol(asyncio.Protocol):
     def _log(self, outcome: str) -> None:
         if self.scope is not None and logger.isEnabledFor(logging.INFO):
             client, target = get_client_addr(self.scope), get_path_with_query_string(self.scope)
-            logger.info('%s - "WebSocket %s" %s', client, target, outcome)
+            shown = target.partition("?")[0]  # tokens live in the query
+            tell(logger, logging.INFO, '%s - "WebSocket %s" %s', client, shown, outcome)
 
     def _trace(self, what: str) -> None:
         if logger.level <= TRACE:
             client = get_remote_addr(self.transport)
             prefix = "{}:{} - ".format(*client) if client else ""
-            logger.log(TRACE, "%sWebSocket connection %s", prefix, what)
+            tell(logger, TRACE, "%sWebSocket connection %s", prefix, what)
 
 
 def _read(head: bytes) -> tuple[Request, Pairs]:
