@@ -175,6 +175,21 @@ def test_origin_that_was_not_named_is_refused(
     assert refusal.value.status == 403
 
 
+@pytest.mark.once
+@FACES
+@pytest.mark.parametrize(
+    "options", [(), ("--trusted-proxy", "::1", "--trusted-proxy", "127.0.0.1")]
+)
+def test_a_proxy_that_is_trusted_says_which_host_was_asked_for(
+    face: str, options: tuple[str, ...], serve: Serve
+) -> None:
+    headers = {"Origin": "https://app.example", "X-Forwarded-Host": "app.example"}
+    with ExitStack() as stack:
+        if not options:
+            stack.enter_context(pytest.raises(ErrBadHandshake, match="403"))
+        dial(url(serve("--face", face, *options)), headers=headers, proxy=None).close()
+
+
 @FACES
 @pytest.mark.parametrize("options", [(), ("--compression",)])
 def test_compression_is_agreed_on_when_asked_for(

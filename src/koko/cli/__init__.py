@@ -87,6 +87,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         metavar="ORIGIN",
         help="pages to let in, instead of those of this host; '*': all",
     )
+    add(
+        "--trusted-proxy",
+        action="append",
+        metavar="PROXY",
+        help="a proxy in front that is believed: an address, a network or 'unix'",
+    )
     add("--handshake-timeout", type=float, default=10.0, metavar="S")
     add("--ping-interval", type=float, default=20.0, metavar="S", help="0: never")
     add("--certfile", metavar="F", help="PEM chain: serve wss")
@@ -107,7 +113,8 @@ def _add_dial(parser: argparse.ArgumentParser) -> None:
 def _header(line: str) -> tuple[str, str]:
     name, colon, value = line.partition(":")
     if not colon or not name.strip():
-        raise argparse.ArgumentTypeError(f"{line!r} is not of the form 'Name: value'")
+        shown = (line.split() or [""])[0]  # what follows may be a secret
+        raise argparse.ArgumentTypeError(f"{shown!r} is not of the form 'Name: value'")
     return name.strip(), value.strip()
 
 
