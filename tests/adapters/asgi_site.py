@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from typing import Any
 
 from koko.uvicorn import Protocol
@@ -141,6 +142,14 @@ async def native(scope: Any, receive: Any, send: Any) -> None:
     ENDS.append(str(conn.ending))
 
 
+async def hasty(scope: Any, receive: Any, send: Any) -> None:
+    """Tell whether TCP keeps small writes back."""
+    conn = scope["extensions"]["koko"]["upgrade"]()
+    sock = conn.transport.get_extra_info("socket")
+    await conn.send(str(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)))
+    await conn.close()
+
+
 PATHS = {
     "echo": echo,
     "scope": tell_scope,
@@ -153,6 +162,7 @@ PATHS = {
     "sleep": sleep,
     "misuse": misuse,
     "native": native,
+    "hasty": hasty,
 }
 
 

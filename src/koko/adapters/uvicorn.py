@@ -39,7 +39,7 @@ from koko.aio.forking import disown_transport
 from koko.aio.logs import tell
 from koko.aio.tasks import FATAL
 from koko.aio.timers import Timed
-from koko.aio.transport import end_half
+from koko.aio.transport import end_half, hasten
 from koko.core import lifecycle
 from koko.core.connection import Connection
 from koko.core.deflate import Compression
@@ -306,6 +306,8 @@ class Protocol(asyncio.Protocol):
         return self._shared.text_of(self._server_state.default_headers)
 
     def _open(self) -> Path:
+        if (sock := self.transport.get_extra_info("socket")) is not None:
+            hasten(sock)  # uvicorn binds those of --workers, --fd and --reload without it
         transport = moved(self.transport)
         shared, agreed = self._shared, self._accepted.agreed
         core = Connection(Role.SERVER, shared.upgrader, agreed, shared.now())
