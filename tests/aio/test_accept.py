@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +80,37 @@ async def test_tls_that_fails_is_one_line_at_info_with_the_address(
             await until(lambda: of_client(caplog, peer))
     assert of_client(caplog, peer) == [f"koko.server INFO {peer} -: {caller.told}"]
     assert {record.exc_info for record in caplog.records} == {None}
+
+
+@pytest.mark.usefixtures("fast_tls")
+@pytest.mark.parametrize("asked", [False, True], ids=["before its request", "behind it"])
+async def test_a_client_of_a_unix_socket_that_leaves_behind_tls_is_one_line(
+    asked: bool,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def never(request: Request) -> Response:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+    def leave() -> None:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(path)
+        with client_tls.wrap_socket(sock, server_hostname="localhost") as client:
+            if asked:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    caplog.set_level(logging.INFO)
+    path = str(tmp_path / "socket")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    async with Server(echo, sock=listener, ssl=server_tls, http=never):
+        await asyncio.to_thread(leave)
+        await until(lambda: of_clients(caplog, logging.INFO))
+    (line,) = of_clients(caplog, logging.INFO)
+    assert line.startswith("koko.server INFO a Unix socket ")
+    assert "the client hung up before" in line
 
 
 @pytest.mark.usefixtures("fast_tls")

@@ -254,7 +254,8 @@ class OpeningHandshake(asyncio.Protocol):
 
     @property
     def _address(self) -> Any:
-        return self._peer or self.transport.get_extra_info("peername")
+        known = self._peer  # "" of a Unix socket
+        return self.transport.get_extra_info("peername") if known is None else known
 
     def _is_gone(self) -> bool:
         """Tell whether the client has hung up, perhaps while we slept: then run no handler."""

@@ -62,7 +62,7 @@ class Conn(BaseConn, MessageVerbs):
     ) -> None:
         MessageVerbs.__init__(self, protocol)
         look_up = protocol.transport.get_extra_info  # later a closed transport forgets them
-        local, remote = look_up("sockname"), remote or look_up("peername")
+        local, remote = look_up("sockname"), look_up("peername") if remote is None else remote
         calls = HandlerCalls(protocol)
         BaseConn.__init__(self, protocol.core, calls, request, response, subprotocol, local, remote)
 

@@ -262,7 +262,8 @@ def check_response(response: Response, key: str, offered: Sequence[str] = ()) ->
     if len(chosen) > 1 or (chosen and chosen[0] not in offered):
         said = _said(response.headers, "Sec-WebSocket-Protocol")
         # Some clients offer a token as well, which is not for the log.
-        reason = f"{said}, expected one of those {len(offered)} that were offered {_ANSWERED}"
+        expected = f"one of those {len(offered)} that were" if offered else "none, as none was"
+        reason = f"{said}, expected {expected} offered {_ANSWERED}"
         raise ErrBadHandshake(reason, response)
     return chosen[0] if chosen else None
 

@@ -61,7 +61,8 @@ class Conn(BaseConn):
         remote: Any = None,
     ) -> None:
         self._driver = driver
-        local, remote = self.socket.getsockname(), remote or peer_name(self.socket)
+        local = self.socket.getsockname()
+        remote = peer_name(self.socket) if remote is None else remote
         super().__init__(
             driver.core, HandlerCalls(driver), request, response, subprotocol, local, remote
         )
