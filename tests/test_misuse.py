@@ -296,6 +296,55 @@ def test_under_asyncio_a_plain_function_may_return_an_awaitable() -> None:
     assert asyncio.run(talk()) == "hello"
 
 
+@pytest.mark.parametrize("face", [sync, aio], ids=["sync", "aio"])
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [
+        (lambda conn: conn.recv("5"), "timeout='5', expected a number of seconds, or None"),
+        (lambda conn: conn.send("", "5"), "timeout='5', expected a number of seconds, or None"),
+        (lambda conn: conn.ping(timeout="5"), "timeout='5', expected a number of seconds"),
+        (lambda conn: conn.wait_closed("5"), "timeout='5', expected a number of seconds, or None"),
+        (lambda conn: conn.close(timeout="5"), "timeout='5', expected a number of seconds, or No"),
+        (lambda conn: setattr(conn, "read_deadline", "5"), "read_deadline='5', expected a number"),
+        (lambda conn: setattr(conn, "write_deadline", "5"), "write_deadline='5', expected a numb"),
+        (lambda conn: setattr(conn, "read_limit", "5"), "read_limit=5: a number of bytes above 0"),
+        (lambda conn: setattr(conn, "read_limit", True), "read_limit=True: a number of bytes"),
+        (lambda conn: conn.ping("x"), "a control frame carries bytes, not str"),
+        (lambda conn: conn.pong(5), "a control frame carries bytes, not int"),
+        (lambda conn: conn.write_control(9, "x"), "a control frame carries bytes, not str"),
+        (
+            lambda conn: conn.write_prepared("x"),
+            r"write_prepared\(\) takes a Prepared",
+        ),
+    ],
+)
+def test_a_mistake_in_a_verb_is_a_sentence_and_harms_nothing(
+    face: Any, mistake: Any, sentence: str
+) -> None:
+    async def talk(url: str) -> str | bytes:
+        async with aio.dial(url, proxy=None) as conn:
+            with pytest.raises(TypeError, match=f"^{sentence}"):
+                if (result := mistake(conn)) is not None:
+                    await result
+            await conn.send("unharmed")
+            return await conn.recv(timeout=5)
+
+    def echo(conn: sync.Conn) -> None:
+        for message in conn:
+            conn.send(message)
+
+    with sync.Server(echo, HERE) as server:
+        url = f"ws://{HERE}:{server.address[1]}"
+        if face is aio:
+            assert asyncio.run(talk(url)) == "unharmed"
+            return
+        with sync.dial(url, proxy=None) as conn:
+            with pytest.raises(TypeError, match=f"^{sentence}"):
+                mistake(conn)
+            conn.send("unharmed")
+            assert conn.recv(timeout=5) == "unharmed"
+
+
 def test_a_server_serves_once() -> None:
     server = sync.Server(plain, HERE)
     with server, pytest.raises(RuntimeError, match="make another Server"):

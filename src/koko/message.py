@@ -81,6 +81,13 @@ def check_kind(kind: int, message: object) -> None:
         raise TypeError("a binary message is bytes, not str")
 
 
+def check_prepared(prepared: object) -> None:
+    """Raise unless it is a ``PreparedMessage``."""
+    if not isinstance(prepared, PreparedMessage):
+        kind = type(prepared).__name__
+        raise TypeError(f"write_prepared() takes a PreparedMessage, not {kind}")
+
+
 def format_close_message(code: int, reason: str = "") -> bytes:
     """Return the payload of a Close frame (§5.5.1).
 

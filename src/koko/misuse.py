@@ -75,6 +75,12 @@ def check_face(call: str, what: str, given: Any, wanted: type) -> None:
         )
 
 
+def check_seconds(what: str, value: Any) -> None:
+    """Raise unless a timeout or a deadline is a number of seconds, or None."""
+    if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+        raise TypeError(f"{what}={value!r}, expected a number of seconds, or None")
+
+
 def check_context(name: str, context: Any, wrong: str, why: str) -> None:
     """Raise for what is no context for TLS, or one whose protocol is ``wrong``."""
     if context is not None and not hasattr(context, "wrap_socket"):

@@ -25,7 +25,8 @@ from koko.core.connection import Ping
 from koko.core.incoming import Joined
 from koko.errors import only_closes
 from koko.http import Request, Response
-from koko.message import Data, Kind, PreparedMessage, check_kind
+from koko.message import Data, Kind, PreparedMessage, check_kind, check_prepared
+from koko.misuse import check_seconds
 
 
 # recv, send and the iteration are inherited. Where MessageVerbs is native the interpreter finds
@@ -121,6 +122,7 @@ class Conn(BaseConn, MessageVerbs):
 
     async def write_prepared(self, prepared: PreparedMessage, timeout: float | None = None) -> None:
         """Send a message that is encoded once for many connections; waits as ``send``."""
+        check_prepared(prepared)
         await self._write(timeout, self._core.send_prepared, prepared)
 
     async def _write(
@@ -234,6 +236,7 @@ class Conn(BaseConn, MessageVerbs):
         1011.
         """
         core, protocol = self._core, self._protocol
+        check_seconds("timeout", timeout)
         if timeout is None:
             timeout = core.close_timeout
         if core.may_send:
@@ -290,6 +293,7 @@ class Conn(BaseConn, MessageVerbs):
 
     @read_deadline.setter
     def read_deadline(self, deadline: float | None) -> None:
+        check_seconds("read_deadline", deadline)
         self._protocol.set_read_deadline(deadline)
 
     @property
@@ -304,6 +308,7 @@ class Conn(BaseConn, MessageVerbs):
 
     @write_deadline.setter
     def write_deadline(self, deadline: float | None) -> None:
+        check_seconds("write_deadline", deadline)
         self._protocol.message_lock.deadline = deadline
 
     @property

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from koko.misuse import check_seconds
+
 T = TypeVar("T")
 
 TOO_SLOW = "the peer reads too slowly; nothing was sent"
@@ -15,6 +17,11 @@ async def within(timeout: float | None, complaint: str, work: Coroutine[Any, Any
     """Await ``work``; the TimeoutError says what did not happen in time."""
     if timeout is None:
         return await work
+    try:
+        check_seconds("timeout", timeout)
+    except TypeError:
+        work.close()
+        raise
     try:
         async with asyncio.timeout(timeout) as limit:
             return await work

@@ -284,8 +284,11 @@ class Connection:
 
     @read_limit.setter
     def read_limit(self, limit: int | None) -> None:
+        rule = f"read_limit={limit}: a number of bytes above 0, or None for no limit"
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
+            raise TypeError(rule)
         if limit is not None and limit <= 0:
-            raise ValueError(f"read_limit={limit}: a number of bytes above 0, or None for no limit")
+            raise ValueError(rule)
         self._decoder.read_limit = limit
 
     @property

@@ -13,7 +13,11 @@ from koko.message import check_close, format_close_message
 
 def check_payload(payload: bytes) -> bytes:
     """Return ``payload`` as bytes if a control frame can carry it."""
-    payload = bytes(memoryview(payload))
+    try:
+        payload = bytes(memoryview(payload))
+    except TypeError:
+        kind = type(payload).__name__
+        raise TypeError(f"a control frame carries bytes, not {kind} (RFC 6455 §5.5)") from None
     if len(payload) > MAX_CONTROL_PAYLOAD:
         raise ValueError(
             f"a control frame carries at most {MAX_CONTROL_PAYLOAD} bytes, not {len(payload)} "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from time import monotonic
 
+from koko.misuse import check_seconds
+
 
 class Clock:
     """The system's clock: ``now`` is ``time.monotonic``."""
@@ -15,7 +17,11 @@ class Clock:
 
     def deadline_in(self, timeout: float | None) -> float | None:
         """Return when ``timeout`` seconds will have passed."""
-        return None if timeout is None else self.now() + timeout
+        try:
+            return None if timeout is None else self.now() + timeout
+        except TypeError:
+            check_seconds("timeout", timeout)
+            raise
 
     def time_left(self, deadline: float | None) -> float | None:
         """Return the seconds until ``deadline``, never less than 0."""

@@ -18,8 +18,8 @@ from koko.conn import BaseConn, ControlHandler
 from koko.core.incoming import Incoming, Joined
 from koko.errors import CloseError, only_closes
 from koko.http import Request, Response
-from koko.message import Data, Kind, PreparedMessage, check_kind, kind_of
-from koko.misuse import refuse_async
+from koko.message import Data, Kind, PreparedMessage, check_kind, check_prepared, kind_of
+from koko.misuse import check_seconds, refuse_async
 from koko.sync.driver import Driver
 from koko.sync.streams import MessageReader, MessageWriter
 from koko.sync.transport import peer_name
@@ -170,6 +170,7 @@ class Conn(BaseConn):
 
     def write_prepared(self, prepared: PreparedMessage, timeout: float | None = None) -> None:
         """Send a message that is encoded once for many connections; waits as ``send``."""
+        check_prepared(prepared)
         self._driver.writer.write(timeout, self._core.send_prepared, prepared)
 
     def next_writer(self, kind: int, timeout: float | None = None) -> MessageWriter:
@@ -265,6 +266,7 @@ class Conn(BaseConn):
         wait in ``recv`` or ``send`` are woken. In a handler it does not wait. A message that
         is being written in parts is cut off: then the Close says 1011.
         """
+        check_seconds("timeout", timeout)
         self._driver.start_close(code, reason)
         self._driver.finish(self._core.close_timeout if timeout is None else timeout)
 
@@ -309,6 +311,7 @@ class Conn(BaseConn):
 
     @read_deadline.setter
     def read_deadline(self, deadline: float | None) -> None:
+        check_seconds("read_deadline", deadline)
         self._driver.read_deadline = deadline
 
     @property
@@ -322,6 +325,7 @@ class Conn(BaseConn):
 
     @write_deadline.setter
     def write_deadline(self, deadline: float | None) -> None:
+        check_seconds("write_deadline", deadline)
         self._driver.message_lock.deadline = deadline
 
     @property
