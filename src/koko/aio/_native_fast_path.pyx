@@ -229,7 +229,7 @@ cdef class FastPath:
             else:
                 self.core.feed(octets[:size], now)
             waiter = self.waiter
-            if waiter._callback is not None and (inbox._messages is not None or not inbox.only_messages):
+            if waiter._callback is not None and (inbox.messages is not None or not inbox.only_messages):
                 self.feeding = True
                 if alone:
                     waiter.enter()
@@ -255,7 +255,7 @@ cdef class FastPath:
     cpdef next_message(self):
         """Return the next message, None when ``waiter`` must be awaited for it."""
         cdef Inbox inbox = self._inbox
-        if self.waiter._callback is not None and inbox._messages is None:
+        if self.waiter._callback is not None and inbox.messages is None:
             raise self.busy()
         if not inbox.only_messages:
             return self.slow_message()
@@ -263,7 +263,7 @@ cdef class FastPath:
         if message is None:
             if self._owed:
                 self.flush()
-        elif inbox.decoder.has_backlog() and inbox._messages is None:
+        elif inbox.decoder.has_backlog() and inbox.messages is None:
             self.core.catch_up()
         if message is not None and not self.feeding:
             inbox.taken_at = self.now()  # the message had waited in the inbox
@@ -309,7 +309,7 @@ cdef class FastPath:
 
     cdef bint gathers(self) noexcept:
         """True while frames are gathered instead of written at once."""
-        return self.corked or self._inbox._messages is not None
+        return self.corked or self._inbox.messages is not None
 
     cpdef flush(self):
         """Write everything owed, unless the transport has paused writing."""

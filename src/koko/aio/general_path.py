@@ -97,7 +97,7 @@ class GeneralPath(asyncio.Protocol):
             elif (others := inbox.feed(data, now)) is not None:
                 core.handle(others, now)
             waiter = self.waiter
-            if waiter.callback is not None and (inbox._messages or not inbox.only_messages):
+            if waiter.callback is not None and (inbox.messages or not inbox.only_messages):
                 self.feeding = True
                 waiter.wake()
         finally:  # an error that ends a task may be for the loop, such as SystemExit
@@ -151,7 +151,7 @@ class GeneralPath(asyncio.Protocol):
     def next_message(self) -> str | bytes | None:
         """Return the next message, None when ``next_waiter`` must be awaited for it."""
         core, inbox = self.core, self.core.inbox
-        if self.waiter.callback is not None and not inbox._messages:
+        if self.waiter.callback is not None and not inbox.messages:
             raise self.busy()
         if not inbox.only_messages:
             return self.slow_message()
@@ -159,7 +159,7 @@ class GeneralPath(asyncio.Protocol):
         if message is None:
             if core.owed:
                 self.flush()
-        elif not inbox._messages and inbox.decoder.backlog:
+        elif not inbox.messages and inbox.decoder.backlog:
             core.catch_up()
         if message is not None and not self.feeding:
             inbox.taken_at = self.now()  # the message had waited in the inbox
@@ -178,7 +178,7 @@ class GeneralPath(asyncio.Protocol):
         What is gathered is written at the end of the loop's turn at the latest.
         """
         core = self.core
-        if self.corked or core.inbox._messages:
+        if self.corked or core.inbox.messages:
             self.gathered += len(core.owed[-1])
             if self.gathered < GATHER:
                 if not self.feeding and not self.flush_due:

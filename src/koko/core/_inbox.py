@@ -17,6 +17,7 @@ class Inbox:
 
     Attributes:
         decoder: what makes messages of the peer's bytes.
+        messages: those that wait; to look at, ``take`` takes them.
         only_messages: True while a reader can find nothing but messages. While it is False the
             receiver must be asked: there may be a part of a message, or the end.
         bytes_in: all that were fed.
@@ -27,11 +28,11 @@ class Inbox:
     """
 
     __slots__ = (
-        "_messages",
         "bytes_in",
         "decoder",
         "heard_at",
         "heard_what",
+        "messages",
         "only_messages",
         "reader",
         "taken_at",
@@ -47,15 +48,15 @@ class Inbox:
         self.taken_at = now
         self.heard_at = now
         self.heard_what = "the opening handshake"
-        self._messages: deque[str | bytes] = deque()
+        self.messages: deque[str | bytes] = deque()
 
     def __len__(self) -> int:
-        return len(self._messages)
+        return len(self.messages)
 
     @property
     def backlog(self) -> bool:
         """True when the last message has been taken and more can be had without new bytes."""
-        return not self._messages and self.decoder.backlog
+        return not self.messages and self.decoder.backlog
 
     def feed(self, data: bytes, now: float) -> list[Item] | None:
         """Take bytes from the peer, keep the messages in them and return what else they hold.
@@ -74,13 +75,13 @@ class Inbox:
             self.heard_what = "a part of a message"  # or a control frame, which says so
             for item in self.decoder.feed(data):
                 if type(item) is str or type(item) is bytes:
-                    self._messages.append(item)
+                    self.messages.append(item)
                     self.heard_what = "a message"
                 elif others is None:
                     others = [item]
                 else:
                     others.append(item)
-            if self._messages or not self.only_messages or not self.decoder.backlog:
+            if self.messages or not self.only_messages or not self.decoder.backlog:
                 break
             data = b""  # more of a message is here than one feed gives, and it is wanted whole
         if others is None and self.decoder.failure is not None:
@@ -89,13 +90,13 @@ class Inbox:
 
     def take(self) -> str | bytes | None:
         """Return the next message, None when a reader has to wait for it."""
-        if not self._messages:
+        if not self.messages:
             self.reader = WAITING
             self.unread = 0
             return None
         self.took()
-        message = self._messages.popleft()
-        if not self._messages:
+        message = self.messages.popleft()
+        if not self.messages:
             self.unread = 0
         return message
 
@@ -111,5 +112,5 @@ class Inbox:
 
     def keep(self, count: int) -> None:
         """Forget all messages but the ``count`` oldest."""
-        while len(self._messages) > count:
-            self._messages.pop()
+        while len(self.messages) > count:
+            self.messages.pop()

@@ -23,7 +23,7 @@ cdef class Inbox:
     cdef public double taken_at
     cdef public double heard_at
     cdef public object heard_what
-    cdef list _messages  # None while there are none
+    cdef list messages  # None while there are none
     cdef Py_ssize_t _at  # the first that was not taken
 
     cdef list feed_octets(self, const uint8_t *octets, Py_ssize_t size, double now)

@@ -18,6 +18,7 @@ cdef class Inbox:
 
     Attributes:
         decoder: what makes messages of the peer's bytes.
+        messages: those that wait; to look at, ``take`` takes them.
         only_messages: True while a reader can find nothing but messages. While it is False the
             receiver must be asked: there may be a part of a message, or the end.
         bytes_in: all that were fed.
@@ -35,12 +36,12 @@ cdef class Inbox:
         self.heard_what = "the opening handshake"
 
     def __len__(self):
-        return 0 if self._messages is None else len(self._messages) - self._at
+        return 0 if self.messages is None else len(self.messages) - self._at
 
     @property
     def backlog(self):
         """True when the last message has been taken and more can be had without new bytes."""
-        return self._messages is None and self.decoder.has_backlog()
+        return self.messages is None and self.decoder.has_backlog()
 
     def feed(self, bytes data not None, double now):
         """Take bytes from the peer, keep the messages in them and return what else they hold.
@@ -72,7 +73,7 @@ cdef class Inbox:
                 self._keep(items)
             else:
                 self.heard_what = "a part of a message"  # or a control frame, which says so
-            if self._messages is not None or not self.only_messages or not decoder.has_backlog():
+            if self.messages is not None or not self.only_messages or not decoder.has_backlog():
                 break
             size = 0  # more of a message is here than one feed gives, and it is wanted whole
         if others is None and decoder.failure is not None:
@@ -81,15 +82,15 @@ cdef class Inbox:
 
     cdef int _keep(self, list messages) except -1:
         self.heard_what = "a message"
-        if self._messages is None:
-            self._messages = messages
+        if self.messages is None:
+            self.messages = messages
         else:
-            self._messages += messages
+            self.messages += messages
         return 0
 
     cpdef take(self):
         """Return the next message, None when a reader has to wait for it."""
-        cdef list messages = self._messages
+        cdef list messages = self.messages
         if messages is None:
             self.reader = WAITING
             self.unread = 0
@@ -99,7 +100,7 @@ cdef class Inbox:
         messages[self._at] = None
         self._at += 1
         if self._at == len(messages):
-            self._messages = None
+            self.messages = None
             self._at = 0
             self.unread = 0
         return message
@@ -117,11 +118,11 @@ cdef class Inbox:
 
     def keep(self, Py_ssize_t count):
         """Forget all messages but the ``count`` oldest."""
-        if self._messages is None:
+        if self.messages is None:
             return
-        del self._messages[self._at + count:]
-        if self._at == len(self._messages):
-            self._messages = None
+        del self.messages[self._at + count:]
+        if self._at == len(self.messages):
+            self.messages = None
             self._at = 0
 
 
