@@ -52,6 +52,7 @@ _NAMED = 5  # addresses that a line has room for
 HUNG_UP = "the client hung up before its request was whole"
 HUNG_UP_ANSWERING = "the client hung up before it was answered"
 GOING_AWAY = "the server is going away"
+NO_THREAD = "the system has no thread for it"
 HTTP_TIMEOUT = "http= has handshake_timeout=%g s"
 
 RETRY = 1.0  # seconds until the next try to accept, after the system was out of something

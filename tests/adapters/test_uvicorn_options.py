@@ -116,6 +116,15 @@ def test_the_log_is_in_uvicorns_form(tmp_path: Path) -> None:
     assert f"TRACE:    {host}:{port} - WebSocket connection lost\n" in said
 
 
+def test_a_log_handler_that_raises_leaves_no_client_without_its_answer(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", ws=HURRIED, FAILING_LOG="1") as site:
+        with dial(site.url("/echo"), proxy=None) as conn:
+            assert echoes(conn)
+        assert refused(site, "/echo", origin="https://elsewhere.example").status == 403
+        assert refused(site, "/sleep").status == 503
+    assert "the disk is full" in (tmp_path / "log").read_text()
+
+
 def test_a_proxy_that_is_trusted_says_who_the_client_is(tmp_path: Path) -> None:
     said = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
     log = tmp_path / "log"

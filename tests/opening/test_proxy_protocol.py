@@ -103,6 +103,8 @@ def test_a_stream_that_begins_otherwise_is_refused_with_advice(octets):
 def test_it_is_refused_at_the_first_byte_that_is_wrong():
     parser = ProxyHeaderParser()
     assert parser.feed(b"PRO") == 3
+    with pytest.raises(ProxyHeaderError, match=r"begins with b'GET /in'$"):
+        ProxyHeaderParser().feed(b"GET /in?t=s3cret HTTP/1.1\r\n")  # and no token
     with pytest.raises(ProxyHeaderError, match=re.escape("begins with b'PROFIT'")):
         parser.feed(b"FIT")
 

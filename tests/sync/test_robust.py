@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from koko import CloseError, ErrBadHandshake, HandshakeError
+from koko import CloseError, ErrBadHandshake, HandshakeError, serving
 from koko.dialing import Opened
 from koko.sync import Conn, Dialer, Server, Upgrader, dial
 from koko.sync.housekeeper import housekeeper
 from koko.sync.signals import stop_signals
+from tests.logged import of_clients
 from tests.sync.conftest import PATIENCE, Link, in_thread, until
 from tests.wire import wire
 
@@ -202,6 +203,23 @@ def test_start_that_fails_leaves_no_port_bound(monkeypatch: pytest.MonkeyPatch, 
             server.start()
     with server:  # the port is free, and it starts
         assert server.address == address
+
+
+def test_a_client_without_a_thread_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "koko.server")
+    monkeypatch.setattr(serving, "RETRY", 0.01)
+    with Server(list, "127.0.0.1") as server, monkeypatch.context() as patch:
+        no_thread(patch)
+        with socket.create_connection(server.address, PATIENCE) as client:
+            host, port = client.getsockname()
+            assert client.recv(1) == b""
+            until(lambda: len(of_clients(caplog)) == 2)
+    assert of_clients(caplog) == [
+        f"koko.server INFO {host}:{port} -: the system has no thread for it",
+        "koko.server ERROR cannot accept: can't start new thread; next try in 0.01 s",
+    ]
 
 
 def test_dial_without_a_thread_for_the_housekeeper_leaves_no_socket(

@@ -76,7 +76,8 @@ _HEAD_V2 = 16
 def _end_of(octets: bytes) -> int | None:
     """Return where a header ends, None while that is not known or not there yet."""
     if not any(octets.startswith(begin[: len(octets)]) for begin in (_V1, _V2)):
-        raise ProxyHeaderError(f"there is no PROXY header, the stream begins with {octets[:16]!r}")
+        shown = octets[:16].partition(b"?")[0]  # the query of a request may hold a token
+        raise ProxyHeaderError(f"there is no PROXY header, the stream begins with {shown!r}")
     if octets[:1] == _V1[:1]:
         end = octets.find(b"\r\n", 0, _LONGEST_V1) + 2
         if end < 2 and len(octets) >= _LONGEST_V1:

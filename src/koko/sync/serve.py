@@ -224,21 +224,21 @@ class Server:
     def _admit(self, sock: socket.socket, peer: Any) -> None:
         """Serve or refuse an accepted client in a thread of its own, or drop it."""
         given = self._clients.admission()
+        why = str(serving.server_full(self.max_connections))
         try:
             if given is not DROP:
                 return self._start(Client(PlainStream(sock), peer), given)
-            error = serving.server_full(self.max_connections)
-            tell(self.logger, logging.INFO, serving.CLIENT, written(peer), serving.UNKNOWN, error)
         except OSError:
-            pass  # it has hung up already
-        except RuntimeError:  # the system has no thread for it
-            self._forget(sock, given)
+            why = serving.HUNG_UP
+        except RuntimeError:
+            self._drop(sock, peer, given, serving.NO_THREAD)
             raise
-        self._forget(sock, given)
+        self._drop(sock, peer, given, why)
 
-    def _forget(self, sock: socket.socket, given: Admission) -> None:
+    def _drop(self, sock: socket.socket, peer: Any, given: Admission, why: str) -> None:
         sock.close()
         self._clients.count_out(given)
+        tell(self.logger, logging.INFO, serving.CLIENT, written(peer), serving.UNKNOWN, why)
 
     def _start(self, client: Client, given: Admission) -> None:
         arguments, name = (client, given), f"koko-{client.name}"
