@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from functools import partial
+from functools import partial, update_wrapper
 from typing import Any
 
 from koko import serving
@@ -45,7 +45,7 @@ class Conversations:
 
     Args:
         upgrader: which requests become connections.
-        handler: what the view was made of; only looked at.
+        handler: what the view was made of; looked at, and named.
         thread: give each conversation a thread of its own and the server its thread back.
         max_connections: how many there may be at once; any more get 503.
     """
@@ -61,6 +61,7 @@ class Conversations:
             raise TypeError("websocket() got None as handler, expected a function that gets a Conn")
         check_handler("websocket()", handler)
         refuse_async("websocket()", "handler", handler)
+        self._named = handler
         self._upgrader = upgrader
         self._thread = thread
         self._limit = max_connections
@@ -70,6 +71,7 @@ class Conversations:
 
     def begin(self, request: Any, handler: Callable[[Conn], object]) -> Response:
         """Upgrade a request, have ``handler`` run; return what the view is to answer."""
+        update_wrapper(handler, self._named)  # what is said of it names the application's
         if not hold(self._lock, self._enter):
             full = serving.server_full(self._limit)
             tell(_LOGGER, logging.INFO, "refused: %s", full)
