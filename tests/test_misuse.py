@@ -7,6 +7,7 @@ import inspect
 import logging
 import socket
 import ssl
+import types
 from functools import partial
 from typing import Any
 from unittest.mock import AsyncMock
@@ -111,6 +112,8 @@ def test_what_can_be_known_is_told_at_once(mistake: Any, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("mistake", "sentence"),
     [
+        (lambda face: face.Server(yields), r"Server\(\) got yields\(\) as handler, which nothing"),
+        (lambda face: face.Server(partial(yields_later)), r"yields_later\(\) as handler, which no"),
         (lambda face: face.Server(None, http=5), r"Server\(\) got http=5, expected a function"),
         (lambda face: face.Server(plain, 8765), "host=8765, .*; the port comes second"),
         (lambda face: face.Server(plain, []), r"host=\[\], expected a name"),
@@ -237,6 +240,14 @@ def test_a_socket_that_is_not_connected_is_told(face: Any) -> None:
 def test_a_server_that_was_not_started_does_not_serve_for_ever(face: Any) -> None:
     with pytest.raises(RuntimeError, match="was not started"):
         done(face.Server(plain, HERE).serve_forever())
+
+
+def test_a_coroutine_of_the_old_kind_is_a_handler() -> None:
+    @types.coroutine
+    def old(conn: aio.Conn) -> Any:
+        yield
+
+    assert aio.Server(old).handler is old  # type: ignore[arg-type]
 
 
 def test_a_server_takes_the_options_of_its_upgrader() -> None:

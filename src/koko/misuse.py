@@ -90,9 +90,14 @@ def check_context(name: str, context: Any, wrong: str, why: str) -> None:
 
 
 def check_handler(call: str, handler: Any) -> None:
-    """Raise unless a handler is callable or None."""
+    """Raise unless a handler is None, or callable and without a yield: nothing would run it."""
     if handler is not None and not callable(handler):
         raise TypeError(f"{call} got {handler!r} as handler, expected a function that gets a Conn")
+    if _yields(_inner(handler)):
+        raise TypeError(
+            f"{call} got {name_of(handler)}() as handler, which nothing would run; "
+            "it must not yield"
+        )
 
 
 def not_awaitable(what: str, function: Any, result: object) -> WrongKindError:
@@ -129,8 +134,20 @@ _YIELDED = (GeneratorType, AsyncGeneratorType)
 
 
 def _never_run(what: str, function: Any, result: object) -> WrongKindError:
-    said = f"{what} {name_of(function)}() returned a {type(result).__name__}"
-    return WrongKindError(f"{said}, which nothing runs; it must not yield")
+    kind = type(result).__name__.replace("_", " ")
+    return WrongKindError(
+        f"{what} {name_of(function)}() returned an object of type {kind}, which nothing runs; "
+        "it must not yield"
+    )
+
+
+def _yields(function: Any) -> bool:
+    # A generator may be a coroutine of the old kind (types.coroutine), which can be awaited.
+    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+    is_old = bool(flags & inspect.CO_ITERABLE_COROUTINE)
+    return inspect.isasyncgenfunction(function) or (
+        inspect.isgeneratorfunction(function) and not is_old
+    )
 
 
 def _inner(function: Any) -> Any:

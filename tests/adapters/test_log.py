@@ -72,15 +72,15 @@ def test_a_view_of_the_wrong_kind_is_named_as_the_application_named_it(
 ) -> None:
     class Yields(Site):
         @http_server.websocket(Upgrader())
-        def do_GET(self, conn: Conn) -> Iterator[str]:
-            yield "never"
+        def do_GET(self, conn: Conn) -> object:
+            return (each for each in "never")
 
     caplog.set_level(logging.ERROR, "koko.server")
     with serving(Yields) as url, dial(url) as conn:
         conn.wait_closed(10)
         assert getattr(conn.ending, "code", None) == 1011
-    said = "handler Yields.do_GET() returned a generator, which nothing runs; it must not yield"
-    assert caplog.messages == [said]
+    said = "returned an object of type generator, which nothing runs; it must not yield"
+    assert caplog.messages == [f"handler Yields.do_GET() {said}"]
 
 
 def test_a_client_that_is_gone_before_it_is_answered_is_one_line(
