@@ -200,8 +200,6 @@ class Upgrader(ConnectionOptions):
             subprotocol = self._let_in(request, extra, secure, host)
             extensions, agreed = self._agree(request)
         except HandshakeError as refused:
-            if not is_refusal(refused):
-                raise
             return self._refuse(request, refused)
         key = request.headers["Sec-WebSocket-Key"]
         return Accepted(accept_response(key, subprotocol, extensions, extra), subprotocol, agreed)
@@ -237,6 +235,8 @@ class Upgrader(ConnectionOptions):
         return self._choose_subprotocol(request, extra)
 
     def _refuse(self, request: Request, error: HandshakeError) -> Refused:
+        if not is_refusal(error):
+            raise error
         response = refusal(error) if self.error is None else self.error(request, error)
         check_returned("error=", self.error, response, BOTH)
         if not isinstance(response, Response):

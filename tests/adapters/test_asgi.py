@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from koko import CloseError, ErrCloseSent, ErrReadLimit, HandshakeError, Kind, PreparedMessage, sync
+from koko import (
+    CloseError,
+    ErrBadHandshake,
+    ErrCloseSent,
+    ErrReadLimit,
+    HandshakeError,
+    Kind,
+    PreparedMessage,
+    Response,
+    sync,
+)
 from koko.adapters.asgi import upgrade, websocket
 from koko.aio import Conn, Delivery, Upgrader, broadcast
 from tests.adapters.asgi_script import PATIENCE, Script, scene
@@ -605,6 +615,20 @@ async def test_a_function_that_fails_at_the_handshake_is_500(
     server = served(echo, Upgrader(check_origin=fails))
     await server.ends()
     assert server.sent[0]["status"] == 500
+    assert of_clients(caplog) == ["koko.server ERROR could not answer /chat%20room"]
+
+
+@scene
+async def test_what_another_server_answered_is_not_passed_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def dials(request: Any) -> bool:
+        raise ErrBadHandshake("of another", Response(401, b"", {"Set-Cookie": "a=s3cret"}))
+
+    server = served(echo, Upgrader(check_origin=dials))
+    await server.ends()
+    assert server.sent[0]["status"] == 500
+    assert "s3cret" not in str(server.sent)
     assert of_clients(caplog) == ["koko.server ERROR could not answer /chat%20room"]
 
 

@@ -27,7 +27,7 @@ from koko.aio.upgrade import Upgrader
 from koko.errors import HandshakeError
 from koko.http import Headers
 from koko.misuse import check_face, not_awaitable, refuse_plain
-from koko.opening.handshake import check_request, refusal
+from koko.opening.handshake import check_request, is_refusal, refusal
 from koko.serving import (
     CLIENT,
     NO_ANSWER,
@@ -182,11 +182,11 @@ class Application:
     async def _admit(self, side: Side, refused: HandshakeError | None) -> Conn | None:
         try:
             return await _open(side, self._upgrader, refused=refused)
-        except HandshakeError:
-            return None
         except OSError as gone:
             tell(_LOGGER, logging.INFO, CLIENT, side.name, side.request.shown, gone)
         except BaseException as error:
+            if is_refusal(error):
+                return None  # it was answered
             if was_cancelled(error):
                 raise
             tell(_LOGGER, logging.ERROR, NO_ANSWER, side.request.shown, error=error)
@@ -210,6 +210,8 @@ async def _open(
             raise refused
         accepted = decide(side, upgrader, subprotocol, headers)
     except HandshakeError as error:
+        if not is_refusal(error):
+            raise
         sentence = sentence_of(error)
         tell(_LOGGER, level_of(error), CLIENT, side.name, side.request.shown, sentence)
         await side.refuse(error)
