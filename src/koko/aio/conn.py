@@ -272,7 +272,10 @@ class Conn(BaseConn, MessageVerbs):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close with 1000; with 1001 when cancelled, with 1011 when the block failed."""
+        """Close with 1000; with 1001 when cancelled, with 1011 when the block failed.
+
+        A ``CloseError`` is no failure, and neither is a group of nothing else.
+        """
         if error is None or only_closes(error):
             await self.close()
         else:

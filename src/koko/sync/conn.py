@@ -291,7 +291,10 @@ class Conn(BaseConn):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close with 1000; with 1001 when interrupted, with 1011 when the block failed."""
+        """Close with 1000; with 1001 when interrupted, with 1011 when the block failed.
+
+        A ``CloseError`` is no failure, and neither is a group of nothing else.
+        """
         if error is None or only_closes(error):
             self.close()
         else:
