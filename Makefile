@@ -19,8 +19,8 @@ WSTEST := build/wstest/bin/wstest
 ABOUT_CORE := tests/core tests/opening tests/conversation tests/dialing tests/test_dialing.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integrations pythons coverage lint format types compliance uvicorn peers bench fuzz house \
-	versions walks interrupts sanitize wheel clean
+.PHONY: help demo test integrations pythons coverage lint format types compliance uvicorn crowd peers bench fuzz \
+	house versions walks interrupts sanitize wheel clean
 
 help:
 	@echo 'make demo        install Koko and open the chat and echo page'
@@ -28,11 +28,12 @@ help:
 	@echo 'make integrations   the tests inside uvicorn, hypercorn, granian, daphne, gunicorn, gevent, werkzeug,'
 	@echo '                 with frameworks on them, and behind nginx, haproxy and Caddy, those that are here'
 	@echo "make uvicorn     uvicorn's own WebSocket tests, run on Koko's class (a part of integrations)"
+	@echo 'make crowd       24,000 connections to uvicorn with Koko, dropped in every way; nothing may be left'
 	@echo 'make pythons     the tests of core, faces and conversations on Python 3.12 to 3.15'
 	@echo 'make coverage    lines and branches of koko.core, pure codec: 100 % or an error'
 	@echo 'make lint        ruff: rules and format; make format repairs what it can'
 	@echo 'make types       mypy --strict'
-	@echo 'make compliance  Autobahn, both roles, faces and codecs; needs a Python 2.7 (ARGS=--quick)'
+	@echo 'make compliance  Autobahn, both roles, faces and codecs, and in uvicorn; needs a Python 2.7 (ARGS=--quick)'
 	@echo 'make peers       compression with the servers, clients and proxies of others: docs/deflate.md'
 	@echo 'make bench       figures for speed and memory, beside the peers'
 	@echo 'make fuzz        every harness in fuzz/'
@@ -61,6 +62,9 @@ uvicorn: $(INTEGRATED)
 	@echo "==> uvicorn's own tests on koko.uvicorn:Protocol"
 	@$(BIN)/python compliance/uvicorn_tests.py
 
+crowd: $(INTEGRATED)
+	@$(BIN)/python -m tests.adapters.crowd $(ARGS)
+
 # Pythons that are not installed are taken from Debian's unstable suite: as root, with debootstrap.
 PYTHONS := 3.12 3.13 3.14 3.15
 pythons:
@@ -83,7 +87,7 @@ types: $(EQUIPPED)
 	@echo '==> mypy --strict'
 	@$(BIN)/mypy
 
-compliance: $(EQUIPPED) $(WSTEST)
+compliance: $(INTEGRATED) $(WSTEST)
 	@echo '==> Autobahn (reports in build/compliance/)'
 	@$(BIN)/python compliance/run.py --wstest $(WSTEST) $(ARGS)
 

@@ -1,4 +1,4 @@
-"""Let Autobahn examine Koko: as server and as client, on both faces and both codecs.
+"""Let Autobahn examine Koko: as server and as client, on both faces and both codecs, in uvicorn.
 
 Each run is one process of ours and one of Autobahn's ``wstest``, which attacks the other
 and writes a report; here the reports become one table. The full suite is written to
@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -32,7 +33,9 @@ REPORTS = ROOT / "build" / "compliance"
 TABLE = ROOT / "docs" / "compliance.md"
 SPEC, LOG = "spec.json", "wstest.log"
 
-ROLES, FACES, CODECS = ("server", "client"), ("aio", "sync"), ("native", "pure")
+ROLES, CODECS = ("server", "client"), ("native", "pure")
+FACES = ("aio", "sync")
+UVICORN = ("uvicorn+httptools", "uvicorn+h11")  # and who reads HTTP there: servers alone
 VERDICTS = ("OK", "INFORMATIONAL", "NON-STRICT", "FAILED", "UNIMPLEMENTED")
 GOOD = ("OK", "INFORMATIONAL")
 
@@ -46,13 +49,17 @@ QUICK = [
 ]
 
 STARTUP = 30.0  # seconds until a server must accept connections
+LARGEST = 32 << 20  # section 9 sends 16 MiB
+ECHO = "peers.servers:asgi"
+LISTENING = re.compile(r"(?:listening on ws|Uvicorn running on http)://(\S+)")
 HEADER = """\
 # Compliance
 
 <!-- Written by `make compliance`; edits are lost. -->
 
 Every case of the Autobahn test suite, with Koko as the server and as the client, on both
-faces and both codecs. OK and INFORMATIONAL are what a strict implementation gets: in an
+faces and both codecs, and as the class that [uvicorn](uvicorn.md) runs, behind each of its
+usual HTTP parsers. OK and INFORMATIONAL are what a strict implementation gets: in an
 informational case the RFC leaves the answer open. A case counts as OK only if it was also
 closed as the suite expects.
 
@@ -60,7 +67,7 @@ closed as the suite expects.
 
 
 class Run(NamedTuple):
-    """One examination: which of our sides is on which face and which codec."""
+    """One examination: which of our sides is on which face (or in uvicorn) and which codec."""
 
     role: str
     face: str
@@ -128,28 +135,37 @@ def examine_client(run: Run, args: argparse.Namespace, log: IO[str]) -> None:
 
 @contextmanager
 def echo_server(run: Run, loop: str) -> Iterator[str]:
-    command = [sys.executable, "-m", "koko", "serve", "echo", "--face", run.face, "--port", "0"]
-    command += ["--compression", "--read-limit", str(32 << 20)]  # section 9 sends 16 MiB
-    command += ["--loop", loop] if run.face == "aio" else []
+    uvicorn = run.face in UVICORN
+    command = in_uvicorn(run, loop) if uvicorn else on_its_own(run, loop)
     with (
         (run.folder / "koko.log").open("w") as log,
-        process(command, subprocess.PIPE, stderr=log, env=run.environment) as server,
+        process(command, subprocess.PIPE, env=run.environment) as server,
     ):
         yield await_address(server, log)
         server.terminate()
-        if server.wait(STARTUP) != 0:
+        # uvicorn stops, and then ends by the signal that told it to.
+        if server.wait(STARTUP) != (-signal.SIGTERM if uvicorn else 0):
             raise RuntimeError(f"{run}: the server exited with {server.returncode} on SIGTERM")
+
+
+def on_its_own(run: Run, loop: str) -> list[str]:
+    command = [sys.executable, "-m", "koko", "serve", "echo", "--face", run.face, "--port", "0"]
+    command += ["--compression", "--read-limit", str(LARGEST)]
+    return [*command, *(["--loop", loop] if run.face == "aio" else [])]
+
+
+def in_uvicorn(run: Run, loop: str) -> list[str]:
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(ROOT / "compliance"), ECHO]
+    command += ["--ws", "koko.uvicorn:Protocol", "--http", run.face.partition("+")[2]]
+    return [*command, "--port", "0", "--loop", loop, "--ws-max-size", str(LARGEST)]
 
 
 @contextmanager
 def process(
-    command: list[str],
-    stdout: IO[str] | int,
-    *,
-    stderr: IO[str] | int = subprocess.STDOUT,
-    env: dict[str, str] | None = None,
+    command: list[str], stdout: IO[str] | int, *, env: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(command, stdout=stdout, stderr=stderr, env=env, text=True) as running:
+    errors = subprocess.STDOUT
+    with subprocess.Popen(command, stdout=stdout, stderr=errors, env=env, text=True) as running:
         try:
             yield running
         finally:
@@ -163,15 +179,16 @@ def await_address(server: subprocess.Popen[str], log: IO[str]) -> str:
     silent.start()
     try:
         for line in server.stdout:
-            if found := re.match(r"listening on (ws://\S+)", line):
+            log.write(line)
+            if found := LISTENING.search(line):
                 # Whatever else it prints must not fill the pipe.
                 threading.Thread(
                     target=shutil.copyfileobj, args=(server.stdout, log), daemon=True
                 ).start()
-                return found[1]
+                return f"ws://{found[1]}"
     finally:
         silent.cancel()
-    raise RuntimeError(f"{server.args!r} never said 'listening on ws://HOST:PORT'; see {log.name}")
+    raise RuntimeError(f"{server.args!r} never said where it listens; see {log.name}")
 
 
 def await_port(url: str, wstest: subprocess.Popen[str]) -> None:
@@ -223,7 +240,7 @@ def judge(behavior: str, behaviorClose: str, **_: object) -> str:  # noqa: N803
 
 
 def render(outcomes: list[Outcome]) -> str:
-    names = ("our role", "face", "codec", "cases", *VERDICTS)
+    names = ("our role", "face, or server", "codec", "cases", *VERDICTS)
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * 3 + "---:|" * (len(names) - 3)]
     for outcome in outcomes:
         count = Counter(outcome.verdicts.values())
@@ -265,7 +282,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", dest="cases", action="store_const", const=QUICK, default=ALL)
     parser.add_argument("--cases", nargs="+", metavar="CASE", help="such as 7.* or 12.1.1")
     parser.add_argument("--role", nargs="+", choices=ROLES, default=ROLES)
-    parser.add_argument("--face", nargs="+", choices=FACES, default=FACES)
+    parser.add_argument("--face", nargs="+", choices=FACES + UVICORN, default=FACES + UVICORN)
     parser.add_argument("--codec", nargs="+", choices=CODECS, default=CODECS)
     parser.add_argument("--loop", choices=["auto", "asyncio", "uvloop"], default="auto")
     parser.add_argument("--report", action="store_true", help="only read what earlier runs left")
@@ -274,16 +291,21 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def chosen(args: argparse.Namespace) -> list[Run]:
+    runs = [Run(*which) for which in itertools.product(args.role, args.face, args.codec)]
+    return [run for run in runs if run.role == "server" or run.face in FACES]
+
+
 def main() -> int:
     args = parse()
-    runs = [Run(*which) for which in itertools.product(args.role, args.face, args.codec)]
+    runs = chosen(args)
     if not args.report:
         with ThreadPoolExecutor(args.jobs) as pool:
             list(pool.map(lambda run: examine(run, args), runs))
     outcomes = [read_outcome(run) for run in runs]
     table = render(outcomes)
     print(f"\n{table}")
-    if len(runs) == len(ROLES) * len(FACES) * len(CODECS) and all(done.whole for done in outcomes):
+    if runs == chosen(parse([])) and all(outcome.whole for outcome in outcomes):
         TABLE.write_text(HEADER + table + describe(args.wstest))
         print(f"written to {TABLE.relative_to(ROOT)}")
     return 0 if all(outcome.passed for outcome in outcomes) else 1
