@@ -67,11 +67,11 @@ class Site:
         raw = socket.create_connection((self.host, self.port), timeout=PATIENCE)
         return self.tls.wrap_socket(raw, server_hostname="127.0.0.1") if self.tls else raw
 
-    def state(self) -> dict[str, Any]:
+    def state(self, path: str = "/state") -> dict[str, Any]:
         """What its process holds, asked by plain HTTP."""
         opener = build_opener(ProxyHandler({}), HTTPSHandler(context=self.tls))
         scheme = "https" if self.tls else "http"
-        with opener.open(f"{scheme}://{self.host}:{self.port}/state", timeout=PATIENCE) as answer:
+        with opener.open(f"{scheme}://{self.host}:{self.port}{path}", timeout=PATIENCE) as answer:
             told: dict[str, Any] = json.load(answer)
         return told
 
