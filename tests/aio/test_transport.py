@@ -79,6 +79,13 @@ async def our_own(sock: socket.socket, protocol: asyncio.Protocol) -> None:
     native.attach(sock, protocol)
 
 
+async def adopted(sock: socket.socket, protocol: asyncio.Protocol) -> None:
+    sock.setblocking(False)
+    transport = native.adopt(sock.detach())
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)
+
+
 async def the_loops(sock: socket.socket, protocol: asyncio.Protocol) -> None:
     await asyncio.get_running_loop().create_connection(lambda: protocol, sock=sock)
 
@@ -91,12 +98,12 @@ def ours() -> Any:
     return native
 
 
-@pytest.fixture(params=["ours", "the loop's"])
+@pytest.fixture(params=["ours", "ours, adopted", "the loop's"])
 def attach(request: pytest.FixtureRequest) -> Attach:
     if request.param == "the loop's":
         return the_loops
     request.getfixturevalue("ours")
-    return our_own
+    return our_own if request.param == "ours" else adopted
 
 
 @pytest.fixture
@@ -427,6 +434,35 @@ def test_a_loop_with_a_clock_of_its_own_is_timed_by_that() -> None:
 
     with asyncio.Runner(loop_factory=Ahead) as runner:
         runner.run(talk())
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
+async def test_one_that_is_adopted_has_its_addresses(
+    ours: Any, family: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if family == socket.AF_INET6:
+        request.getfixturevalue("ipv6")
+    here = {socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0, 0, 0)}
+    with socket.socket(family) as listener, socket.socket(family) as far:
+        listener.bind(here.get(family, str(tmp_path / "socket")))
+        listener.listen()
+        far.connect(listener.getsockname())
+        near, _ = listener.accept()
+        near.setblocking(False)
+        names = (near.getsockname(), near.getpeername())
+        transport = ours.adopt(near.detach())
+        assert tuple(map(transport.get_extra_info, ("sockname", "peername"))) == names
+        transport.abort()
+        await asyncio.sleep(0)
+
+
+async def test_one_that_cannot_be_adopted_is_closed(ours: Any) -> None:
+    alone = socket.socket()
+    fd = alone.detach()
+    with pytest.raises(OSError, match="not connected"):
+        ours.adopt(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
 
 
 def test_a_loop_that_ends_with_something_open_takes_it_along(ours: Any) -> None:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
-from asyncio import BaseProtocol, BaseTransport, Transport
-from collections.abc import Iterator
+from asyncio import Transport
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import uvicorn
 
@@ -40,12 +38,13 @@ except ImportError as _missing:
 __all__ = [
     "TRACE",
     "ClientDisconnected",
+    "addresses",
     "behind_the_head",
     "changed",
     "get_client_addr",
-    "get_local_addr",
     "get_path_with_query_string",
     "get_remote_addr",
+    "http_on",
     "is_ssl",
     "let_go",
     "moved",
@@ -62,73 +61,67 @@ def changed(missing: AttributeError) -> RuntimeError:
     )
 
 
-class Mover(BaseProtocol):
-    """Learns which transport a socket has got."""
-
-    transport: Transport
-
-    def connection_made(self, transport: BaseTransport) -> None:
-        self.transport = cast(Transport, transport)
-
-
-def moved(transport: Transport) -> Transport | None:
+def moved(transport: Transport, secure: bool) -> Transport | None:
     """Move the socket of uvicorn's transport to one of Koko's; None where it has to stay.
 
     TLS stays, and so does a socket for whose peer something waits in the transport. uvicorn's
     own is told that it has lost its connection: it has a descriptor, and that ends.
     """
+    if transports.ours is None or secure:
+        return None
     sock = transport.get_extra_info("socket")
-    if transports.ours is None or sock is None or is_ssl(transport):
+    if sock is None or transport.get_write_buffer_size():
         return None
-    if transport.get_write_buffer_size():
-        return None
-    mover = Mover()
     try:
-        # With all four the system need not be asked what it is.
-        own = socket.socket(sock.family, sock.type, sock.proto, os.dup(sock.fileno()))
-        with own:  # detached where that goes well
-            transports.ours.attach(own, mover)
+        ours: Transport = transports.ours.adopt(os.dup(sock.fileno()))
     except (OSError, NotImplementedError):  # no descriptor is left, say
         return None
     transport.abort()
-    return mover.transport
+    return ours
 
 
-def behind_the_head(transport: Transport, key: bytes) -> bytes:
+def http_on(transport: Transport) -> Any:
+    """Return uvicorn's HTTP protocol, while it hands the head over; None where there is none."""
+    get_protocol = getattr(transport, "get_protocol", None)
+    return get_protocol and get_protocol()
+
+
+def addresses(http: Any, transport: Transport) -> tuple[Any, Any]:
+    """Return the addresses of the server and of the client.
+
+    The HTTP protocol has asked for them; uvloop makes a socket for each answer.
+    """
+    try:
+        return http.server, http.client
+    except AttributeError:
+        return get_local_addr(transport), get_remote_addr(transport)
+
+
+def behind_the_head(http: Any, key: bytes) -> bytes:
     """Return what came behind a request in the same bytes, which uvicorn would drop.
 
     To be called while the head is handed over. ``key`` stands in that head and in no other.
     Where uvicorn has changed nothing is found, as if nothing had come.
     """
-    get_protocol = getattr(transport, "get_protocol", None)
-    http: Any = get_protocol and get_protocol()
-    if http is None:
-        return b""
     trailing = getattr(getattr(http, "conn", None), "trailing_data", None)
     if trailing is not None:  # h11 keeps it
         return bytes(trailing[0])
-    for frame in _callers():
-        if frame.f_code.co_name == "data_received" and frame.f_locals.get("self") is http:
-            data = bytes(frame.f_locals.get("data", b""))
-            _, blank, rest = data[max(data.find(key), 0) :].partition(b"\r\n\r\n")
-            return rest if blank else b""
-    return b""
+    received = getattr(getattr(type(http), "data_received", None), "__code__", None)
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not received:
+        frame = frame.f_back
+    if frame is None:
+        return b""
+    data = bytes(frame.f_locals.get("data", b""))
+    _, blank, rest = data[max(data.find(key), 0) :].partition(b"\r\n\r\n")
+    return rest if blank else b""
 
 
-def let_go(transport: Transport) -> None:
+def let_go(http: Any) -> None:
     """Break the circle in which uvicorn leaves its HTTP protocol, that of httptools.
 
     Its ``connection_lost`` would do so, and is never called. A circle waits for the garbage
     collector, which costs more than the rest of a handshake that is not answered.
     """
-    get_protocol = getattr(transport, "get_protocol", None)
-    http: Any = get_protocol and get_protocol()
     if getattr(http, "parser", None) is not None:
         http.parser = None
-
-
-def _callers() -> Iterator[FrameType]:
-    frame = sys._getframe(2)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back  # type: ignore[assignment]

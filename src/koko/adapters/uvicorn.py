@@ -23,12 +23,13 @@ from koko.adapters._asgi_scope import Pairs, Scope, read_again, request_of, scop
 from koko.adapters._uvicorn_seam import (
     TRACE,
     ClientDisconnected,
+    addresses,
     behind_the_head,
     changed,
     get_client_addr,
-    get_local_addr,
     get_path_with_query_string,
     get_remote_addr,
+    http_on,
     is_ssl,
     let_go,
     moved,
@@ -102,6 +103,7 @@ class Protocol(asyncio.Protocol):
         except AttributeError as missing:
             raise changed(missing) from missing
         self._begun = False  # the head has come
+        self._secure = False
         self._conversation: Conversation | None = None  # until it was a good one
         self._accepted: Accepted
         self._response: Response
@@ -209,10 +211,11 @@ class Protocol(asyncio.Protocol):
     # How it works inside
 
     def _begin(self, head: bytes) -> None:
-        secure = is_ssl(self.transport)
+        http = http_on(self.transport)
+        self._secure = is_ssl(self.transport)
         try:
             self._request, pairs = _read(head)
-            decision = self._shared.upgrader.decide(self._request, secure=secure)
+            decision = self._shared.upgrader.decide(self._request, secure=self._secure)
             if isinstance(decision, Refused):
                 raise decision.error
         except HandshakeError as error:
@@ -220,10 +223,10 @@ class Protocol(asyncio.Protocol):
             return
         self._accepted = decision
         key = self._request.headers["Sec-WebSocket-Key"].encode()
-        self._early = behind_the_head(self.transport, key)
-        let_go(self.transport)
+        self._early = behind_the_head(http, key)
         self._conversation = Conversation(self, ClientDisconnected)
-        self.scope = self._scope(pairs, secure)
+        self.scope = self._scope(pairs, *addresses(http, self.transport))
+        let_go(http)
         self._bound(self.handshake_timeout)
         task = self.loop.create_task(self._run(self._conversation, self.scope))
         self._tasks.add(task)
@@ -235,15 +238,15 @@ class Protocol(asyncio.Protocol):
         tell(logger, level_of(error), DENIED, client, self._request.shown, sentence)
         self._answer(error.response or refusal(error))
 
-    def _scope(self, pairs: Pairs, secure: bool) -> Scope:
+    def _scope(self, pairs: Pairs, server: Any, client: Any) -> Scope:
         return scope_of(
             self._request,
             pairs,
             self._config.root_path,
             asgi={"version": self._config.asgi_version, "spec_version": "2.4"},
-            scheme="wss" if secure else "ws",
-            server=get_local_addr(self.transport),
-            client=get_remote_addr(self.transport),
+            scheme="wss" if self._secure else "ws",
+            server=server,
+            client=client,
             state=self._app_state.copy(),
             extensions={"websocket.http.response": {}, "koko": {"upgrade": self._upgrade}},
         )
@@ -308,7 +311,7 @@ class Protocol(asyncio.Protocol):
     def _open(self) -> Path:
         if (sock := self.transport.get_extra_info("socket")) is not None:
             hasten(sock)  # uvicorn binds those of --workers, --fd and --reload without it
-        transport = moved(self.transport)
+        transport = moved(self.transport, self._secure)
         shared, agreed = self._shared, self._accepted.agreed
         core = Connection(Role.SERVER, shared.upgrader, agreed, shared.now())
         core.close_timeout, core.read_ahead = self.close_timeout, self.read_ahead

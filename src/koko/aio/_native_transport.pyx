@@ -51,6 +51,8 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *room, size_t size, int flags)
     ssize_t send(int fd, const void *octets, size_t size, int flags)
     int accept4(int fd, sockaddr *address, unsigned *size, int flags)
+    int getpeername(int fd, sockaddr *address, unsigned *size)
+    int getsockname(int fd, sockaddr *address, unsigned *size)
     int shutdown(int fd, int how)
 
 cdef extern from "<unistd.h>" nogil:
@@ -347,6 +349,16 @@ cdef object address_in(sockaddr *address):
 
 cdef object names_of(int fd):
     """Return both addresses of a socket."""
+    cdef sockaddr_storage local, remote
+    cdef unsigned size = sizeof(local), other_size = sizeof(remote)
+    if (
+        getsockname(fd, <sockaddr *>&local, &size) < 0
+        or getpeername(fd, <sockaddr *>&remote, &other_size) < 0
+    ):
+        raise failure()
+    name = address_in(<sockaddr *>&local)
+    if name is not None:
+        return name, address_in(<sockaddr *>&remote)
     sock = socket.socket(fileno=fd)
     try:
         return sock.getsockname(), sock.getpeername()
@@ -422,6 +434,32 @@ def attach(sock, protocol):
     transport._spared = not poller._spares_one
     poller._spares_one = True
     begin(transport, lambda: protocol)
+
+
+def adopt(int fd):
+    """Return a transport of a connection that another server has accepted, and watch it.
+
+    The descriptor is ours from now on, also where this fails. ``set_protocol`` has to follow
+    at once. Unlike that of ``attach`` it is one of many: the loop does not watch it alone.
+
+    Raises:
+        OSError: it is no longer connected.
+        NotImplementedError: the loop cannot watch descriptors.
+    """
+    cdef SocketTransport transport
+    loop = asyncio.get_running_loop()
+    try:
+        local, remote = names_of(fd)
+        transport = transport_on(poller_of(loop), loop, copy_context(), fd, local, remote)
+    except BaseException:
+        close(fd)
+        raise
+    try:
+        transport.rewatch()
+    except BaseException:
+        transport.abort()
+        raise
+    return transport
 
 
 @cython.final
