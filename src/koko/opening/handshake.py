@@ -55,6 +55,10 @@ _SWITCHING = ((field_name("Upgrade"), "websocket"), (field_name("Connection"), "
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # base64 of 16 bytes
 
+# What may be a secret: errors do not show it, nor anything as long as one.
+_SECRET = re.compile("auth|cookie|key|pass|secret|session|token", re.IGNORECASE)
+_LONG = 24
+
 _QUERY = re.compile(r"\?[^\s\"'<>)]+")
 
 _ASKED = "(RFC 6455 §4.2.1)"
@@ -128,6 +132,8 @@ def _pairs(headers: Headers) -> list[tuple[str, str]]:
 def _without_value(pair: object) -> str:
     """Return what can be shown of something in the place of a header: its value may be a secret."""
     if isinstance(pair, str):
+        if len(pair) < _LONG and not _SECRET.search(pair):
+            return repr(pair)
         name, colon, _ = pair.partition(":")
         return f"{name + ': ...'!r}" if colon else "a str"
     if isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str):
