@@ -370,7 +370,7 @@ def test_options_that_may_be_secret_are_not_shown():
         ({"ssl": True}, "ssl=True, expected an ssl.SSLContext"),
         ({"jar": {"a": "s3cret"}}, r"^jar= is a dict, expected an http.cookiejar.CookieJar"),
         ({"proxy": b"http://me:s3cret@p"}, "^proxy=a bytes, expected a URL"),
-        ({"headers": {"Cookie": "s3cret\n"}}, r"^header 'Cookie' has '\\n', which no header may"),
+        ({"headers": {"Cookie": "s3cret\n"}}, r"^'Cookie' has '\\n', which no header may"),
         ({"origin": 5}, "^origin=5, expected a str, or None"),
         ({"user_agent": b"a"}, "^user_agent=b'a', expected a str, or None"),
         ({"server_hostname": 5}, "^server_hostname=5, expected a str, or None"),

@@ -32,12 +32,12 @@ from koko.misuse import BOTH, check_context, check_returned, is_async, name_of
 from koko.opening import cookies
 from koko.opening.handshake import (
     build_request,
+    check_fields,
     check_headers,
     check_response,
     check_subprotocols,
     make_key,
 )
-from koko.opening.head import check_fields
 from koko.opening.target import Target, parse
 from koko.opening.tunnel import Proxy
 

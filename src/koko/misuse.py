@@ -75,6 +75,15 @@ def check_face(call: str, what: str, given: Any, wanted: type) -> None:
         )
 
 
+def check_face_of(handshake: object, needed: str, mine: str, other: str) -> None:
+    """Raise for a handshake with the server of the other face: it lacks ``needed``."""
+    if not hasattr(handshake, needed):
+        raise TypeError(
+            f"upgrade() of koko.{mine}.Upgrader got a request to koko.{other}'s server; "
+            f"use koko.{other}.Upgrader"
+        )
+
+
 def check_seconds(what: str, value: Any) -> None:
     """Raise unless a timeout or a deadline is a number of seconds, or None."""
     if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):

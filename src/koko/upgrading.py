@@ -62,15 +62,6 @@ class UpgradableRequest(Request):
     handshake: Any = field(kw_only=True, repr=False, compare=False)
 
 
-def check_face_of(request: UpgradableRequest, needed: str, mine: str, other: str) -> None:
-    """Raise for a request to the server of the other face: its handshake lacks ``needed``."""
-    if not hasattr(request.handshake, needed):
-        raise TypeError(
-            f"upgrade() of koko.{mine}.Upgrader got a request to koko.{other}'s server; "
-            f"use koko.{other}.Upgrader"
-        )
-
-
 class UpgraderOptions(TypedDict, total=False):
     """The options of ``Upgrader``, for ``**options: Unpack[UpgraderOptions]``."""
 
@@ -91,18 +82,8 @@ class UpgraderOptions(TypedDict, total=False):
 
 
 SERVER_OPTIONS = (
-    *(
-        "host",
-        "port",
-        "http",
-        "max_connections",
-        "proxy_protocol",
-        "reuse_port",
-        "sock",
-        "ssl",
-        "upgrader",
-    ),
-    "logger",
+    *("host", "port", "http", "max_connections", "proxy_protocol"),
+    *("reuse_port", "sock", "ssl", "upgrader", "logger"),
 )
 
 
@@ -158,8 +139,7 @@ class Upgrader(ConnectionOptions):
                     "use http= of Server(None, ...), which may await and then call upgrade()"
                 )
         for name in ("origins", "subprotocols", "trusted_proxies"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, Iterable):
+            if not isinstance(value := getattr(self, name), Iterable | None):
                 raise TypeError(f"{name}={value!r}, expected a list")
         if self.origins is not None:
             _check_origins(self.origins)

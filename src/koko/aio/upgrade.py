@@ -8,8 +8,9 @@ from koko import upgrading
 from koko.aio.conn import Conn
 from koko.aio.pending import Pending
 from koko.http import Headers
+from koko.misuse import check_face_of
 from koko.opening.head import write_response
-from koko.upgrading import Refused, UpgradableRequest, check_face_of
+from koko.upgrading import Refused, UpgradableRequest
 
 
 class Upgrader(upgrading.Upgrader):
@@ -33,7 +34,7 @@ class Upgrader(upgrading.Upgrader):
                 "http=; other servers' requests are for koko.sync.Upgrader, those of ASGI for "
                 "koko.adapters.asgi.upgrade()"
             )
-        check_face_of(request, "open", "aio", "sync")
+        check_face_of(request.handshake, "open", "aio", "sync")
         return Upgrading(self, request, headers)
 
 

@@ -18,7 +18,7 @@ from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
 
 from koko.errors import ErrBadHandshake, HandshakeError
 from koko.http import REASONS, Headers, Request, Response
-from koko.opening.head import TOKEN, field_name
+from koko.opening.head import TOKEN, check_line, check_name, field_name
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # §1.3
 VERSION = "13"  # §4.1, of the protocol
@@ -116,6 +116,13 @@ def check_headers(headers: Headers | None) -> CIMultiDict[str]:
         if name.lower() in _OURS:
             raise ValueError(f"header {name!r} cannot be given: {_OURS[name.lower()]}")
     return extra
+
+
+def check_fields(headers: MultiMapping[str]) -> None:
+    """Raise ``ValueError`` for a name or a value that could split a head."""
+    for name, value in headers.items():
+        check_name(name)
+        check_line(f"{name}: {value}")
 
 
 def _pairs(headers: Headers) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from koko.core.wire import Role
 from koko.errors import HandshakeError
 from koko.hijacking import Hijackable
 from koko.http import Headers, Request
+from koko.misuse import check_face_of
 from koko.opening.forwarded import Source
 from koko.opening.handshake import refusal
 from koko.opening.head import write_response
@@ -22,7 +23,7 @@ from koko.sync.conn import Conn
 from koko.sync.driver import Driver
 from koko.sync.tls import LentStream
 from koko.sync.transport import PlainStream, Stream, peer_name, write_by
-from koko.upgrading import Accepted, Refused, UpgradableRequest, check_face_of, source_of
+from koko.upgrading import Accepted, Refused, UpgradableRequest, source_of
 
 
 class Upgrader(upgrading.Upgrader):
@@ -51,7 +52,7 @@ class Upgrader(upgrading.Upgrader):
             ValueError: ``headers`` has a name that only the handshake may write.
         """
         if ours := isinstance(request, UpgradableRequest):
-            check_face_of(request, "take", "sync", "aio")
+            check_face_of(request.handshake, "take", "sync", "aio")
         hijackable = request.handshake if ours else _OtherServers(hijacking.hijackable(request))
         source = hijackable.source_for(self)
         decision = self.decide(hijackable.request, headers, secure=source.secure, host=source.host)
