@@ -98,7 +98,7 @@ peers: $(EQUIPPED)
 		socketify websocket-client
 	@$(BIN)/python compliance/deflate.py $(ARGS)
 
-bench: $(EQUIPPED)
+bench: $(INTEGRATED)
 	@echo '==> bench (figures beside the peers, some minutes; ARGS=--quick only to see that it works)'
 	@$(BIN)/python bench/run.py $(ARGS)
 

@@ -16,7 +16,10 @@ from typing import NamedTuple
 from rows import Entry, Goal, Row
 
 BEGIN, END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
-PEERS = ("uvloop", "isal", "picows", "aiofastnet", "websockets", "aiohttp", "socketify")
+PEERS = (
+    *("uvloop", "isal", "picows", "aiofastnet", "websockets", "aiohttp", "socketify"),
+    *("uvicorn", "wsproto", "fastapi"),
+)
 
 
 class Line(NamedTuple):

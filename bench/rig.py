@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -294,7 +295,7 @@ def _turn(
 
 def check_available(entry: Entry) -> None:
     """Raise Unavailable if what an entry needs is not on this machine."""
-    needed = entry.label.partition(".")[0].partition("-")[0]
+    needed = re.split("[.+-]", entry.label)[0]
     if needed == "gorilla":
         program("gorilla")
     if needed in PACKAGES and importlib.util.find_spec(needed) is None:
@@ -303,4 +304,4 @@ def check_available(entry: Entry) -> None:
         raise Unavailable("no OpenSSL headers here (Debian: libssl-dev)")
 
 
-PACKAGES = ("koko", "picows", "websockets", "aiohttp", "socketify")
+PACKAGES = ("koko", "picows", "websockets", "aiohttp", "socketify", "uvicorn")

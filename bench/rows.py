@@ -321,6 +321,13 @@ ROWS = (
         {"uvicorn+websockets": Goal(2.2), "uvicorn+wsproto": None},
     ),
     _against(
+        "asgi-fastapi",
+        "FastAPI in uvicorn, echo: 64 connections, 256 B binary",
+        "echo --conns 64",
+        ASGI._replace(work="fastapi"),
+        {"uvicorn+websockets": Goal(1.0), "uvicorn+wsproto": None},
+    ),
+    _against(
         "asgi-burst",
         "ASGI in uvicorn, burst: 16 connections, 256 B, 16 in flight on each",
         "echo --conns 16 --depth 16",

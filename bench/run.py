@@ -2,6 +2,8 @@
 
     python bench/run.py [--quick] [--only NAME,...] [--markdown FILE] [--svg FILE]
 
+``--only asgi`` is all rows whose names begin so.
+
 The server has one core, its load the other. Within a row the servers take turns, round
 after round, so that a slow minute of the machine affects all of them; each figure is the
 median of the rounds. The exit code is 1 if Koko could not be measured; being slow is no error.
@@ -20,6 +22,8 @@ import rig
 from picture import write_svg
 from rows import ROWS, Row
 
+TURN, START = 0.25, 1.0  # seconds that a turn takes beyond its own time, and a server to start
+
 
 def main() -> int:
     """Measure what was asked for, show each row as it is done, and write the files."""
@@ -32,7 +36,7 @@ def main() -> int:
     except rig.Unavailable as error:
         raise SystemExit(f"the load cannot be built: {error}") from None
     machine = report.machine(rig.raise_file_limit())
-    print(f"{machine}\n{_manner(args)}\n\n{report.HEADING}")
+    print(f"{machine}\n{_manner(args)}\n{_length(args)}\n\n{report.HEADING}")
     results = [_measure(row, args) for row in args.only]
     _write(args, results, f"{machine} {_manner(args)}")
     print(f"measured in {time.monotonic() - begun:.0f} s")
@@ -54,11 +58,17 @@ def _arguments() -> argparse.Namespace:
 
 
 def _rows(names: str) -> list[Row]:
-    known = {row.name: row for row in ROWS}
-    unknown = [name for name in names.split(",") if name not in known]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no row {', '.join(unknown)}; there are {_names()}")
-    return [known[name] for name in names.split(",")]
+    rows = [row for name in names.split(",") for row in _named(name)]
+    return list(dict.fromkeys(rows))
+
+
+def _named(name: str) -> list[Row]:
+    """Return the row of this name, or all whose names begin with this word."""
+    found = [row for row in ROWS if row.name == name]
+    found = found or [row for row in ROWS if row.name.startswith(f"{name}-")]
+    if not found:
+        raise argparse.ArgumentTypeError(f"no row {name}; there are {_names()}")
+    return found
 
 
 def _names() -> str:
@@ -71,6 +81,16 @@ def _manner(args: argparse.Namespace) -> str:
         f"Servers on core {server}, load on core {load}, {args.rounds} rounds in turn "
         f"of {args.secs:g} s each, medians."
     )
+
+
+def _length(args: argparse.Namespace) -> str:
+    """Say how long it takes, so that nobody waits without knowing for what."""
+    seconds = 0.0
+    for row in args.only:
+        turns = row.rounds(args.rounds) * len(row.entries)
+        starts = turns if row.fresh else len(row.entries)
+        seconds += turns * (args.secs + TURN) + starts * START
+    return f"{len(args.only)} rows, about {round(seconds, -1):.0f} s."
 
 
 def _measure(row: Row, args: argparse.Namespace) -> report.Result:

@@ -1,6 +1,6 @@
 """The servers that are measured: Koko and its peers, each written as its own manual shows.
 
-    python bench/servers.py PEER echo|twice|broadcast PORT
+    python bench/servers.py PEER echo|twice|broadcast|fastapi PORT
         [--deflate] [--tls CERT KEY] [--read-limit N] [--loop uvloop|asyncio]
 
 One function for each peer, with nothing tuned but this: asyncio servers run on uvloop unless
@@ -237,19 +237,37 @@ def socketify_server(job: Job) -> None:
     app.run()
 
 
+async def asgi_echo(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (event := await receive())["type"] == "websocket.receive":
+        text, octets = event.get("text"), event.get("bytes")
+        await send({"type": "websocket.send", "text": text, "bytes": octets})
+
+
+def fastapi_echo() -> Any:
+    from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+
+    async def echo(socket: WebSocket) -> None:
+        await socket.accept()
+        try:
+            while True:
+                await socket.send_bytes(await socket.receive_bytes())
+        except WebSocketDisconnect:
+            pass
+
+    app = FastAPI()
+    echo.__annotations__["socket"] = WebSocket  # FastAPI finds no name that is local here
+    app.add_api_websocket_route("/", echo)
+    return app
+
+
 def uvicorn_with(job: Job, ws: str) -> None:
-    """Run an ASGI application, with no framework, in uvicorn with one of its WebSocket classes."""
+    """Run an ASGI application in uvicorn with one of its WebSocket classes."""
     import uvicorn
 
-    async def echo(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send({"type": "websocket.accept"})
-        while (event := await receive())["type"] == "websocket.receive":
-            text, octets = event.get("text"), event.get("bytes")
-            await send({"type": "websocket.send", "text": text, "bytes": octets})
-
     uvicorn.run(
-        echo,
+        fastapi_echo() if job.work == "fastapi" else asgi_echo,
         host=HOST,
         port=job.port,
         ws=ws,
@@ -291,7 +309,7 @@ def _context(cert: str, key: str) -> ssl.SSLContext:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Run one server that is measured.")
     parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("work", choices=["echo", "twice", "broadcast"])
+    parser.add_argument("work", choices=["echo", "twice", "broadcast", "fastapi"])
     parser.add_argument("port", type=int)
     parser.add_argument("--deflate", action="store_true")
     parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"))
