@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.once
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("", "docs", "bench", "examples", "compliance", "fuzz", "tests")
+FOLDERS = ("", "docs", "bench", "examples", "compliance", "fuzz", "fuzz/sanitize", "tests")
 PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
 LINK = re.compile(r"\]\(([^)#: ]*)(?:#([^) ]+))?\)")
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)

@@ -88,6 +88,8 @@ def check_seconds(what: str, value: Any) -> None:
     """Raise unless a timeout or a deadline is a number of seconds, or None."""
     if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
         raise TypeError(f"{what}={value!r}, expected a number of seconds, or None")
+    if value != value:  # of nan every comparison is false: a wait would never end
+        raise ValueError(f"{what}=nan, expected a number of seconds, or None")
 
 
 def check_context(name: str, context: Any, wrong: str, why: str) -> None:

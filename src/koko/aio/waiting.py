@@ -19,7 +19,7 @@ async def within(timeout: float | None, complaint: str, work: Coroutine[Any, Any
         return await work
     try:
         check_seconds("timeout", timeout)
-    except TypeError:
+    except (TypeError, ValueError):
         work.close()
         raise
     try:

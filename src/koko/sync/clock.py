@@ -17,11 +17,11 @@ class Clock:
 
     def deadline_in(self, timeout: float | None) -> float | None:
         """Return when ``timeout`` seconds will have passed."""
-        try:
-            return None if timeout is None else self.now() + timeout
-        except TypeError:
+        if timeout is None:
+            return None
+        if type(timeout) is not float or timeout != timeout:
             check_seconds("timeout", timeout)
-            raise
+        return self.now() + timeout
 
     def time_left(self, deadline: float | None) -> float | None:
         """Return the seconds until ``deadline``, never less than 0."""
