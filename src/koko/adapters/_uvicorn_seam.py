@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from asyncio import Transport
 from types import FrameType
@@ -61,16 +62,13 @@ def changed(missing: AttributeError) -> RuntimeError:
     )
 
 
-def moved(transport: Transport, secure: bool) -> Transport | None:
+def moved(transport: Transport, sock: socket.socket | None) -> Transport | None:
     """Move the socket of uvicorn's transport to one of Koko's; None where it has to stay.
 
-    TLS stays, and so does a socket for whose peer something waits in the transport. uvicorn's
-    own is told that it has lost its connection: it has a descriptor, and that ends.
+    So does one for whose peer something waits in the transport. uvicorn's own is told that it
+    has lost its connection: it has a descriptor, and that ends.
     """
-    if transports.ours is None or secure:
-        return None
-    sock = transport.get_extra_info("socket")
-    if sock is None or transport.get_write_buffer_size():
+    if transports.ours is None or sock is None or transport.get_write_buffer_size():
         return None
     try:
         ours: Transport = transports.ours.adopt(os.dup(sock.fileno()))

@@ -309,9 +309,10 @@ class Protocol(asyncio.Protocol):
         return self._shared.text_of(self._server_state.default_headers)
 
     def _open(self) -> Path:
-        if (sock := self.transport.get_extra_info("socket")) is not None:
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
             hasten(sock)  # uvicorn binds those of --workers, --fd and --reload without it
-        transport = moved(self.transport, self._secure)
+        transport = None if self._secure else moved(self.transport, sock)
         shared, agreed = self._shared, self._accepted.agreed
         core = Connection(Role.SERVER, shared.upgrader, agreed, shared.now())
         core.close_timeout, core.read_ahead = self.close_timeout, self.read_ahead
