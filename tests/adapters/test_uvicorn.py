@@ -17,10 +17,10 @@ from tests.adapters.test_servers import UPGRADE, read_until
 from tests.adapters.uvicorn_server import serving, with_tls
 from tests.wire import wire
 
-pytestmark = [pytest.mark.integration("uvicorn", "h11", "zttp")]
+pytestmark = [pytest.mark.integration("uvicorn")]
 
 SITES = [
-    f"{http}+{loop}{tls}"
+    pytest.param(f"{http}+{loop}{tls}", marks=pytest.mark.integration(http))
     for http in ("httptools", "h11", "zttp")
     for loop in ("uvloop", "asyncio")
     for tls in ("", "+tls")
