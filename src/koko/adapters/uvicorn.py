@@ -222,8 +222,7 @@ class Protocol(asyncio.Protocol):
             self._deny(error)
             return
         self._accepted = decision
-        key = self._request.headers["Sec-WebSocket-Key"].encode()
-        self._early = behind_the_head(http, key)
+        self._early = behind_the_head(http, self._request.headers["Sec-WebSocket-Key"].encode())
         self._conversation = Conversation(self, ClientDisconnected)
         self.scope = self._scope(pairs, *addresses(http, self.transport))
         let_go(http)
@@ -310,8 +309,6 @@ class Protocol(asyncio.Protocol):
 
     def _open(self) -> Path:
         sock = self.transport.get_extra_info("socket")
-        if sock is not None:
-            hasten(sock)  # uvicorn binds those of --workers, --fd and --reload without it
         transport = None if self._secure else moved(self.transport, sock)
         shared, agreed = self._shared, self._accepted.agreed
         core = Connection(Role.SERVER, shared.upgrader, agreed, shared.now())
@@ -320,6 +317,8 @@ class Protocol(asyncio.Protocol):
         path.on_lost = self._leave
         if transport is None:
             self._fed = path
+            if sock is not None:
+                hasten(sock)  # uvicorn binds those of --workers, --fd and --reload without it
             self.transport.resume_reading()
         else:
             self.transport = transport

@@ -40,6 +40,10 @@ cdef extern from "<netinet/in.h>" nogil:
     struct sockaddr_storage:
         pass
 
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum:
+        IPPROTO_TCP, TCP_NODELAY
+
 cdef extern from "<arpa/inet.h>" nogil:
     const char *inet_ntop(int family, const void *address, char *room, unsigned size)
     uint16_t ntohs(uint16_t port)
@@ -53,6 +57,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int accept4(int fd, sockaddr *address, unsigned *size, int flags)
     int getpeername(int fd, sockaddr *address, unsigned *size)
     int getsockname(int fd, sockaddr *address, unsigned *size)
+    int setsockopt(int fd, int level, int name, const void *value, unsigned size)
     int shutdown(int fd, int how)
 
 cdef extern from "<unistd.h>" nogil:
@@ -439,7 +444,7 @@ def attach(sock, protocol):
 def adopt(int fd):
     """Return a transport of a connection that another server has accepted, and watch it.
 
-    The descriptor is ours from now on, also where this fails. ``set_protocol`` has to follow
+    Small writes leave at once, whatever that server has set. The descriptor is ours from now on, also where this fails. ``set_protocol`` has to follow
     at once. Unlike that of ``attach`` it is one of many: the loop does not watch it alone.
 
     Raises:
@@ -447,7 +452,9 @@ def adopt(int fd):
         NotImplementedError: the loop cannot watch descriptors.
     """
     cdef SocketTransport transport
+    cdef int yes = 1
     loop = asyncio.get_running_loop()
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes))  # where that is what it is
     try:
         local, remote = names_of(fd)
         transport = transport_on(poller_of(loop), loop, copy_context(), fd, local, remote)
