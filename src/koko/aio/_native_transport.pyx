@@ -444,8 +444,9 @@ def attach(sock, protocol):
 def adopt(int fd):
     """Return a transport of a connection that another server has accepted, and watch it.
 
-    Small writes leave at once, whatever that server has set. The descriptor is ours from now on, also where this fails. ``set_protocol`` has to follow
-    at once. Unlike that of ``attach`` it is one of many: the loop does not watch it alone.
+    Small writes leave at once, whatever that server has set. The descriptor is ours from now
+    on, also where this fails. ``set_protocol`` has to follow at once. Unlike that of
+    ``attach`` it is one of many: the loop does not watch it alone.
 
     Raises:
         OSError: it is no longer connected.
