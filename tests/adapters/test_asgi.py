@@ -161,6 +161,62 @@ async def test_a_slow_server_makes_writers_wait() -> None:
 
 
 @scene
+async def test_empty_messages_make_writers_wait_as_well() -> None:
+    sent = 0
+
+    async def handler(conn: Conn) -> None:
+        nonlocal sent
+        await conn.recv()
+        while True:
+            await conn.send("")
+            sent += 1
+
+    server = served(handler)
+    await server.hears("accept")
+    server.room.clear()
+    server.text("go")
+    while not sent:
+        await asyncio.sleep(0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert sent < 1000  # each is a dictionary that the server has not taken
+    server.leaves()
+    await server.ends()
+
+
+@scene
+async def test_a_server_that_never_waits_does_not_keep_the_loop() -> None:
+    messages, turns, heard = 20_000, 0, 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    class Hasty(Script):
+        async def receive(self) -> dict[str, Any]:
+            if 0 < self.calls <= messages:
+                self.calls += 1
+                return {"type": "websocket.receive", "text": ""}
+            return await super().receive()
+
+    async def handler(conn: Conn) -> None:
+        nonlocal heard
+        async for _ in conn:
+            heard += 1
+
+    turning = asyncio.create_task(turn())
+    server = Hasty(websocket()(handler))
+    server.leaves()
+    await server.ends()
+    turning.cancel()
+    await asyncio.wait([turning])
+    assert heard == messages
+    assert turns > messages / 1000
+
+
+@scene
 async def test_a_broadcast_drops_or_closes_who_is_slow() -> None:
     conns: list[Conn] = []
 

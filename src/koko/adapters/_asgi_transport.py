@@ -23,6 +23,7 @@ Send = Callable[[Event], Awaitable[object]]
 
 HIGH, LOW = 1 << 16, 1 << 14  # bytes that wait for the server: writers wait, and go on
 GATHER = 1 << 16  # bytes of messages that are received in one go
+EVENT = 256  # bytes that an event takes in memory beside its payload: many may be empty
 NO_KEY = bytes(4)  # a server's frames are masked; with zeros they stay as they are
 # Seconds in which a server that failed to send may still report how the connection ended.
 REPORT = 1.0
@@ -104,9 +105,9 @@ class EventTransport(asyncio.Transport):
         self._partial += len(data)  # a message in parts makes nobody wait before it is whole
         if not events:
             return
-        self._events += [(event, 0) for event in events[:-1]]
-        self._events.append((events[-1], self._partial))
-        self._unsent += self._partial
+        self._events += [(event, EVENT) for event in events[:-1]]
+        self._events.append((events[-1], self._partial + EVENT))
+        self._unsent += self._partial + EVENT * len(events)
         self._partial = 0
         self._more.set()
         if self._unsent > self._limits[1] and not self._full:
@@ -214,8 +215,6 @@ class EventTransport(asyncio.Transport):
                 # Not from here: a path enters tasks by itself, as a transport of a loop lets it.
                 self._loop.call_soon(self._report, event)
                 return
-            if not self._frames:
-                self._loop.call_soon(self._deliver)
             self._take(event)
             if self._gathered >= GATHER:  # a server that never waits must not keep the loop
                 await asyncio.sleep(0)
@@ -223,11 +222,15 @@ class EventTransport(asyncio.Transport):
     def _take(self, event: Event) -> None:
         text = event.get("text")
         if text is None:
-            kind, payload = BINARY, event.get("bytes") or b""
+            self._gather(BINARY, event.get("bytes") or b"")
         else:
-            kind, payload = TEXT, text.encode()
-        self._frames += (self._head(kind, len(payload)), NO_KEY, payload)
-        self._gathered += len(payload)
+            self._gather(TEXT, text.encode())
+
+    def _gather(self, opcode: Opcode, payload: bytes) -> None:
+        if not self._frames:
+            self._loop.call_soon(self._deliver)
+        self._frames += (self._head(opcode, len(payload)), NO_KEY, payload)
+        self._gathered += len(payload) + EVENT
 
     def _deliver(self) -> None:
         frames, self._frames = self._frames, []
