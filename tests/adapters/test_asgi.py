@@ -509,6 +509,37 @@ async def test_a_cancelled_application_says_1001_and_leaves_no_task() -> None:
 
 
 @scene
+@pytest.mark.parametrize("way", ["message", "prepared", "parts"])
+async def test_a_text_that_is_not_utf_8_ends_it_with_1007(way: str) -> None:
+    raised: list[CloseError] = []
+
+    async def handler(conn: Conn) -> None:
+        await conn.send("before")
+        if way == "message":
+            await conn.write_message(Kind.TEXT, b"\xff")
+        elif way == "prepared":
+            await conn.write_prepared(PreparedMessage(Kind.TEXT, b"\xff"))
+        else:
+            async with conn.next_writer(Kind.TEXT) as writer:
+                await writer.write(b"\xff")
+        await conn.send("behind it")
+        try:
+            await conn.recv()
+        except CloseError as error:
+            raised.append(error)
+
+    server = served(handler)
+    assert (await server.hears("send"))["text"] == "before"
+    closed = await server.hears("close")
+    assert (closed["code"], closed["reason"]) == (1007, "a text message that is not UTF-8")
+    server.leaves(1007)
+    await server.ends()
+    assert raised[0].code == 1007
+    assert "a text message that is not UTF-8" in str(raised[0])
+    assert server.sent == [{"type": "websocket.accept", "headers": []}]
+
+
+@scene
 async def test_a_handler_that_raises_is_logged_and_closes_with_1011(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 from koko.adapters._asgi_scope import Event
 from koko.core.codec import Decoder, Encoder
-from koko.core.control import parse_close
+from koko.core.control import close_payload, parse_close
 from koko.core.wire import Control, Opcode, Role
+from koko.errors import Close, ProtocolError
 
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[object]]
@@ -169,6 +170,20 @@ class EventTransport(asyncio.Transport):
                     self._says_close = True
                     yield {"type": "websocket.close", "code": code, "reason": reason}
             items = decoder.feed(b"") if decoder.backlog else []
+        if decoder.failure is not None and not self._says_close:
+            yield self._refused(decoder.failure)
+
+    def _refused(self, failure: ProtocolError) -> Event:
+        """Return the Close for a message that ASGI cannot say: a text that is not UTF-8.
+
+        A peer that got it would close with 1007. So our side hears that, and the peer as well:
+        the decoder reads nothing behind its failure, not even our own Close.
+        """
+        self._says_close = True
+        code, reason = failure.code, "a text message that is not UTF-8"
+        payload = close_payload(Close(code, reason))
+        self._gather(CLOSE, payload)
+        return {"type": "websocket.close", "code": code, "reason": reason}
 
     async def _write(self) -> None:
         events = self._events
