@@ -186,6 +186,26 @@ async def test_an_event_without_a_type_is_a_key_error() -> None:
 
 
 @scene
+@pytest.mark.parametrize(
+    ("reach", "state"), [(refusing, "refusing"), (refused, "over"), (open_, "open")]
+)
+async def test_who_was_answered_is_not_upgraded(reach: Any, state: str) -> None:
+    client = await reach()
+    with pytest.raises(RuntimeError, match=f"cannot be accepted any more: it is {state}"):
+        client.conversation.upgrade(None, ())
+    assert client.accepted == ([(None, ())] if state == "open" else [])
+
+
+@scene
+async def test_who_has_gone_is_not_upgraded() -> None:
+    client = await opening()
+    client.conversation.lose()
+    with pytest.raises(Gone):
+        client.conversation.upgrade(None, ())
+    assert client.accepted == []
+
+
+@scene
 async def test_an_application_is_told_of_the_client_first() -> None:
     client = Client()
     assert await client.receive() == CONNECT

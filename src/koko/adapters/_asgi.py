@@ -87,7 +87,17 @@ class Conversation(Events):
         return self._stage in (OPEN, OVER) or self._lost
 
     def upgrade(self, subprotocol: str | None, headers: Pairs) -> Path:
-        """Accept the handshake."""
+        """Accept the handshake.
+
+        Raises:
+            RuntimeError: it was answered, or an answer has begun.
+            OSError: the client is gone.
+        """
+        if self._lost:
+            raise self._gone("the client is gone")
+        if self._stage is not OPENING:
+            now = self._stage.value
+            raise RuntimeError(f"the WebSocket cannot be accepted any more: it is {now}")
         path = self._handshake.accept(subprotocol, headers)
         self._stage = OPEN
         self.open(path)
