@@ -304,6 +304,17 @@ async def test_a_denial_is_no_informational_status(status: int) -> None:
 
 
 @scene
+async def test_a_denial_whose_headers_could_split_it_leaves_room_for_another_answer() -> None:
+    client = await opening()
+    headers = [(b"x-next", b"/\r\nset-cookie: a=b")]
+    start = {"type": "websocket.http.response.start", "status": 401, "headers": headers}
+    with pytest.raises(ValueError, match="which no header may have"):
+        await client.send(start)
+    client.conversation.fail()
+    assert [response.status for response in client.refused] == [500]
+
+
+@scene
 async def test_a_denial_without_a_body_has_none() -> None:
     client = Client()
     await client.send({"type": "websocket.http.response.start", "status": 204})

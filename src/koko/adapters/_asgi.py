@@ -11,11 +11,14 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from multidict import CIMultiDict
+
 from koko.adapters._asgi_path import Path
 from koko.adapters._asgi_scope import Event, Pairs, text_of
 from koko.core.codec import IMPLEMENTATION
 from koko.errors import CloseError, ProtocolError
 from koko.http import Response
+from koko.opening.handshake import check_fields
 from koko.opening.head import BODILESS
 
 if TYPE_CHECKING or IMPLEMENTATION == "pure":
@@ -187,7 +190,9 @@ class Conversation(Events):
         status = event["status"]
         if not 200 <= status < 600:  # 101 would tell the client that it is let in
             raise RuntimeError(f"Invalid HTTP status code '{status}' in response.")
-        self._response, self._body = (status, text_of(event.get("headers") or ())), []
+        headers = text_of(event.get("headers") or ())
+        check_fields(CIMultiDict(headers))  # while another answer can still be given
+        self._response, self._body = (status, headers), []
         self._stage = REFUSING
 
     def _add_body(self, event: Event) -> None:
