@@ -848,6 +848,28 @@ async def test_a_verb_that_the_server_decides_is_an_error() -> None:
 
 
 @scene
+async def test_there_is_one_connection_for_a_websocket() -> None:
+    said: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        once = upgrade((scope, receive, send))
+        async with once as conn:
+            for again in (once, upgrade((scope, receive, send))):
+                with pytest.raises(RuntimeError, match="entered already for this WebSocket"):
+                    await again.__aenter__()
+            said.append(await conn.recv())
+        with pytest.raises(RuntimeError, match="entered already for this WebSocket"):
+            await once.__aenter__()
+
+    server = Script(app)
+    server.text("hello")
+    await server.hears("close")
+    server.leaves()
+    await server.ends()
+    assert said == ["hello"]
+
+
+@scene
 async def test_who_has_received_already_is_told_so() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()

@@ -29,6 +29,7 @@ from koko.opening.handshake import refusal
 from koko.serving import HUNG_UP_ANSWERING
 from koko.upgrading import Accepted, Refused, source_of
 
+TAKEN = "koko.upgraded"  # in a scope: it has a ``Conn``; a second one would take its messages
 LATE = "the WebSocket was accepted already: give {} to accept()"
 
 
@@ -56,8 +57,12 @@ class Side:
 
         Raises:
             OSError: the client is gone.
-            RuntimeError: others have received already.
+            RuntimeError: others have received already, or there is a connection already.
         """
+        if TAKEN in self.scope:
+            raise RuntimeError(
+                "upgrade() was entered already for this WebSocket; it has one connection"
+            )
         if self._connected:
             return
         event = await self.receive()
@@ -196,6 +201,7 @@ def decide(
 
 def connection(side: Side, upgrader: Upgrader, accepted: Accepted) -> Conn:
     """Return the connection of a WebSocket that was accepted; Koko's own, under its class."""
+    side.scope[TAKEN] = True
     native = (side.scope.get("extensions") or {}).get("koko", {}).get("upgrade")
     if native is not None:
         return _native(native(), side, upgrader, accepted)
