@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 Event = dict[str, Any]
@@ -56,6 +57,14 @@ class Site:
         await send({"type": "websocket.accept"})
         raise LookupError("on purpose")
 
+    async def cancel(self, scope: Event, receive: Any, send: Any) -> None:
+        raise asyncio.CancelledError
+
+    async def fail_at_the_end(self, scope: Event, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await receive()
+        raise LookupError("on purpose")
+
     async def leave(self, scope: Event, receive: Any, send: Any) -> None:
         pass
 
@@ -82,8 +91,9 @@ class Failing:
 
     def __init__(self, way: str) -> None:
         self.way = way
+        self.released = asyncio.Event()
 
-    async def __call__(self, scope: Event, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Event, receive: Any, send: Any) -> Any:
         if scope["type"] == "websocket":
             await send({"type": "websocket.accept"})
             return await send({"type": "websocket.close"})
@@ -92,6 +102,15 @@ class Failing:
             raise LookupError("no such scope")
         if self.way == "hangs":
             await asyncio.Event().wait()
+        if self.way == "holds on":
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return await self.released.wait()
+        if self.way in ("dies", "raises later"):
+            await send({"type": name + ".complete"})
+            if self.way == "raises later":
+                await receive()
+            raise LookupError("no database any more")
         if self.way == "hangs later":
             await send({"type": name + ".complete"})
             await receive()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -168,6 +171,8 @@ def test_an_application_that_blocks_its_loop_is_named() -> None:
         ("fails and raises", LookupError, "no database"),
         ("hangs", TimeoutError, "did not finish its startup within 0.2 s"),
         ("hangs later", TimeoutError, "did not finish its shutdown within 0.2 s"),
+        ("dies", LookupError, "no database any more"),
+        ("raises later", LookupError, "no database any more"),
     ],
 )
 def test_a_lifespan_that_goes_wrong_is_an_error(
@@ -184,11 +189,49 @@ def test_a_lifespan_that_goes_wrong_is_an_error(
         asyncio.run(main())
 
 
+@pytest.mark.once
+def test_a_lifespan_that_does_not_let_itself_be_cancelled_is_left() -> None:
+    async def main() -> None:
+        app = Failing("holds on")
+        with pytest.raises(TimeoutError, match="did not finish its startup within 0.2 s"):
+            async with aio.asgi(app, timeout=0.2):
+                pass
+        app.released.set()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("way", ["none", "raises"])
-def test_an_application_without_a_lifespan_is_served(way: str) -> None:
+def test_an_application_without_a_lifespan_is_served(
+    way: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with sync.asgi(Failing(way)) as client, client.dial("/") as conn:
         with pytest.raises(CloseError, match="1000"):
             conn.recv()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+NO_DESCRIPTOR = """
+import os, resource
+from koko.testing.sync import asgi
+limit = os.dup(0)
+os.close(limit)
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+try:
+    asgi(print).__enter__()
+except OSError as error:
+    print(error.errno == 24)
+"""
+
+
+@pytest.mark.once
+def test_a_loop_that_cannot_be_made_is_an_error() -> None:
+    # In a process of its own: of a loop that is half made asyncio complains by itself.
+    run = subprocess.run(
+        [sys.executable, "-c", NO_DESCRIPTOR], stdout=subprocess.PIPE, text=True, timeout=10
+    )
+    assert run.stdout == "True\n"
 
 
 def test_options_are_those_of_dial() -> None:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from koko.testing._limit import LEAVE
+
 Event = dict[str, Any]
 Application = Callable[
     [dict[str, Any], Callable[[], Awaitable[Event]], Callable[[Event], Awaitable[None]]],
@@ -30,6 +32,7 @@ class Lifespan:
         self._asked: asyncio.Queue[Event] = asyncio.Queue()
         self._said: asyncio.Queue[Event | None] = asyncio.Queue()  # None: the task has ended
         self._task: asyncio.Task[None]
+        self._lives = False  # it has a lifespan
 
     async def startup(self) -> None:
         """Run the startup.
@@ -43,9 +46,17 @@ class Lifespan:
         await self._pass("startup")
 
     async def shutdown(self) -> None:
-        """Run the shutdown; waits and raises as ``startup``."""
+        """Run the shutdown; waits as ``startup``, and raises what was raised since that as well."""
         if not self._task.done():
             await self._pass("shutdown")
+        error = self._failure()
+        if error is not None and self._lives:
+            raise error
+
+    async def cancel(self) -> None:
+        """End it; who does not let itself be cancelled is left."""
+        self._task.cancel()
+        await asyncio.wait([self._task], timeout=LEAVE)
 
     async def _pass(self, name: str) -> None:
         self._asked.put_nowait({"type": f"lifespan.{name}"})
@@ -55,25 +66,26 @@ class Lifespan:
                 if said is None or said["type"].endswith(".failed") or name == "shutdown":
                     await asyncio.wait([self._task])
         except TimeoutError:
-            await self._cancel()
+            await self.cancel()
             late = f"the application did not finish its {name} within {self._timeout:g} s"
             raise TimeoutError(late) from None
         except BaseException:
-            await self._cancel()
+            await self.cancel()
             raise
         if said is not None:
+            self._lives = True
             self._check(said)
-
-    async def _cancel(self) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
 
     def _check(self, said: Event) -> None:
         """Raise what the application raised in its lifespan, or what it said instead."""
-        if self._task.done() and not self._task.cancelled() and (error := self._task.exception()):
+        if error := self._failure():
             raise error
         if said["type"].endswith(".failed"):
             raise RuntimeError(f"{said['type']}: {said.get('message', '')}")
+
+    def _failure(self) -> BaseException | None:
+        task = self._task
+        return task.exception() if task.done() and not task.cancelled() else None
 
     async def _run(self) -> None:
         scope = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 TIMEOUT = 10.0  # seconds
+LEAVE = 1.0  # seconds that a client and what was cancelled have to end
 
 BASE = "ws://localhost"
 

@@ -8,6 +8,8 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
+from koko.testing._limit import LEAVE
+
 T = TypeVar("T")
 
 
@@ -20,13 +22,13 @@ class LoopThread:
 
     def __init__(self, timeout: float | None) -> None:
         # Whoever blocks the loop keeps it from noticing any time limit: then this one counts.
-        self._patience = None if timeout is None else 4 * timeout + 1.0
+        self._patience = None if timeout is None else 3 * (timeout + LEAVE)
 
     def __enter__(self) -> Self:
         started: Future[asyncio.AbstractEventLoop] = Future()
         self._over = asyncio.Event()
         self._thread = threading.Thread(
-            target=asyncio.run, args=(self._live(started),), name="koko-asgi", daemon=True
+            target=self._run, args=(started,), name="koko-asgi", daemon=True
         )
         self._thread.start()
         self._loop = started.result()
@@ -49,6 +51,16 @@ class LoopThread:
             if running.done():
                 raise
             raise TimeoutError("the application blocks its event loop") from None
+
+    def _run(self, started: Future[asyncio.AbstractEventLoop]) -> None:
+        try:
+            with asyncio.Runner() as runner:
+                runner.get_loop()
+                runner.run(self._live(started))
+        except OSError as error:  # no descriptor is left for the loop, say
+            if started.done():
+                raise
+            started.set_exception(error)
 
     async def _live(self, started: Future[asyncio.AbstractEventLoop]) -> None:
         started.set_result(asyncio.get_running_loop())
