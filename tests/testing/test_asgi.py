@@ -102,6 +102,12 @@ def test_what_the_application_raises_is_raised_at_the_end(path: str) -> None:
             conn.recv()
 
 
+def test_a_cancellation_that_nobody_asked_for_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="its task was not cancelled"):
+        with sync.asgi(Site()) as client, pytest.raises(ErrBadHandshake):
+            client.dial("/cancel")
+
+
 def test_an_application_that_says_nothing_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="returned without accepting"):
         with sync.asgi(Site()) as client:
@@ -210,6 +216,70 @@ def test_an_application_without_a_lifespan_is_served(
             conn.recv()
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+def test_a_cancellation_and_an_interrupt_leave_the_block_as_they_are() -> None:
+    async def main() -> None:
+        async def block() -> None:
+            async with aio.asgi(Site()) as client:
+                conn = await client.dial("/fail_at_the_end")
+                begun.set()
+                await conn.wait_closed()
+
+        begun = asyncio.Event()
+        task = asyncio.create_task(block())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    with pytest.raises(KeyboardInterrupt), sync.asgi(Site()) as client:
+        with client.dial("/fail_at_the_end"):
+            raise KeyboardInterrupt
+
+
+def test_an_end_that_is_cancelled_leaves_no_task() -> None:
+    async def main() -> None:
+        async def block() -> None:
+            async with aio.asgi(Site()) as client:
+                await client.dial("/deaf")
+                ending.set()
+
+        ending = asyncio.Event()
+        task = asyncio.create_task(block())
+        await ending.wait()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_no_end_of_the_server_is_left_open() -> None:
+    with sync.asgi(Site()) as client:
+        conns = [client.dial("/echo") for _ in range(3)]
+    gc.collect()  # a transport that is left says so here
+    for conn in conns:
+        with pytest.raises(CloseError, match="1012"):
+            conn.recv()
+        conn.close()
+
+
+def test_nobody_dials_behind_the_end() -> None:
+    async def main() -> None:
+        async with aio.asgi(Site()) as client:
+            pass
+        with pytest.raises(RuntimeError, match="behind the end of the asgi"):
+            await client.dial("/echo")
+
+    asyncio.run(main())
+    with sync.asgi(Site()) as client:
+        pass
+    with pytest.raises(RuntimeError, match="behind the end of the asgi"):
+        client.dial("/echo")
 
 
 NO_DESCRIPTOR = """

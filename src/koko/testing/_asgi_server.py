@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from dataclasses import replace
 from typing import cast
 
@@ -16,7 +17,7 @@ from koko.adapters._asgi import Conversation
 from koko.adapters._asgi_path import Path
 from koko.adapters._asgi_scope import Pairs, Scope, scope_of, text_of
 from koko.aio import transport as transports
-from koko.aio.tasks import clock_of
+from koko.aio.tasks import FATAL, clock_of, not_ours, was_cancelled
 from koko.aio.timers import TimerWheel
 from koko.aio.upgrade import Upgrader
 from koko.core import lifecycle
@@ -27,10 +28,11 @@ from koko.http import Request, Response
 from koko.opening.handshake import refusal
 from koko.opening.head import RequestParser, write_response
 from koko.testing._asgi_lifespan import Application, Lifespan
-from koko.testing._limit import overdue
+from koko.testing._limit import LEAVE, overdue
 from koko.upgrading import Refused
 
-LEAVE = 1.0  # seconds that a client and a cancelled application have to end
+# What ends the task or the program that runs a test: no error of an application replaces it.
+ENDS = (asyncio.CancelledError, *FATAL)
 
 
 class ClientDisconnected(OSError):
@@ -61,36 +63,59 @@ class AsgiServer:
         self.lifespan = Lifespan(app, timeout)
         self.errors: list[BaseException] = []
         self.visits: set[Visit] = set()
+        self.empty = asyncio.Event()  # set when the last of them has left
         self.tasks: set[asyncio.Task[None]] = set()  # in which the application runs
+        self._over = False
 
     async def start(self) -> None:
         """Run the application's startup."""
         await self.lifespan.startup()
+
+    def check_runs(self) -> None:
+        """Raise ``RuntimeError`` when the application has ended."""
+        if self._over:
+            raise RuntimeError("dial() was called behind the end of the asgi() block")
 
     async def connect(self, *_: object) -> socket.socket:
         """Begin to serve a client; return the client's end of the connection."""
         ours, theirs = socket.socketpair()
         for sock in (ours, theirs):
             sock.setblocking(False)
-        await transports.attach(ours, Visit(self))
+        try:
+            await transports.attach(ours, Visit(self))
+        except BaseException:
+            theirs.close()
+            raise
         return theirs
 
-    async def stop(self) -> None:
+    async def stop(self, ended_by: BaseException | None = None) -> None:
         """End every connection as a server that stops, then run the application's shutdown.
+
+        ``ended_by`` is the error that ended the block. A cancellation or an interrupt is passed
+        on: nothing is raised here in its place.
 
         Raises:
             TimeoutError: the application went on for longer than it may.
             Exception: what it has raised.
         """
+        self._over = True
+        try:
+            await self._stop()
+        except ENDS:
+            await self._drop()
+            raise
+        except BaseException as error:
+            self.errors.append(error)
+        if self.errors and not isinstance(ended_by, ENDS):
+            raise self.errors[0]
+
+    async def _stop(self) -> None:
         for visit in tuple(self.visits):
             visit.shut_down()
-        try:
-            await self._end_application()
-            self.timers.settle()
-            await self.lifespan.shutdown()
-        finally:
-            if self.errors:
-                raise self.errors[0]
+        await self._end_application()
+        await self._end_visits()
+        self.timers.settle()
+        await self.lifespan.shutdown()
 
     async def _end_application(self) -> None:
         if not self.tasks:
@@ -107,6 +132,26 @@ class AsgiServer:
                     f"{names}"
                 )
             )
+
+    async def _end_visits(self) -> None:
+        """Close our ends without waiting for answers: perhaps nobody reads at the others."""
+        for visit in tuple(self.visits):
+            transports.close(visit.transport)
+        if self.visits:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.empty.wait(), LEAVE)
+        for visit in tuple(self.visits):
+            visit.transport.abort()
+
+    async def _drop(self) -> None:
+        """End everything at once: nobody waits for it any longer."""
+        for visit in tuple(self.visits):
+            visit.transport.abort()
+        for task in self.tasks:
+            task.cancel()
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=LEAVE)
+        await self.lifespan.cancel()
 
 
 class Visit(asyncio.Protocol):
@@ -128,6 +173,7 @@ class Visit(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self._server.visits.add(self)
+        self._server.empty.clear()
 
     def data_received(self, data: bytes) -> None:
         if self._conversation is not None:
@@ -224,8 +270,10 @@ class Visit(asyncio.Protocol):
             await self._server.app(scope, conversation.receive, conversation.send)
         except ClientDisconnected:
             pass
-        except asyncio.CancelledError:
-            raise
+        except asyncio.CancelledError as error:
+            if was_cancelled(error):
+                raise
+            errors.append(not_ours(error))
         except BaseException as error:
             errors.append(error)
         else:
@@ -244,5 +292,7 @@ class Visit(asyncio.Protocol):
 
     def _leave(self) -> None:
         self._server.visits.discard(self)
+        if not self._server.visits:
+            self._server.empty.set()
         if self._limit is not None:
             self._limit.cancel()

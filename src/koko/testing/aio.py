@@ -83,8 +83,8 @@ async def pair(
     ours, theirs = socket.socketpair()
     for sock in (ours, theirs):
         sock.setblocking(False)
-    await transport.attach(theirs, OpeningHandshake(service))
     try:
+        await transport.attach(theirs, OpeningHandshake(service))
         async with (dialer or Dialer()).dial(whole, headers, sock=ours) as client:
             both = Pair(client, await opened)
             with _limited(both, timeout):
@@ -132,7 +132,9 @@ class AsgiClient:
         Raises:
             ErrBadHandshake: the application refused; its answer is ``response``.
             TimeoutError: it neither accepted nor refused in time.
+            RuntimeError: the ``asgi`` block has ended.
         """
+        self._server.check_runs()
         check_dialer_options("dial()", options)
         options.setdefault("handshake_timeout", self._server.timeout)
         options["net_dial"], options["proxy"] = self._server.connect, None
@@ -162,11 +164,14 @@ async def asgi(
     Raises:
         TimeoutError: the application did not start, or did not end, in time.
         Exception: what the application raised; at the end of the block. An error of the block
-            itself is then the context of this one.
+            itself is then the context of this one. A cancellation or a ``KeyboardInterrupt``
+            of the block leaves it as it is.
     """
     server = AsgiServer(app, timeout, client)
     await server.start()
     try:
         yield AsgiClient(server)
-    finally:
-        await server.stop()
+    except BaseException as error:
+        await server.stop(error)
+        raise
+    await server.stop()

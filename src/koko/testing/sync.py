@@ -123,7 +123,9 @@ class AsgiClient:
         Raises:
             ErrBadHandshake: the application refused; its answer is ``response``.
             TimeoutError: it neither accepted nor refused in time.
+            RuntimeError: the ``asgi`` block has ended.
         """
+        self._server.check_runs()
         check_dialer_options("dial()", options)
         options.setdefault("handshake_timeout", self._server.timeout)
         options["net_dial"], options["proxy"] = self._connect, None
@@ -157,14 +159,17 @@ def asgi(
     Raises:
         TimeoutError: the application did not start, or did not end, in time.
         Exception: what the application raised; at the end of the block. An error of the block
-            itself is then the context of this one.
+            itself is then the context of this one. A ``KeyboardInterrupt`` of the block leaves
+            it as it is.
     """
     with LoopThread(timeout) as loop:
         server = loop.run(_started(app, timeout, client))
         try:
             yield AsgiClient(server, loop)
-        finally:
-            loop.run(server.stop())
+        except BaseException as error:
+            loop.run(server.stop(error))
+            raise
+        loop.run(server.stop())
 
 
 async def _started(app: Application, timeout: float | None, client: tuple[str, int]) -> AsgiServer:
