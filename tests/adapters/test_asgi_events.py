@@ -241,6 +241,17 @@ async def test_a_receive_that_waits_before_the_accept_gets_messages_after_it() -
 
 
 @scene
+async def test_two_cannot_receive_at_once_before_the_accept() -> None:
+    client = await opening()
+    await client.receive()
+    receiving = await begun(client.receive())
+    with pytest.raises(RuntimeError, match=r"receive\(\) is already running"):
+        await client.receive()
+    client.conversation.lose()
+    assert await receiving == NEVER_OPEN
+
+
+@scene
 async def test_a_client_that_leaves_before_the_accept_is_1006() -> None:
     client = Client()
     assert await client.receive() == CONNECT

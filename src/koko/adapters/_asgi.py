@@ -135,6 +135,8 @@ class Conversation(Events):
         if not self._connected:
             self._connected = True
             return {"type": "websocket.connect"}
+        if self._change is not None and not self._change.done():
+            raise RuntimeError("receive() is already running; one receiver per WebSocket")
         while self.disconnect is None:
             self._change = asyncio.get_running_loop().create_future()
             await self._change
