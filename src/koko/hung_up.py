@@ -17,8 +17,17 @@ def has_hung_up(descriptor: int) -> bool:
 
     A client that has ended its half is no WebSocket client: it could not answer a Close (§7.1.1).
     """
+    return _has(descriptor, _END)
+
+
+def was_reset(descriptor: int) -> bool:
+    """Tell whether a connection is over in both directions, even if bytes are unread."""
+    return _has(descriptor, 0)  # errors are always reported
+
+
+def _has(descriptor: int, event: int) -> bool:
     if descriptor < 0 or not hasattr(select, "poll"):
         return False
     poller = select.poll()  # looked up now: gevent replaces it
-    poller.register(descriptor, _END)
+    poller.register(descriptor, event)
     return bool(poller.poll(0))

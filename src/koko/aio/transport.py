@@ -16,12 +16,14 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, TypeVar
 
+from koko import hung_up
 from koko.core.codec import IMPLEMENTATION
 from koko.core.keepalive import Backlog
 from koko.native import EXTENSIONS
 from koko.send_queue import backlog_on
 
 OURS = "koko.aio._native_transport"
+LOOK = 0.5  # seconds after a read over TLS until uvloop's sockets are asked whether they were reset
 
 ours: Any = None
 if IMPLEMENTATION == "native" and OURS in EXTENSIONS:
@@ -55,16 +57,71 @@ class QuietLoop:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         # These are called for every message: found without __getattr__.
-        self.add_reader, self.remove_reader = loop.add_reader, loop.remove_reader
+        self.add_reader: Callable[..., object] = loop.add_reader
+        self.remove_reader: Callable[[int], object] = loop.remove_reader
+        if type(loop).__module__.startswith("uvloop"):
+            self._readers: dict[int, UntilReset] = {}
+            self._have_read: set[UntilReset] = set()
+            self.add_reader, self.remove_reader = self._add_reader, self._remove_reader
         self.add_writer, self.remove_writer = loop.add_writer, loop.remove_writer
         self.call_soon, self.call_later = loop.call_soon, loop.call_later
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
 
+    def _add_reader(self, descriptor: int, read: Callable[[], object]) -> None:
+        reader = self._readers[descriptor] = UntilReset(descriptor, read, self._note)
+        self._loop.add_reader(descriptor, reader)
+
+    def _remove_reader(self, descriptor: int) -> object:
+        if (reader := self._readers.pop(descriptor, None)) is not None:
+            reader.over = True
+        return self._loop.remove_reader(descriptor)
+
+    def _note(self, reader: UntilReset) -> None:
+        if not self._have_read:
+            self.call_later(LOOK, self._look)
+        self._have_read.add(reader)
+
+    def _look(self) -> None:
+        readers, self._have_read = self._have_read, set()
+        for reader in readers:
+            reader.look()
+
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if context["message"] != "SSL handshake failed":
             self._loop.call_exception_handler(context)
+
+
+class UntilReset:
+    """What uvloop calls when a socket is readable: reads on, if need be, until it sees a reset.
+
+    uvloop watches a socket no longer that its peer has reset, and calls once for what came
+    before. aiofastnet then reads that, perhaps not the reset behind it. To ask the system after
+    each read would cost an echo a tenth, so what has read is asked about soon after.
+    """
+
+    __slots__ = ("_descriptor", "_note", "_read", "over")
+
+    def __init__(
+        self,
+        descriptor: int,
+        read: Callable[[], object],
+        note: Callable[[UntilReset], object],
+    ) -> None:
+        self.over = False  # it is no longer wanted, and the descriptor may be another's
+        self._descriptor = descriptor
+        self._read = read
+        self._note = note
+
+    def __call__(self) -> None:
+        self._note(self)
+        self._read()
+
+    def look(self) -> None:
+        """Read on if the peer has reset the connection."""
+        if not self.over and hung_up.was_reset(self._descriptor):
+            self()
 
 
 async def attach(sock: socket.socket, protocol: P) -> P:
