@@ -71,3 +71,9 @@ def test_a_password_is_not_shown_by_a_complaint_either(url):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         parse(url)
     assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [b"ws://a.example", None, 5])
+def test_a_url_is_a_str(url):
+    with pytest.raises(TypeError, match=f"^URL is a {type(url).__name__}, expected a str"):
+        parse(url)
