@@ -45,15 +45,15 @@ def test_read_limit_is_above_zero(limit):
         server().read_limit = limit
 
 
-# Keepalive
-
-
 @pytest.mark.parametrize("limit", ["5", True, 1.5])
 def test_read_limit_is_a_whole_number(limit):
     end = server(read_limit=4)
     with pytest.raises(TypeError, match=f"^read_limit={limit}: a number of bytes above 0"):
         end.read_limit = limit
     assert end.read_limit == 4
+
+
+# Keepalive
 
 
 def test_a_silent_peer_is_pinged_and_then_given_up():
