@@ -92,6 +92,16 @@ def said(process: subprocess.Popen[bytes], log: Path, wanted: re.Pattern[str]) -
     return found[1]
 
 
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Tell a process to end, and wait until it has; it does not outlive its test."""
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+
+
 @contextmanager
 def serving(name: str, log: Path, authority: trustme.CA | None = None) -> Iterator[Site]:
     server, _, secure = name.partition("+")
@@ -119,12 +129,7 @@ def serving(name: str, log: Path, authority: trustme.CA | None = None) -> Iterat
     try:
         yield Site(name, int(said(process, log, PORT)), tls, log)
     finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE)
-        finally:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 @pytest.fixture(scope="session")

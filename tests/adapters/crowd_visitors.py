@@ -145,12 +145,15 @@ async def entered(connect: Connect, gate: Gate, path: str = "echo") -> Visitor:
     return visitor
 
 
-def says(octets: bytes, path: str = "echo") -> Way:
-    """Return a way to leave: say something, and wait for the end."""
+def says(
+    octets: bytes, path: str = "echo", then: Callable[[Visitor], object] = lambda visitor: None
+) -> Way:
+    """Return a way to leave: say something, do something else, and wait for the end."""
 
     async def leave(connect: Connect, gate: Gate) -> int:
         visitor = await entered(connect, gate, path)
         visitor.say(octets)
+        then(visitor)
         await visitor.over
         return visitor.code
 
@@ -159,28 +162,12 @@ def says(octets: bytes, path: str = "echo") -> Way:
 
 def resets(octets: bytes) -> Way:
     """Return a way to leave: say something, and reset the stream."""
-
-    async def leave(connect: Connect, gate: Gate) -> int:
-        visitor = await entered(connect, gate)
-        visitor.say(octets)
-        visitor.reset()
-        await visitor.over
-        return visitor.code
-
-    return leave
+    return says(octets, then=Visitor.reset)
 
 
 def ends_half(octets: bytes) -> Way:
     """Return a way to leave: say something, end our half, and wait for the other."""
-
-    async def leave(connect: Connect, gate: Gate) -> int:
-        visitor = await entered(connect, gate)
-        visitor.say(octets)
-        visitor.end()
-        await visitor.over
-        return visitor.code
-
-    return leave
+    return says(octets, then=Visitor.end)
 
 
 def never_enters(octets: bytes, *, resets: bool) -> Way:

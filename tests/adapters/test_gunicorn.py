@@ -21,7 +21,7 @@ import trustme
 
 from koko import CloseError, ErrBadHandshake
 from koko.sync import Conn, dial
-from tests.adapters.conftest import PATIENCE, ROOT, said
+from tests.adapters.conftest import PATIENCE, ROOT, said, stop
 
 pytestmark = [pytest.mark.once, pytest.mark.integration("flask", "gunicorn", "gevent")]
 LISTENING = re.compile(r"Listening at: https?://127\.0\.0\.1:(\d+)")
@@ -76,12 +76,7 @@ def gunicorn(folder: Path, *options: str, graceful: int = 4) -> Iterator[Master]
     try:
         yield Master(process, int(said(process, log, LISTENING)), log)
     finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE)
-        finally:
-            process.kill()
-            process.wait()
+        stop(process)
     assert "Traceback" not in log.read_text() or "hang" in options[0]
     assert "Warning" not in log.read_text()
 

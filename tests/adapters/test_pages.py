@@ -15,7 +15,7 @@ import pytest
 
 from koko import CloseError
 from koko.sync import Conn, dial
-from tests.adapters.conftest import PATIENCE, said
+from tests.adapters.conftest import PATIENCE, said, stop
 from tests.adapters.test_uwsgi import free_port
 from tests.pages import written
 
@@ -34,12 +34,7 @@ def running(folder: Path, command: list[str], says: re.Pattern[str] = LISTENING)
     try:
         yield f"127.0.0.1:{said(process, log, says)}"
     finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE)
-        finally:
-            process.kill()
-            process.wait()
+        stop(process)
     assert "Traceback" not in log.read_text()
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from koko import CloseError, ErrBadHandshake
 from koko.sync import dial
-from tests.adapters.conftest import GUNICORN, PATIENCE, ROOT, said
+from tests.adapters.conftest import GUNICORN, PATIENCE, ROOT, said, stop
 
 pytestmark = [pytest.mark.once, pytest.mark.integration("flask", "django", "gunicorn", "gevent")]
 LISTENING = re.compile(r"(?:Running on|server at|Listening at:) http://127\.0\.0\.1:(\d+)")
@@ -41,12 +41,7 @@ def running(log: Path, command: list[str]) -> Iterator[str]:
     try:
         yield f"127.0.0.1:{said(process, log, LISTENING)}"
     finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE)
-        finally:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 def get(site: str, path: str = "/") -> str:

@@ -19,7 +19,7 @@ import trustme
 
 from koko import CloseError, ErrBadHandshake
 from koko.sync import dial
-from tests.adapters.conftest import PATIENCE, ROOT, said
+from tests.adapters.conftest import PATIENCE, ROOT, said, stop
 
 # ``uwsgi`` itself can be imported inside of it only.
 pytestmark = [pytest.mark.once, pytest.mark.integration("uwsgidecorators", "flask")]
@@ -49,12 +49,7 @@ def uwsgi(
         said(process, log, READY)
         yield address, process
     finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE)
-        finally:
-            process.kill()
-            process.wait()
+        stop(process)
     assert "Traceback" not in log.read_text()
     assert "Broken pipe" not in log.read_text()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import ssl
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import trustme
 
-from tests.adapters.conftest import PATIENCE, ROOT, Site, said
+from tests.adapters.conftest import ROOT, Site, said, stop
 
 APP = "tests.adapters.asgi_site:app"
 CLASS = "koko.uvicorn:Protocol"
@@ -41,12 +40,7 @@ def started(
     try:
         yield process, said(process, log, wait_for)
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(PATIENCE)
-        finally:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 @contextmanager

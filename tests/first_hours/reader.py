@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
-from tests.adapters.conftest import PATIENCE, said
+from tests.adapters.conftest import said, stop
 from tests.pages import commands, written
 
 ADDRESS = re.compile(r"(?:Uvicorn running on|Listening at:) http://(127\.0\.0\.1:\d+)")
@@ -82,12 +82,9 @@ class Reader:
         try:
             yield said(process, log, says)
         finally:
-            process.terminate()
             try:
-                process.wait(PATIENCE)
+                stop(process)
             finally:
-                process.kill()
-                process.wait()
                 print(log.read_text())
         assert "Traceback" not in log.read_text()
 

@@ -23,6 +23,7 @@ from koko.aio.upgrade import Upgrader
 from koko.core import lifecycle
 from koko.core.connection import Connection
 from koko.core.wire import Role
+from koko.dialing import DialerOptions, NetDial, check_dialer_options
 from koko.errors import HandshakeError
 from koko.http import Request, Response
 from koko.opening.handshake import refusal
@@ -71,10 +72,18 @@ class AsgiServer:
         """Run the application's startup."""
         await self.lifespan.startup()
 
-    def check_runs(self) -> None:
-        """Raise ``RuntimeError`` when the application has ended."""
+    def options_of(self, options: DialerOptions, connect: NetDial) -> DialerOptions:
+        """Return the options of a dial that ends here, by ``connect``.
+
+        Raises:
+            RuntimeError: the application has ended.
+            TypeError: there is no such option.
+        """
         if self._over:
             raise RuntimeError("dial() was called behind the end of the asgi() block")
+        check_dialer_options("dial()", options)
+        options.setdefault("handshake_timeout", self.timeout)
+        return {**options, "net_dial": connect, "proxy": None}
 
     async def connect(self, *_: object) -> socket.socket:
         """Begin to serve a client; return the client's end of the connection."""

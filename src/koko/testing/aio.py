@@ -17,7 +17,7 @@ from koko.aio.dial import Dialer, Dialing
 from koko.aio.tasks import clock_of
 from koko.aio.timers import TimerWheel
 from koko.aio.upgrade import Upgrader
-from koko.dialing import DialerOptions, check_dialer_options
+from koko.dialing import DialerOptions
 from koko.http import Headers
 from koko.misuse import check_face
 from koko.testing._asgi_lifespan import Application
@@ -134,11 +134,8 @@ class AsgiClient:
             TimeoutError: it neither accepted nor refused in time.
             RuntimeError: the ``asgi`` block has ended.
         """
-        self._server.check_runs()
-        check_dialer_options("dial()", options)
-        options.setdefault("handshake_timeout", self._server.timeout)
-        options["net_dial"], options["proxy"] = self._server.connect, None
-        return Dialer(**options).dial(url_of(url))
+        dialer = Dialer(**self._server.options_of(options, self._server.connect))
+        return dialer.dial(url_of(url))
 
 
 @asynccontextmanager

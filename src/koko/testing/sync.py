@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import NamedTuple, Unpack
 
-from koko.dialing import DialerOptions, check_dialer_options
+from koko.dialing import DialerOptions
 from koko.http import Headers
 from koko.misuse import check_face
 from koko.sync.admit import OpeningHandshake, Service
@@ -125,11 +125,8 @@ class AsgiClient:
             TimeoutError: it neither accepted nor refused in time.
             RuntimeError: the ``asgi`` block has ended.
         """
-        self._server.check_runs()
-        check_dialer_options("dial()", options)
-        options.setdefault("handshake_timeout", self._server.timeout)
-        options["net_dial"], options["proxy"] = self._connect, None
-        return Dialer(**options).dial(url_of(url))
+        dialer = Dialer(**self._server.options_of(options, self._connect))
+        return dialer.dial(url_of(url))
 
     def _connect(self, *_: object) -> socket.socket:
         return self._loop.run(self._server.connect())
