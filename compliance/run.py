@@ -19,13 +19,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import indent
 from typing import IO, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +51,7 @@ QUICK = [
 STARTUP = 30.0  # seconds until a server must accept connections
 LARGEST = 32 << 20  # section 9 sends 16 MiB
 ECHO = "peers.servers:asgi"
-LISTENING = re.compile(r"(?:listening on ws|Uvicorn running on http)://(\S+)")
+LISTENING = re.compile(r"(?:listening on ws|Uvicorn running on http)://(\S+)\s")
 HEADER = """\
 # Compliance
 
@@ -110,8 +110,14 @@ def examine(run: Run, args: argparse.Namespace) -> None:
         try:
             (examine_server if run.role == "server" else examine_client)(run, args, log)
         except (subprocess.SubprocessError, RuntimeError) as error:
-            print(f"{run}: {error}", flush=True)  # the other runs go on; this one has failed
+            # The other runs go on; this one has failed.
+            print(f"{run}: {error}\n{last_lines(run.folder / LOG)}", flush=True)
     print(f"{run}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+def last_lines(log: Path, count: int = 20) -> str:
+    """Return how a log ends, set in: why a process failed stands nowhere else."""
+    return indent("\n".join(log.read_text(errors="replace").splitlines()[-count:]), "    ")
 
 
 def examine_server(run: Run, args: argparse.Namespace, log: IO[str]) -> None:
@@ -137,11 +143,9 @@ def examine_client(run: Run, args: argparse.Namespace, log: IO[str]) -> None:
 def echo_server(run: Run, loop: str) -> Iterator[str]:
     uvicorn = run.face in UVICORN
     command = in_uvicorn(run, loop) if uvicorn else on_its_own(run, loop)
-    with (
-        (run.folder / "koko.log").open("w") as log,
-        process(command, subprocess.PIPE, env=run.environment) as server,
-    ):
-        yield await_address(server, log)
+    path = run.folder / "koko.log"
+    with path.open("w") as log, process(command, log, env=run.environment) as server:
+        yield await_address(server, path)
         server.terminate()
         # uvicorn stops, and then ends by the signal that told it to.
         if server.wait(STARTUP) != (-signal.SIGTERM if uvicorn else 0):
@@ -162,7 +166,7 @@ def in_uvicorn(run: Run, loop: str) -> list[str]:
 
 @contextmanager
 def process(
-    command: list[str], stdout: IO[str] | int, *, env: dict[str, str] | None = None
+    command: list[str], stdout: IO[str], *, env: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
     errors = subprocess.STDOUT
     with subprocess.Popen(command, stdout=stdout, stderr=errors, env=env, text=True) as running:
@@ -173,22 +177,13 @@ def process(
                 running.kill()
 
 
-def await_address(server: subprocess.Popen[str], log: IO[str]) -> str:
-    assert server.stdout is not None
-    silent = threading.Timer(STARTUP, server.kill)
-    silent.start()
-    try:
-        for line in server.stdout:
-            log.write(line)
-            if found := LISTENING.search(line):
-                # Whatever else it prints must not fill the pipe.
-                threading.Thread(
-                    target=shutil.copyfileobj, args=(server.stdout, log), daemon=True
-                ).start()
-                return f"ws://{found[1]}"
-    finally:
-        silent.cancel()
-    raise RuntimeError(f"{server.args!r} never said where it listens; see {log.name}")
+def await_address(server: subprocess.Popen[str], log: Path) -> str:
+    deadline = time.monotonic() + STARTUP
+    while server.poll() is None and time.monotonic() < deadline:
+        if found := LISTENING.search(log.read_text()):
+            return f"ws://{found[1]}"
+        time.sleep(0.05)
+    raise RuntimeError(f"{server.args!r} never said where it listens:\n{last_lines(log)}")
 
 
 def await_port(url: str, wstest: subprocess.Popen[str]) -> None:
