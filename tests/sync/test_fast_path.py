@@ -53,12 +53,18 @@ def test_a_signal_interrupts_a_read_and_harms_nothing(link: Link) -> None:
     class Stop(Exception):
         pass
 
+    stopped = threading.Event()
+
     def stop(*_: object) -> None:
-        raise Stop
+        if not stopped.is_set():
+            stopped.set()
+            raise Stop
 
     def interrupt() -> None:
         until(lambda: conn._driver.turns.reader)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        # As with any call that blocks, one that comes just before the system call is not noticed.
+        while not stopped.wait(0.01):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     before = signal.signal(signal.SIGUSR1, stop)
     try:
