@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -34,6 +35,12 @@ class Relay:
 
     def go_on(self) -> None:
         self._passing.set()
+
+    def reset(self) -> None:
+        """Reset all connections, as the system of a client does that has died."""
+        for end in self._ends[1:]:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
 
     def close(self) -> None:
         self._passing.set()

@@ -7,8 +7,12 @@ import json
 import logging
 import os
 import socket
+import time
+from contextlib import suppress
 from typing import Any
 
+from koko.aio.transport import descriptor_of
+from koko.hung_up import was_reset
 from koko.uvicorn import Protocol
 
 ENDS: list[str] = []  # how conversations ended, as the application was told
@@ -112,6 +116,19 @@ async def flood(scope: Any, receive: Any, send: Any) -> None:
         ENDS.append("bounded" if sent < 1000 else f"{sent} were sent")
 
 
+async def burst(scope: Any, receive: Any, send: Any) -> None:
+    """Send to a client that has reset, before the loop can see it."""
+    conn = scope["extensions"]["koko"]["upgrade"]()
+    await send({"type": "websocket.send", "text": "go"})
+    give_up_at = time.monotonic() + 10
+    while not was_reset(descriptor_of(conn.transport)):
+        assert time.monotonic() < give_up_at
+    for _ in range(20):
+        with suppress(OSError):
+            await send({"type": "websocket.send", "text": "news"})
+    ENDS.append("sent")
+
+
 async def sleep(scope: Any, receive: Any, send: Any) -> None:
     """Neither accept nor refuse."""
     event = await receive()
@@ -160,6 +177,7 @@ PATHS = {
     "close": close,
     "feed": feed,
     "flood": flood,
+    "burst": burst,
     "sleep": sleep,
     "misuse": misuse,
     "native": native,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterator
 
@@ -44,6 +45,7 @@ def site(
     assert said.count("Traceback") == said.count("LookupError: on purpose"), said
     assert "Task was destroyed" not in said
     assert "Bad file descriptor" not in said
+    assert "socket.send() raised exception" not in said
 
 
 def left_behind(site: Site, before: dict[str, object]) -> None:
@@ -198,6 +200,15 @@ def test_a_client_that_does_not_read_holds_the_application_back(site: Site) -> N
         assert site.state()["ends"] == before
         raw.shutdown(socket.SHUT_RDWR)
     hears(site, "bounded")
+
+
+def test_nothing_is_said_of_what_is_sent_to_a_client_that_has_just_reset(site: Site) -> None:
+    raw = site.connect()
+    raw.sendall(UPGRADE % (b"/burst", b""))
+    read_until(raw, b"go")
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    raw.close()
+    hears(site, "sent")
 
 
 def test_events_out_of_turn_are_told_in_uvicorns_words(site: Site) -> None:

@@ -17,8 +17,10 @@ import pytest
 
 import koko.aio.transport as transports
 from koko import CloseError
-from koko.aio import Conn, Server, Upgrader, dial, reconnect
+from koko.aio import Conn, Server, Upgrader, broadcast, dial, reconnect
+from koko.hung_up import was_reset
 from koko.reconnecting import Backoff
+from tests.aio.conftest import PATIENCE
 from tests.relay import Relay, relay
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
@@ -245,3 +247,21 @@ async def test_close_that_nobody_answers_takes_its_timeout_on_every_kind(
         assert 0.25 < time.monotonic() - begun < 4
 
     await on_every_kind(tls, monkeypatch, scene)
+
+
+async def test_nothing_is_said_of_what_is_sent_to_a_peer_that_has_just_reset(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene(us: Conn, peer: Conn, between: Relay) -> None:
+        between.reset()
+        give_up_at = time.monotonic() + PATIENCE
+        while not was_reset(transports.descriptor_of(us.transport)):
+            assert time.monotonic() < give_up_at
+        for _ in range(20):  # the loop has not run since, and does not know of it
+            await broadcast([us], "news")
+            with suppress(CloseError):
+                await us.send("news")
+        await us.wait_closed(PATIENCE)
+
+    await on_every_kind(tls, monkeypatch, scene)
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []

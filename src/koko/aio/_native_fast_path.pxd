@@ -86,6 +86,7 @@ cdef class Waiter:
 cdef class FastPath:
     cdef readonly object core
     cdef readonly object transport
+    cdef public object base  # the transport of the socket, where that is another
     cdef readonly object loop
     cdef readonly object now
     cdef readonly Waiter waiter
@@ -117,3 +118,4 @@ cdef class FastPath:
     cpdef flush(self)
     cdef bint gathers(self) noexcept
     cdef bint may_flush(self) except -1
+    cdef bint has_failed(self) except -1

@@ -328,9 +328,13 @@ cdef class FastPath:
     cdef bint may_flush(self) except -1:
         if self.write_paused:
             return False
-        if self.transport.is_closing() if self._direct is None else self._direct._closing:
-            self.write_paused = True  # it failed: writers wait until connection_lost
+        if self.has_failed() if self._direct is None else self._direct._closing:
+            self.write_paused = True  # writers wait until connection_lost
         return not self.write_paused
+
+    cdef bint has_failed(self) except -1:
+        """True when a transport of the loop's, or its base, has failed or is closing."""
+        return self.transport.is_closing() or (self.base is not None and self.base.is_closing())
 
 
 @cython.final

@@ -18,7 +18,7 @@ from koko.aio.message_lock import MessageLock
 from koko.aio.read_deadline import ReadDeadline
 from koko.aio.tasks import clock_of
 from koko.aio.timers import Timed, TimerWheel
-from koko.aio.transport import backlog_of, close, end_half, unsent_in
+from koko.aio.transport import backlog_of, base_of, close, end_half, has_failed, unsent_in
 from koko.aio.waiter import Waiter
 from koko.core.connection import Connection
 from koko.core.lifecycle import CLOSED, OPEN, StreamAction
@@ -41,6 +41,7 @@ class GeneralPath(asyncio.Protocol):
 
     core: Connection
     transport: asyncio.Transport
+    base: asyncio.Transport | None  # the transport of the socket, where that is another
     loop: asyncio.AbstractEventLoop
     now: Callable[[], float]
     waiter: Waiter
@@ -60,10 +61,10 @@ class GeneralPath(asyncio.Protocol):
         timers: TimerWheel | None = None,
     ) -> None:
         self.hold(core, transport, loop)
+        self.base = base_of(transport)
         self.lost = False
         self.read_deadline: ReadDeadline | None = None
-        self._half_closed = False
-        self._leaving = False
+        self._half_closed = self._leaving = False
         self._handler_tasks: HandlerTasks | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
         self._timers = timers or TimerWheel(loop)
@@ -193,7 +194,7 @@ class GeneralPath(asyncio.Protocol):
         self.gathered = 0
         if not self.core.owed or self.write_paused:
             return
-        if self.transport.is_closing():  # it failed: writers wait until connection_lost
+        if has_failed(self.transport, self.base):  # writers wait until connection_lost
             self.write_paused = True
         else:
             self.transport.write(self.core.take_owed())

@@ -185,8 +185,30 @@ def unsent_in(transport: asyncio.Transport) -> int:
     uvloop's TLS only the system can tell what is unsent.
     """
     unsent = transport.get_write_buffer_size()
-    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    below = below_tls(transport)
     return unsent if below is None else unsent + unsent_in(below)
+
+
+def below_tls(transport: asyncio.Transport) -> asyncio.Transport | None:
+    """Return the transport under that of asyncio's TLS; None for those that do not show it."""
+    return getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+
+
+def base_of(transport: asyncio.Transport) -> asyncio.Transport | None:
+    """Return the transport of the socket under asyncio's TLS, None where there is none.
+
+    It fails a turn of the loop before those above it say so (until CPython 3.14), and it logs a
+    warning for the fifth write after that.
+    """
+    base = below_tls(transport)
+    while base is not None and (below := below_tls(base)) is not None:
+        base = below  # TLS in the TLS of a proxy
+    return base
+
+
+def has_failed(transport: asyncio.Transport, base: asyncio.Transport | None) -> bool:
+    """Tell whether a transport, or its base, has failed or is closing: nothing may be written."""
+    return transport.is_closing() or (base is not None and base.is_closing())
 
 
 def close(transport: asyncio.Transport) -> None:
