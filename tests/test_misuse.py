@@ -18,9 +18,11 @@ from multidict import CIMultiDict
 from koko import Request, aio, sync
 from koko.adapters import http_server, wsgi
 from koko.misuse import is_async, name_of
+from koko.testing.aio import pair as aio_pair
+from koko.testing.sync import pair as sync_pair
 from koko.upgrading import UpgradableRequest
 
-NAN = float("nan")
+NAN, INF = float("nan"), float("inf")
 HERE = "127.0.0.1"
 
 
@@ -327,6 +329,20 @@ def test_under_asyncio_a_plain_function_may_return_an_awaitable() -> None:
         (lambda conn: conn.wait_closed(NAN), "timeout=nan, expected a number of seconds"),
         (lambda conn: conn.close(timeout=NAN), "timeout=nan, expected a number of seconds"),
         (lambda conn: setattr(conn, "read_deadline", NAN), "read_deadline=nan, expected a number"),
+        (lambda conn: conn.recv(INF), "timeout=inf, expected a number of seconds"),
+        (lambda conn: conn.ping(timeout=INF), "timeout=inf, expected a number of seconds"),
+        (lambda conn: conn.close(timeout=-INF), "timeout=-inf, expected a number of seconds"),
+        (lambda conn: conn.close(timeout=1e300), r"timeout=1e\+300, expected a number of seconds"),
+        (lambda conn: conn.write_message(1, "", "5"), "timeout='5', expected a number of seconds"),
+        (lambda conn: conn.write_json("", NAN), "timeout=nan, expected a number of seconds"),
+        (lambda conn: conn.next_writer(1, "5"), "timeout='5', expected a number of seconds"),
+        (lambda conn: conn.next_reader("5"), "timeout='5', expected a number of seconds"),
+        (lambda conn: conn.write_control(9, b"", "5"), "deadline='5', expected a number of sec"),
+        (lambda conn: conn.write_control(9, b"", NAN), "deadline=nan, expected a number of sec"),
+        (lambda conn: conn.close([]), r"a close code is an int such as 1000, not \[\]"),
+        (lambda conn: conn.close(42), "close code 42 may not be sent"),
+        (lambda conn: conn.close(1000, 5), "a close reason is str, not int: 5"),
+        (lambda conn: conn.close(1000, "x" * 124), "a close reason has at most 123 bytes"),
         (lambda conn: conn.ping("x"), "a control frame carries bytes, not str"),
         (lambda conn: conn.pong(5), "a control frame carries bytes, not int"),
         (lambda conn: conn.write_control(9, "x"), "a control frame carries bytes, not str"),
@@ -344,6 +360,7 @@ def test_a_mistake_in_a_verb_is_a_sentence_and_harms_nothing(
             with pytest.raises((TypeError, ValueError), match=f"^{sentence}"):
                 if (result := mistake(conn)) is not None:
                     await result
+            assert conn._core.bytes_out == 0
             await conn.send("unharmed")
             return await conn.recv(timeout=5)
 
@@ -359,8 +376,94 @@ def test_a_mistake_in_a_verb_is_a_sentence_and_harms_nothing(
         with sync.dial(url, proxy=None) as conn:
             with pytest.raises((TypeError, ValueError), match=f"^{sentence}"):
                 mistake(conn)
+            assert conn._core.bytes_out == 0
             conn.send("unharmed")
             assert conn.recv(timeout=5) == "unharmed"
+
+
+@pytest.mark.parametrize("timeout", ["5", NAN, INF])
+def test_a_mistake_in_a_part_leaves_the_message_whole(timeout: Any) -> None:
+    with sync_pair() as (client, server):
+        with client.next_writer(1) as writer:
+            with pytest.raises((TypeError, ValueError), match="^timeout="):
+                writer.write("lost", timeout=timeout)
+            writer.write("whole")
+        assert server.recv(timeout=5) == "whole"
+
+    async def talk() -> str | bytes:
+        async with aio_pair() as (client, server):
+            async with client.next_writer(1) as writer:
+                with pytest.raises((TypeError, ValueError), match="^timeout="):
+                    await writer.write("lost", timeout=timeout)
+                await writer.write("whole")
+            return await server.recv(timeout=5)
+
+    assert asyncio.run(talk()) == "whole"
+
+
+CLOSINGS: list[tuple[Any, ...]] = [
+    (42,), ("1000",), ([],), (1006,), (1000, 5), (1000, "x" * 124),
+    (1000, "", "5"), (1000, "", NAN), (1000, "", INF),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", CLOSINGS, ids=str)
+@pytest.mark.parametrize("face", [sync, aio], ids=["sync", "aio"])
+def test_a_server_that_is_closed_by_mistake_goes_on(face: Any, wrong: tuple[Any, ...]) -> None:
+    def echo(conn: sync.Conn) -> None:
+        for message in conn:
+            conn.send(message)
+
+    async def echoes(conn: aio.Conn) -> None:
+        async for message in conn:
+            await conn.send(message)
+
+    async def served() -> None:
+        async with aio.Server(echoes, HERE) as server:
+            url = f"ws://{HERE}:{server.address[1]}"
+            async with aio.dial(url, proxy=None) as before:
+                with pytest.raises((TypeError, ValueError)):
+                    await server.close(*wrong)
+                async with aio.dial(url, proxy=None) as after:
+                    for conn in (before, after):
+                        await conn.send("unharmed")
+                        assert await conn.recv(timeout=5) == "unharmed"
+        with pytest.raises((TypeError, ValueError)):
+            await server.close(*wrong)
+
+    if face is aio:
+        return asyncio.run(served())
+    with sync.Server(echo, HERE) as server:
+        url = f"ws://{HERE}:{server.address[1]}"
+        with sync.dial(url, proxy=None) as before:
+            with pytest.raises((TypeError, ValueError)):
+                server.close(*wrong)
+            with sync.dial(url, proxy=None) as after:
+                for conn in (before, after):
+                    conn.send("unharmed")
+                    assert conn.recv(timeout=5) == "unharmed"
+    with pytest.raises((TypeError, ValueError)):
+        server.close(*wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"timeout": "5"}, {"timeout": NAN}, {"timeout": -1.0}, {"slow": "no"}]
+)
+def test_a_broadcast_with_a_mistake_reaches_nobody(wrong: dict[str, Any]) -> None:
+    with sync_pair() as (client, server):
+        with pytest.raises((TypeError, ValueError)):
+            sync.broadcast([server], "lost", **wrong)
+        server.send("first")
+        assert client.recv(timeout=5) == "first"
+
+    async def talk() -> str | bytes:
+        async with aio_pair() as (client, server):
+            with pytest.raises((TypeError, ValueError)):
+                await aio.broadcast([server], "lost", **wrong)
+            await server.send("first")
+            return await client.recv(timeout=5)
+
+    assert asyncio.run(talk()) == "first"
 
 
 def test_a_server_serves_once() -> None:

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 
 from koko.errors import Close
 from koko.message import Data, PreparedMessage, kind_of
+from koko.misuse import check_seconds
 
 C = TypeVar("C")
 Slow = Literal["drop", "close"]
@@ -72,8 +73,7 @@ def prepare(message: Data | PreparedMessage, slow: str, timeout: float | None) -
     """Return the message, encoded once; raise for an option that is out of range."""
     if slow not in get_args(Slow):
         raise ValueError(f"slow={slow!r}, expected 'drop' the message or 'close' the connection")
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
-        raise TypeError(f"timeout={timeout!r}, expected a number of seconds, or None for no limit")
+    check_seconds("timeout", timeout)
     if timeout is not None and timeout < 0:
         raise ValueError(f"timeout={timeout!r}, expected 0 seconds or more, or None for no limit")
     if isinstance(message, PreparedMessage):

@@ -11,6 +11,8 @@ from functools import partial
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
+# Seconds that everything can wait which waits: inf and what comes near it cannot be waited for.
+LONGEST = 1e9
 BOTH = "on both faces"  # of a function that is plain there and here
 
 
@@ -86,10 +88,12 @@ def check_face_of(handshake: object, needed: str, mine: str, other: str) -> None
 
 def check_seconds(what: str, value: Any) -> None:
     """Raise unless a timeout or a deadline is a number of seconds, or None."""
-    if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+    if value is None:
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{what}={value!r}, expected a number of seconds, or None")
-    if value != value:  # of nan every comparison is false: a wait would never end
-        raise ValueError(f"{what}=nan, expected a number of seconds, or None")
+    if not -LONGEST < value < LONGEST:  # nor nan
+        raise ValueError(f"{what}={value!r}, expected a number of seconds, or None")
 
 
 def check_context(name: str, context: Any, wrong: str, why: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -78,11 +79,18 @@ def test_a_client_that_does_not_answer_is_dropped_when_the_time_is_over(url: str
         assert heard.endswith(b"\x88\x02\x03\xe9")
 
 
-def test_a_code_that_cannot_be_sent_is_an_error_and_nobody_is_told(url: str) -> None:
+def test_what_cannot_be_said_or_waited_for_is_an_error_and_nobody_is_told(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     with dial(url) as conn:
         conn.recv()
         with pytest.raises(ValueError, match="1006"):
             close_all(1006)
+        for timeout in ("5", float("nan"), float("inf")):
+            with pytest.raises((TypeError, ValueError), match="^timeout="):
+                close_all(timeout=timeout)  # type: ignore[arg-type]
+        assert not [each for each in caplog.messages if each.startswith("closing")]
         assert conn.ping(timeout=5) > 0
 
 

@@ -322,11 +322,15 @@ def test_a_closed_server_listens_no_more() -> None:
     server.wait_closed()
 
 
-def test_closing_with_a_code_that_may_not_be_sent_leaves_nobody_waiting() -> None:
-    with running(linger) as server, dial(url(server)):
+def test_closing_with_a_code_that_may_not_be_sent_closes_nothing() -> None:
+    with running(linger) as server, dial(url(server)) as conn:
         until(lambda: server.connections)
         with pytest.raises(ValueError, match="close code 42"):
             server.close(42)
+        assert conn.ping(timeout=PATIENCE) > 0
+        with dial(url(server)) as another:
+            assert another.ping(timeout=PATIENCE) > 0
+        in_thread(server.close).result(PATIENCE)
         in_thread(server.wait_closed).result(PATIENCE)
 
 

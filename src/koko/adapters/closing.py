@@ -12,7 +12,7 @@ from time import monotonic
 
 from koko import serving
 from koko.adapters._view import running
-from koko.message import format_close_message
+from koko.core.control import check_closing
 from koko.sync.driver import served
 from koko.sync.logs import tell
 from koko.sync.transport import peer_name
@@ -30,9 +30,9 @@ def close_all(code: int = 1001, reason: str = "", timeout: float = 10.0) -> None
     that have come meanwhile.
 
     Raises:
-        ValueError: the code or the reason may not be sent; nothing was.
+        ValueError: the code or the reason may not be sent, or the timeout is none; nothing was.
     """
-    format_close_message(code, reason)  # raises before anybody is told
+    check_closing(code, reason, timeout)
     deadline = monotonic() + timeout
     drivers = served()
     if drivers:

@@ -22,6 +22,7 @@ from koko.aio.waiting import TOO_SLOW, within
 from koko.aio.writing import until_writable, write_in_turn
 from koko.conn import BaseConn, ControlHandler
 from koko.core.connection import Ping
+from koko.core.control import check_closing
 from koko.core.incoming import Joined
 from koko.errors import only_closes
 from koko.http import Request, Response
@@ -128,6 +129,7 @@ class Conn(BaseConn, MessageVerbs):
     async def _write(
         self, timeout: float | None, owe: Callable[..., None], *message: object
     ) -> None:
+        check_seconds("timeout", timeout)
         if self._protocol.congested:
             await within(timeout, TOO_SLOW, write_in_turn(self._protocol, owe, *message))
         else:
@@ -145,6 +147,7 @@ class Conn(BaseConn, MessageVerbs):
             RuntimeError: this task is writing one already.
         """
         check_kind(kind, b"")
+        check_seconds("timeout", timeout)
         return PendingWriter(self._protocol, Kind(kind), timeout)
 
     @contextmanager
@@ -187,6 +190,7 @@ class Conn(BaseConn, MessageVerbs):
             ErrCloseSent: a Close was sent already.
             TimeoutError: the deadline passed first; nothing was sent.
         """
+        check_seconds("deadline", deadline)
         if deadline is not None:
             left = deadline - self._protocol.now()
             if left <= 0:
@@ -206,6 +210,7 @@ class Conn(BaseConn, MessageVerbs):
             TimeoutError: no pong came within ``timeout`` seconds; the connection is unharmed.
             ValueError: a ping with this payload still waits for its pong.
         """
+        check_seconds("timeout", timeout)
         protocol = self._protocol
         ping = self._core.start_ping(data, protocol.now())
         ping.on_pong = protocol.release_waiters
@@ -236,7 +241,7 @@ class Conn(BaseConn, MessageVerbs):
         1011.
         """
         core, protocol = self._core, self._protocol
-        check_seconds("timeout", timeout)
+        check_closing(code, reason, timeout)  # also on a closed connection
         if timeout is None:
             timeout = core.close_timeout
         if core.may_send:

@@ -23,8 +23,7 @@ from koko.aio.signals import stopped_by_signals
 from koko.aio.tasks import clock_of
 from koko.aio.timers import TimerWheel
 from koko.aio.upgrade import Upgrader
-from koko.core.control import close_payload
-from koko.errors import Close
+from koko.core.control import check_closing
 from koko.listening import BACKLOG, address_of, close_all
 from koko.misuse import BOTH, check_function, check_returned, refuse_async
 from koko.serving import (
@@ -202,6 +201,7 @@ class Server:
         handlers are cancelled, sockets closed. Calling it again waits for the first call;
         a handler that calls it is not waited for.
         """
+        check_closing(code, reason, timeout)
         await asyncio.shield(self._begin_closing(code, reason, timeout))
 
     def _begin_closing(
@@ -209,7 +209,6 @@ class Server:
     ) -> asyncio.Task[None]:
         """Start the task that closes the server, without waiting for it; return the task."""
         if self._closing is None:
-            close_payload(Close(code, reason))  # misuse raises before anything has changed
             if timeout is None:
                 timeout = self.upgrader.close_timeout
             # A handler that closes its server waits for this task: do not wait for that handler.

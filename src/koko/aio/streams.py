@@ -19,6 +19,7 @@ from koko.aio.writing import leave_message, open_message, until_writable
 from koko.core.incoming import ALL, LINE, Incoming, Joined
 from koko.core.outgoing import WRITE_SIZE, Outgoing
 from koko.message import Data, Kind, check_kind
+from koko.misuse import check_seconds
 
 
 class MessageReader:
@@ -127,6 +128,7 @@ class MessageWriter:
         """
         self._check_open()
         check_kind(self._kind, data)
+        check_seconds("timeout", timeout)
         view = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
         await self._or_cut(timeout, self._write, view)
         return len(view)

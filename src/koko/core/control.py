@@ -9,6 +9,7 @@ from __future__ import annotations
 from koko.core.wire import CLOSE_CODES, MAX_CLOSE_REASON, MAX_CONTROL_PAYLOAD
 from koko.errors import Close
 from koko.message import check_close, format_close_message
+from koko.misuse import check_seconds
 
 
 def check_payload(payload: bytes) -> bytes:
@@ -39,10 +40,16 @@ def close_payload(close: Close) -> bytes:
     """Return the payload of a Close that says this; 1005 stands for an empty one."""
     if close == (1005, ""):
         return b""
+    check_close(*close)
     if close.code not in CLOSE_CODES:
-        check_close(*close)
         raise ValueError(f"close code {close.code} may not be sent (RFC 6455 §7.4)")
     return format_close_message(*close)
+
+
+def check_closing(code: int, reason: str, timeout: float | None) -> None:
+    """Raise for what no ``close`` can do, before it does anything."""
+    close_payload(Close(code, reason))
+    check_seconds("timeout", timeout)
 
 
 def shorten(reason: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from time import monotonic
 
-from koko.misuse import check_seconds
+from koko.misuse import LONGEST, check_seconds
 
 
 class Clock:
@@ -19,7 +19,7 @@ class Clock:
         """Return when ``timeout`` seconds will have passed."""
         if timeout is None:
             return None
-        if type(timeout) is not float or timeout != timeout:
+        if type(timeout) is not float or not -LONGEST < timeout < LONGEST:
             check_seconds("timeout", timeout)
         return self.now() + timeout
 

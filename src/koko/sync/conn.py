@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from koko.conn import BaseConn, ControlHandler
+from koko.core.control import check_closing
 from koko.core.incoming import Incoming, Joined
 from koko.errors import CloseError, only_closes
 from koko.http import Request, Response
@@ -227,6 +228,7 @@ class Conn(BaseConn):
             ErrCloseSent: a Close was sent already.
             TimeoutError: the deadline passed first; nothing was sent.
         """
+        check_seconds("deadline", deadline)
         core, driver = self._core, self._driver
         if deadline is None:
             driver.writer.owe(core.write_control, kind, data, driver.clock.now())
@@ -266,7 +268,7 @@ class Conn(BaseConn):
         wait in ``recv`` or ``send`` are woken. In a handler it does not wait. A message that
         is being written in parts is cut off: then the Close says 1011.
         """
-        check_seconds("timeout", timeout)
+        check_closing(code, reason, timeout)  # also on a closed connection
         self._driver.start_close(code, reason)
         self._driver.finish(self._core.close_timeout if timeout is None else timeout)
 

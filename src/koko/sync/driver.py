@@ -13,10 +13,8 @@ from functools import partial
 from typing import Protocol
 
 from koko.core.connection import Connection, Ping
-from koko.core.control import close_payload
 from koko.core.lifecycle import State
 from koko.core.wire import Role
-from koko.errors import Close
 from koko.message import Data
 from koko.sync.clock import CLOCK, Clock
 from koko.sync.fast_path import FastPath, Turns
@@ -122,7 +120,6 @@ class Driver:
 
     def start_close(self, code: int, reason: str) -> None:
         """Send a Close unless it is too late for one; wait for nothing."""
-        close_payload(Close(code, reason))  # raises for misuse, also on a closed connection
         if not self.closed:
             self.monitor.call(self.link.start_close, code, reason)
 

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from koko import serving
+from koko.core.control import check_closing
 from koko.listening import address_of, close_all
 from koko.misuse import BOTH, check_function, check_returned, refuse_async
 from koko.opening.address import written
@@ -155,6 +156,7 @@ class Server:
         waited for. One line at INFO says how many are waited for, one at WARNING which did not
         end.
         """
+        check_closing(code, reason, timeout)
         mine: Role = [threading.get_ident()]
         timeout = self.upgrader.close_timeout if timeout is None else timeout
         try:
@@ -289,7 +291,7 @@ class Server:
             for conn in conns:
                 conn._driver.start_close(*self._close_with)
             self._clients.wait()
-        finally:  # also after a bad code or Ctrl-C, for the threads that wait for the end
+        finally:  # also after Ctrl-C, for the threads that wait for the end
             self._drop_all()
             try:
                 self._tell_closed(monotonic() - began)

@@ -15,6 +15,7 @@ from typing import Any
 from koko.core.incoming import ALL, LINE, Incoming, Joined
 from koko.core.outgoing import WRITE_SIZE, Outgoing
 from koko.message import Data, Kind, check_kind
+from koko.misuse import check_seconds
 from koko.sync.driver import Driver
 from koko.sync.writer import Late
 
@@ -126,6 +127,7 @@ class MessageWriter(io.RawIOBase):
         """
         message = self._open_message()
         check_kind(self._kind, data)
+        check_seconds("timeout", timeout)
         view = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
         try:
             deadline = self._driver.writer.write_by(timeout)
