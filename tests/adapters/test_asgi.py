@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
+import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -939,3 +941,67 @@ async def test_a_block_that_is_cancelled_again_and_again_ends_at_once() -> None:
         server.app.cancel()
         await asyncio.sleep(0)
     assert server.app.cancelled()
+
+
+async def recv_on(conn: Conn) -> None:
+    while True:
+        await conn.send(await conn.recv())
+
+
+async def fail(conn: Conn) -> None:
+    await conn.recv()
+    raise LookupError("on purpose")
+
+
+async def close(conn: Conn) -> None:
+    await conn.recv()
+    await conn.close(4000, "bye")
+
+
+async def abort(conn: Conn) -> None:
+    await conn.recv()
+    conn.abort()
+
+
+async def as_a_block(handler: Handler, *given: Any) -> None:
+    async with upgrade(given) as conn:
+        await handler(conn)
+
+
+@pytest.mark.parametrize("end", [1000, 1006, "cancelled", "broken"], ids=str)
+@pytest.mark.parametrize("way", ["handler", "block"])
+@pytest.mark.parametrize("handler", [echo, recv_on, fail, close, abort])
+@scene
+async def test_a_connection_that_has_ended_waits_for_no_garbage_collector(
+    handler: Handler, way: str, end: Any
+) -> None:
+    seen: list[weakref.ref[Any]] = []
+
+    async def remember(conn: Conn) -> None:
+        seen.extend(weakref.ref(each) for each in (conn, conn.transport))
+        await handler(conn)
+
+    gc.collect()
+    logging.disable()  # pytest keeps records, with what was raised, and so the frames
+    gc.disable()
+    try:
+        app = websocket()(remember) if way == "handler" else partial(as_a_block, remember)
+        server = Script(app)
+        await server.hears("accept")
+        server.text("hello")
+        while not seen:
+            await asyncio.sleep(0)
+        if end == "cancelled":
+            await asyncio.sleep(0)
+            server.app.cancel()
+        elif end == "broken":
+            server.broken = OSError("gone")
+        server.leaves(end if type(end) is int else 1006)
+        await asyncio.wait([server.app])
+        assert server.app.cancelled() or server.app.exception() is None or handler is fail
+        del server.app, server  # the task holds what it was raised, which holds its frames
+        await asyncio.sleep(0)
+        assert [each() for each in seen] == [None, None]
+    finally:
+        logging.disable(logging.NOTSET)
+        gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from time import monotonic
@@ -332,6 +334,45 @@ def test_closing_with_a_code_that_may_not_be_sent_closes_nothing() -> None:
             assert another.ping(timeout=PATIENCE) > 0
         in_thread(server.close).result(PATIENCE)
         in_thread(server.wait_closed).result(PATIENCE)
+
+
+def recv_on(conn: Conn) -> None:
+    while True:
+        conn.send(conn.recv())
+
+
+def fail(conn: Conn) -> None:
+    raise LookupError("on purpose")
+
+
+@pytest.mark.parametrize("leave", [Conn.close, Conn.abort])
+@pytest.mark.parametrize("handler", [echo, recv_on, fail, linger])
+@pytest.mark.parametrize("way", ["handler", "http"])
+def test_a_connection_that_has_ended_waits_for_no_garbage_collector(
+    way: str, handler: Any, leave: Any
+) -> None:
+    seen: list[weakref.ref[Conn]] = []
+
+    def remember(conn: Conn) -> None:
+        seen.append(weakref.ref(conn))
+        handler(conn)
+
+    def upgrade(request: Request) -> None:
+        remember(Upgrader().upgrade(request))
+
+    gc.collect()
+    logging.disable()  # pytest keeps records, with what was raised, and so the frames
+    gc.disable()
+    try:
+        given: Any = {"http": upgrade} if way == "http" else {}
+        with running(None if given else remember, **given) as server:
+            with dial(url(server)) as conn:
+                until(lambda: seen)
+                leave(conn)
+            until(lambda: seen[0]() is None)
+    finally:
+        logging.disable(logging.NOTSET)
+        gc.enable()
 
 
 def test_a_handler_may_close_its_server() -> None:

@@ -72,6 +72,7 @@ class EventTransport(asyncio.Transport):
         self._says_close = False
         self._over = False  # the server has reported the end
         self._finished = False
+        self._left = False  # both tasks have ended, and nobody waits for them
         self._giving_up: asyncio.TimerHandle | None = None
 
     def begin(self, path: Path) -> None:
@@ -91,8 +92,13 @@ class EventTransport(asyncio.Transport):
             except asyncio.CancelledError as error:  # anyio's come again and again
                 cancelled = error
                 self.abort()
-        if cancelled is not None:
-            raise cancelled
+        self._left = True
+        self._forget_tasks()
+        try:
+            if cancelled is not None:
+                raise cancelled
+        finally:
+            cancelled = None  # its traceback holds this frame
 
     # What asyncio's protocols call
 
@@ -131,7 +137,8 @@ class EventTransport(asyncio.Transport):
     def abort(self) -> None:
         self._closing = True
         self._events.clear()
-        self._writer.cancel()
+        if not self._left:
+            self._writer.cancel()
         self._finish()
 
     def pause_reading(self) -> None:
@@ -280,4 +287,15 @@ class EventTransport(asyncio.Transport):
         self._reader.cancel()
         if self._giving_up is not None:
             self._giving_up.cancel()
-        self._loop.call_soon(self._path.connection_lost, None)
+        self._loop.call_soon(self._lose)
+
+    def _lose(self) -> None:
+        path = self._path
+        del self._path  # it holds us: a circle would wait for the garbage collector
+        path.connection_lost(None)
+        self._forget_tasks()
+
+    def _forget_tasks(self) -> None:
+        """Break another circle: the cancellation that a task has ended with holds our frames."""
+        if self._left and not hasattr(self, "_path"):
+            del self._reader, self._writer

@@ -59,6 +59,7 @@ async def end_with(
         conn.abort()
         raise
     finally:
+        error = None  # as above
         _log_end(conn, logger, others)
 
 

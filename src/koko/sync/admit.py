@@ -243,7 +243,10 @@ class OpeningHandshake:
                 raise
             error = raised
         if self.conn is not None:
-            end_with(self.conn, error, self._service.logger, self._service.clients.others)
+            try:
+                end_with(self.conn, error, self._service.logger, self._service.clients.others)
+            finally:
+                error = None  # its traceback holds this frame: a reference cycle
         return response
 
     def _answer_by(self) -> float | None:

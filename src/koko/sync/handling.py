@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from koko.errors import CloseError
 from koko.misuse import check_returned
 from koko.opening.address import written
 from koko.serving import CLIENT, close_code_of, ended, handler_failed
@@ -26,7 +27,10 @@ def run_handler(
         check_returned("handler", handler, handler())
     except BaseException as raised:
         error = raised
-    end_with(conn, error, logger, others)
+    try:
+        end_with(conn, error, logger, others)
+    finally:
+        error = None  # its traceback holds this frame: a reference cycle
 
 
 def end_with(
@@ -51,8 +55,11 @@ def end_with(
             raise error
         conn.close(code)
     finally:
+        error = None  # as above
         conn.abort()
         if logger.isEnabledFor(logging.INFO):
             peer, target = written(conn.remote_address), conn.request.shown
             ending = ended(conn._core, conn._driver.clock.now(), others())
             tell(logger, logging.INFO, CLIENT, peer, target, ending)
+        if isinstance(conn.ending, CloseError):
+            conn.ending.__traceback__ = None  # its frames hold conn, which holds it
