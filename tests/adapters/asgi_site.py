@@ -135,6 +135,14 @@ async def sleep(scope: Any, receive: Any, send: Any) -> None:
     ENDS.append(str(event["code"]))
 
 
+async def block(scope: Any, receive: Any, send: Any) -> None:
+    """Block the whole loop for longer than anybody may take to accept, and accept."""
+    time.sleep(1.5)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await echo(scope, receive, send)
+
+
 async def misuse(scope: Any, receive: Any, send: Any) -> None:
     wrong: list[dict[str, Any]] = [
         {"type": "websocket.send", "text": "early"},
@@ -179,6 +187,7 @@ PATHS = {
     "flood": flood,
     "burst": burst,
     "sleep": sleep,
+    "block": block,
     "misuse": misuse,
     "native": native,
     "hasty": hasty,

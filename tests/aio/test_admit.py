@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -129,6 +130,20 @@ async def test_http_callback_answers_what_is_no_websocket(http: Any) -> None:
         assert "Connection: close\r\n" in head
         assert "Content-Length: 5\r\n" in head
         assert await client.hears_all() == b"hello"
+
+
+async def test_an_answer_that_waited_for_a_blocked_loop_is_not_too_late() -> None:
+    async def blocks(request: Request) -> Response:
+        time.sleep(1.5)  # longer than handshake_timeout, and the whole loop with it
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return Response(200, b"hello")
+
+    upgrader = Upgrader(handshake_timeout=0.5)
+    async with Server(echo, HERE, http=blocks, upgrader=upgrader) as server:
+        async with raw(server) as client:
+            client.says("GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await client.hears_all()).endswith(b"hello")
 
 
 async def test_answer_to_head_has_the_same_head_and_no_body() -> None:

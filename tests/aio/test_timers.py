@@ -137,6 +137,49 @@ def test_a_timer_that_fails_is_reported_and_the_others_fire(
     assert str(loop.complaints[0]["exception"]) == "no"
 
 
+def test_deadlines_that_passed_while_the_loop_was_blocked_are_put_off_once(
+    loop: TurnedLoop, timers: TimerWheel
+) -> None:
+    stayers, leaver, late_comer = [Timed(), Timed()], Timed(), Timed()
+    for number, timed in enumerate(stayers):
+        timers.set(1010 + number, timed)
+    slot = timers.set(1010.5, leaver)
+    loop.now = 1012.0  # blocked from before 1010
+    loop.advance(0)
+    assert [timed.fired for timed in stayers] == [0, 0]
+    slot.discard(leaver)  # what its peer had sent has been read meanwhile
+    timers.set(1012.5, late_comer)
+    loop.advance(0.6)
+    assert late_comer.fired == 1
+    loop.now = 1020.0  # and again
+    loop.advance(0)
+    assert [timed.fired for timed in stayers] == [1, 1]
+    assert not leaver.fired
+    loop.advance(100)
+    assert [timed.fired for timed in (*stayers, leaver, late_comer)] == [1, 1, 0, 1]
+    assert not timers._slots
+
+
+def test_a_deadline_is_put_off_by_as_much_as_the_loop_was_late(
+    loop: TurnedLoop, timers: TimerWheel
+) -> None:
+    short, long = Timed(), Timed()
+    timers.set(1010, short)
+    loop.now = 1010.25
+    loop.advance(0)
+    loop.advance(0.2)
+    assert not short.fired
+    loop.advance(0.1)
+    assert short.fired == 1
+    timers.set(1020, long)
+    loop.now = 1090.0
+    loop.advance(0)
+    loop.advance(0.9)
+    assert not long.fired
+    loop.advance(0.2)
+    assert long.fired == 1
+
+
 def test_slots_that_everybody_has_left_are_not_kept(loop: TurnedLoop, timers: TimerWheel) -> None:
     stayer = Timed()
     timers.set(5000, stayer)

@@ -3,7 +3,10 @@
 Every connection has a deadline at every moment, and almost none of them is ever reached, so
 setting and cancelling one must cost almost nothing. Deadlines that are close together share a
 slot, and only the first slot has a timer of the loop. They expire together, never too early
-and at most ``1 / RATE`` seconds late.
+and at most ``1 / RATE`` seconds late, while the loop runs.
+
+After the application has blocked the loop, what peers sent meanwhile may still be unread, and
+its own tasks have not run either. So deadlines that passed then are put off, once.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from koko.aio.tasks import FATAL
 
 RATE = 64  # slots a second
 EARLY = 0.001  # seconds by which a loop may call a timer too early
+LATE = 0.1  # seconds after which a loop that calls late has been blocked
+LEEWAY = 1.0  # seconds, at most, by which a deadline is put off: by as much as the loop was late
 
 
 class Timed(Protocol):
@@ -33,6 +38,7 @@ class TimerWheel:
         self._slots: dict[int, set[Timed]] = {}
         self._order: list[int] = []  # the same slots, as a heap
         self._enough = RATE
+        self._strict_until = 0  # up to this slot no deadline is put off: one of them was
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, when: float, timed: Timed) -> set[Timed]:
@@ -71,11 +77,27 @@ class TimerWheel:
         heapify(self._order)
         self._enough = RATE + 2 * len(self._order)
 
+    def _put_off(self, slots: list[set[Timed]], slot: int) -> None:
+        """Have these expire from ``slot`` on: each in one of its own, as their owners hold them."""
+        for due_together in filter(None, slots):
+            while slot in self._slots:
+                slot += 1
+            self._slots[slot] = due_together
+            heappush(self._order, slot)
+            self._strict_until = slot
+
     def _expire(self) -> None:
         now = (self._loop.time() + EARLY) * RATE
-        due = []
+        due, put_off, leeway = [], [], 0.0
         while self._order and self._order[0] <= now:
-            due.append(self._slots.pop(heappop(self._order)))
+            slot = heappop(self._order)
+            due_together = self._slots.pop(slot)
+            if now - slot > LATE * RATE and slot > self._strict_until:
+                put_off.append(due_together)
+                leeway = max(leeway, min(now - slot, LEEWAY * RATE))
+            else:
+                due.append(due_together)
+        self._put_off(put_off, ceil(now + leeway))
         self._arm()
         fatal = None
         for due_together in due:
