@@ -79,6 +79,12 @@ class Site:
         await send({"type": "websocket.accept"})
         await asyncio.Event().wait()
 
+    async def answer_late(self, scope: Event, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await receive()
+        while (await receive())["type"] == "websocket.receive":
+            pass
+
     async def feed(self, scope: Event, receive: Any, send: Any) -> None:
         await send({"type": "websocket.accept"})
         while True:

@@ -15,6 +15,7 @@ from koko import CloseError, ErrBadHandshake
 from koko.testing import aio, sync
 from koko.testing._loop_thread import LoopThread
 from tests.testing.apps import Failing, Site
+from tests.testing.frozen import run_in_no_time
 
 
 def test_the_application_starts_echoes_and_stops() -> None:
@@ -237,6 +238,32 @@ def test_a_cancellation_and_an_interrupt_leave_the_block_as_they_are() -> None:
     with pytest.raises(KeyboardInterrupt), sync.asgi(Site()) as client:
         with client.dial("/fail_at_the_end"):
             raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("path", ["/echo", "/silent", "/feed", "/answer_late"])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_block_that_failed_ends_at_once(path: str, inside: bool) -> None:
+    async def main() -> None:
+        with pytest.raises(LookupError):
+            async with aio.asgi(Site()) as client:
+                conn = await client.dial(path)
+                for _ in range(100):
+                    await conn.send(bytes(1000))
+                if inside:
+                    async with conn:
+                        raise LookupError
+                raise LookupError
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_in_no_time(main())
+
+
+@pytest.mark.once
+def test_an_application_that_does_not_notice_a_failed_test_has_a_second() -> None:
+    with pytest.raises(TimeoutError, match="went on for 1 s .*/deaf") as late:
+        with sync.asgi(Site(), timeout=1000.0) as client, client.dial("/deaf"):
+            raise LookupError
+    assert isinstance(late.value.__context__, LookupError)
 
 
 def test_an_end_that_is_cancelled_leaves_no_task() -> None:

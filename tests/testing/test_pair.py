@@ -13,6 +13,7 @@ import koko.aio
 import koko.sync
 from koko import CloseError, ErrBadHandshake
 from koko.testing import aio, sync
+from tests.testing.frozen import run_in_no_time
 
 
 def test_both_ends_talk() -> None:
@@ -131,6 +132,67 @@ def test_an_error_of_the_block_is_raised_and_closes_with_1011() -> None:
     with pytest.raises(LookupError), sync.pair() as both:
         raise LookupError
     assert "1011" in str(both.server.ending)
+
+
+def test_a_block_that_failed_ends_at_once_whatever_waits_unread() -> None:
+    # Both ends close: neither waits until the other has read what came before the Close.
+    ending = "we closed with 1011 (internal server error); peer answered 1011"
+
+    async def main() -> None:
+        with pytest.raises(LookupError):
+            async with aio.pair() as both:
+                for conn in both:
+                    await conn.send("nobody reads this")
+                raise LookupError
+        assert [str(conn.ending) for conn in both] == [ending, ending]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_in_no_time(main())
+    with pytest.raises(LookupError), sync.pair() as both:
+        for conn in both:
+            conn.send("nobody reads this")
+        raise LookupError
+    assert [str(conn.ending) for conn in both] == [ending, ending]
+
+
+def test_a_block_that_failed_ends_while_other_threads_wait() -> None:
+    raised: list[BaseException] = []
+
+    def wait(verb: Any) -> None:
+        with pytest.raises(CloseError) as closed:
+            while True:
+                verb()
+        raised.append(closed.value)
+
+    with pytest.raises(LookupError), sync.pair() as (client, server):
+        threads = [
+            threading.Thread(target=wait, args=[lambda: client.send(bytes(10_000))]),
+            threading.Thread(target=wait, args=[client.recv]),
+        ]
+        for thread in threads:
+            thread.start()
+        server.recv()
+        raise LookupError
+    for thread in threads:
+        thread.join(10)
+    assert len(raised) == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, CloseError(1000, "")])
+def test_a_block_that_was_interrupted_is_no_failure(error: Any) -> None:
+    code = 1000 if isinstance(error, CloseError) else 1001
+
+    async def main() -> None:
+        try:
+            async with aio.pair() as both:
+                raise error
+        except (KeyboardInterrupt, SystemExit, CloseError):
+            assert str(code) in str(both.server.ending)
+
+    asyncio.run(main())
+    with pytest.raises((KeyboardInterrupt, SystemExit, CloseError)), sync.pair() as both:
+        raise error
+    assert str(code) in str(both.server.ending)
 
 
 def test_what_needs_tls_or_the_other_face_is_refused_at_once() -> None:

@@ -24,16 +24,19 @@ from koko.core import lifecycle
 from koko.core.connection import Connection
 from koko.core.wire import Role
 from koko.dialing import DialerOptions, NetDial, check_dialer_options
-from koko.errors import HandshakeError
+from koko.errors import Close, HandshakeError
 from koko.http import Request, Response
 from koko.opening.handshake import refusal
 from koko.opening.head import RequestParser, write_response
 from koko.testing._asgi_lifespan import Application, Lifespan
-from koko.testing._limit import LEAVE, overdue
+from koko.testing._limit import LEAVE, overdue, shortest
 from koko.upgrading import Refused
 
 # What ends the task or the program that runs a test: no error of an application replaces it.
 ENDS = (asyncio.CancelledError, *FATAL)
+
+
+FAILED = (1001, 1011)  # what a Conn closes with whose block was interrupted or has failed
 
 
 class ClientDisconnected(OSError):
@@ -100,8 +103,9 @@ class AsgiServer:
     async def stop(self, ended_by: BaseException | None = None) -> None:
         """End every connection as a server that stops, then run the application's shutdown.
 
-        ``ended_by`` is the error that ended the block. A cancellation or an interrupt is passed
-        on: nothing is raised here in its place.
+        ``ended_by`` is the error that ended the block: then the application has at most
+        ``LEAVE`` seconds to go, and nothing waits for clients. A cancellation or an interrupt
+        is passed on: nothing is raised here in its place.
 
         Raises:
             TimeoutError: the application went on for longer than it may.
@@ -109,7 +113,7 @@ class AsgiServer:
         """
         self._over = True
         try:
-            await self._stop()
+            await self._stop(ended_by is not None)
         except ENDS:
             await self._drop()
             raise
@@ -118,18 +122,18 @@ class AsgiServer:
         if self.errors and not isinstance(ended_by, ENDS):
             raise self.errors[0]
 
-    async def _stop(self) -> None:
+    async def _stop(self, failed: bool) -> None:
         for visit in tuple(self.visits):
             visit.shut_down()
-        await self._end_application()
-        await self._end_visits()
+        await self._end_application(shortest(self.timeout, LEAVE) if failed else self.timeout)
+        await self._end_visits(failed)
         self.timers.settle()
         await self.lifespan.shutdown()
 
-    async def _end_application(self) -> None:
+    async def _end_application(self, timeout: float | None) -> None:
         if not self.tasks:
             return
-        _, late = await asyncio.wait(self.tasks, timeout=self.timeout)
+        _, late = await asyncio.wait(self.tasks, timeout=timeout)
         if late:
             for task in late:
                 task.cancel()
@@ -137,15 +141,17 @@ class AsgiServer:
             names = ", ".join(sorted(task.get_name() for task in late))
             self.errors.append(
                 TimeoutError(
-                    f"the application went on for {self.timeout:g} s after its clients had gone: "
-                    f"{names}"
+                    f"the application went on for {timeout:g} s after its clients had gone: {names}"
                 )
             )
 
-    async def _end_visits(self) -> None:
+    async def _end_visits(self, at_once: bool) -> None:
         """Close our ends without waiting for answers: perhaps nobody reads at the others."""
         for visit in tuple(self.visits):
-            transports.close(visit.transport)
+            if at_once:
+                visit.transport.abort()
+            else:
+                transports.close(visit.transport)
         if self.visits:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.empty.wait(), LEAVE)
@@ -158,9 +164,24 @@ class AsgiServer:
             visit.transport.abort()
         for task in self.tasks:
             task.cancel()
-        if self.tasks:
-            await asyncio.wait(self.tasks, timeout=LEAVE)
-        await self.lifespan.cancel()
+        try:
+            if self.tasks:
+                await asyncio.wait(self.tasks, timeout=LEAVE)
+        finally:  # anyio cancels at every wait
+            await self.lifespan.cancel()
+
+
+class _Path(Path):
+    """A ``Path`` that answers the Close of a client that failed at once: it reads no answer."""
+
+    __slots__ = ()
+
+    def see_to_end(self) -> None:
+        core, end = self.core, self.core.life.peer_end
+        if core.state is lifecycle.CLOSE_HELD and isinstance(end, Close) and end.code in FAILED:
+            core.start_close(end.code, "", self.now())
+            self.say_goodbye()
+        super().see_to_end()
 
 
 class Visit(asyncio.Protocol):
@@ -214,7 +235,7 @@ class Visit(asyncio.Protocol):
         if isinstance(decision, Refused):
             raise decision.error
         core = Connection(Role.SERVER, server.upgrader, decision.agreed, server.clock())
-        self._path = path = Path(core, self.transport, server.loop, server.timers)
+        self._path = path = _Path(core, self.transport, server.loop, server.timers)
         path.on_lost = self._leave
         self.transport.set_protocol(path)
         self.transport.write(write_response(decision.response))

@@ -22,7 +22,7 @@ from koko.http import Headers
 from koko.misuse import check_face
 from koko.testing._asgi_lifespan import Application
 from koko.testing._asgi_server import AsgiServer
-from koko.testing._limit import TIMEOUT, overdue, url_of
+from koko.testing._limit import LEAVE, TIMEOUT, code_after, overdue, url_of
 
 __all__ = ["AsgiClient", "Pair", "asgi", "pair"]
 
@@ -46,7 +46,8 @@ async def pair(
     """Open a connection in memory, for an ``async with`` block: ``pair() as (client, server)``.
 
     Both are what ``dial`` and a server's handler get, after a real opening handshake. No port
-    is opened, and nothing leaves the process. At the end of the block both ends are closed.
+    is opened, and nothing leaves the process. At the end of the block both ends are closed; if
+    it raises they are closed at once, with 1011.
 
     Args:
         upgrader: the options of the server; by default as ``serve`` has them.
@@ -88,8 +89,8 @@ async def pair(
         async with (dialer or Dialer()).dial(whole, headers, sock=ours) as client:
             both = Pair(client, await opened)
             with _limited(both, timeout):
-                yield both
-                over.set()  # both ends close: neither waits for an end that nobody reads
+                async with _closing(both, over):
+                    yield both
     finally:
         over.set()
         ours.close()  # where the dial did not begin
@@ -110,6 +111,22 @@ def _limited(both: Pair, timeout: float | None) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@asynccontextmanager
+async def _closing(both: Pair, over: asyncio.Event) -> AsyncIterator[None]:
+    """Have both ends close at the end of the block: neither waits for one that nobody reads."""
+    try:
+        yield
+    except BaseException as error:
+        code = code_after(error)
+        try:
+            await asyncio.gather(*(conn.close(code, timeout=LEAVE) for conn in both))
+        finally:  # it may be cancelled again
+            for conn in both:
+                conn.abort()
+        raise
+    over.set()
 
 
 def _drop(both: Pair, why: str) -> None:

@@ -21,7 +21,7 @@ from koko.sync.transport import PlainStream
 from koko.sync.upgrade import Upgrader
 from koko.testing._asgi_lifespan import Application
 from koko.testing._asgi_server import AsgiServer
-from koko.testing._limit import TIMEOUT, overdue, url_of
+from koko.testing._limit import LEAVE, TIMEOUT, code_after, overdue, url_of
 from koko.testing._loop_thread import LoopThread
 
 __all__ = ["AsgiClient", "Pair", "asgi", "pair"]
@@ -46,7 +46,8 @@ def pair(
     """Open a connection in memory, for a ``with`` block: ``pair() as (client, server)``.
 
     Both are what ``dial`` and a server's handler get, after a real opening handshake. No port
-    is opened, and nothing leaves the process. At the end of the block both ends are closed.
+    is opened, and nothing leaves the process. At the end of the block both ends are closed; if
+    it raises they are closed at once, with 1011.
 
     Args:
         upgrader: the options of the server; by default as ``serve`` has them.
@@ -78,9 +79,8 @@ def pair(
     try:
         with (dialer or Dialer()).dial(whole, headers, sock=ours) as client:
             both = Pair(client, opened.result())
-            with _limited(both, timeout):
+            with _limited(both, timeout), _closing(both, over):
                 yield both
-                over.set()  # both ends close: neither waits for an end that nobody reads
     finally:
         over.set()
         ours.close()  # where the dial did not begin
@@ -100,6 +100,21 @@ def _limited(both: Pair, timeout: float | None) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def _closing(both: Pair, over: threading.Event) -> Iterator[None]:
+    """Have both ends close at the end of the block: neither waits for one that nobody reads."""
+    try:
+        yield
+    except BaseException as error:
+        code = code_after(error)
+        for conn in both:
+            conn._driver.start_close(code, "")
+        over.set()
+        both.client.close(code, timeout=LEAVE)
+        raise
+    over.set()
 
 
 def _drop(both: Pair, why: str) -> None:
