@@ -107,7 +107,8 @@ MODULES: dict[str, Rows] = {
     "testing": {
         "the names": ("aio", "sync"),
         "an application as a server runs it": ("_asgi_server",),
-        "its parts": ("_asgi_lifespan", "_loop_thread", "_limit", "testing"),
+        "its loop, on threads": ("_loop_thread", "_watch"),
+        "its parts": ("_asgi_lifespan", "_stack", "_limit", "testing"),
     },
     "cli": {
         "the command": ("cli",),

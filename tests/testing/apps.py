@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +16,7 @@ class Site:
 
     def __init__(self) -> None:
         self.told: list[Any] = []
+        self.released = threading.Event()
 
     async def __call__(self, scope: Event, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -85,6 +88,14 @@ class Site:
         while (await receive())["type"] == "websocket.receive":
             pass
 
+    async def block(self, scope: Event, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await receive()
+        self.released.wait()
+
+    async def block_early(self, scope: Event, receive: Any, send: Any) -> None:
+        self.released.wait()
+
     async def feed(self, scope: Event, receive: Any, send: Any) -> None:
         await send({"type": "websocket.accept"})
         while True:
@@ -106,6 +117,8 @@ class Failing:
         name = (await receive())["type"] if self.way != "none" else ""
         if self.way in ("none", "raises"):
             raise LookupError("no such scope")
+        if self.way == "exits":
+            sys.exit("no configuration")
         if self.way == "hangs":
             await asyncio.Event().wait()
         if self.way == "holds on":

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+import koko.sync
 from koko import CloseError, ErrBadHandshake
 from koko.testing import aio, sync
 from koko.testing._loop_thread import LoopThread
@@ -157,17 +161,98 @@ def test_no_wait_lasts_for_ever() -> None:
     assert isinstance(late.value.__context__, TimeoutError)
 
 
+BLOCKED = (
+    "the application blocks its event loop at .*/tests/testing/apps.py:[0-9]+, "
+    r"in {}\(\): self.released.wait\(\)"
+)
+
+
 @pytest.mark.once
-def test_an_application_that_blocks_its_loop_is_named() -> None:
+def test_no_wait_lasts_for_ever_in_an_application_that_blocks_its_loop() -> None:
+    raised: dict[str, BaseException] = {}
+
+    def wait(name: str, verb: Callable[[], object]) -> None:
+        try:
+            while True:
+                verb()
+        except CloseError as error:
+            raised[name] = error
+
+    def verbs(conn: koko.sync.Conn) -> dict[str, Callable[[], object]]:
+        return {"recv": conn.recv, "ping": conn.ping, "send": lambda: conn.send(bytes(100_000))}
+
+    site = Site()
+    blocked = BLOCKED.format("block")
+    with pytest.raises(TimeoutError, match=blocked) as late:
+        with sync.asgi(site, timeout=0.5) as client:
+            conns = {name: client.dial("/block") for name in ("recv", "ping", "send")}
+            threads = [
+                threading.Thread(target=wait, args=(name, verbs(conn)[name]))
+                for name, conn in conns.items()
+            ]
+            with client.dial("/block") as conn:
+                conn.send("go")
+                for thread in threads:
+                    thread.start()
+                conn.recv()
+    for thread in threads:
+        thread.join(10)
+    assert raised.keys() == conns.keys()
+    for error in (*raised.values(), late.value.__context__):
+        assert isinstance(error, CloseError)
+        assert re.search(blocked, str(error))
+
+    (loop,) = [thread for thread in threading.enumerate() if thread.name == "koko-asgi"]
+    site.released.set()
+    loop.join(10)  # it comes back to life, and ends
+    assert not loop.is_alive()
+    gc.collect()  # a transport that is left says so here
+
+
+@pytest.mark.once
+def test_a_handshake_that_finds_the_loop_blocked_says_where() -> None:
+    site = Site()
+    with pytest.raises(TimeoutError), sync.asgi(site, timeout=0.2) as client:
+        with pytest.raises(TimeoutError, match="no answer.*; " + BLOCKED.format("block_early")):
+            client.dial("/block_early")
+        with pytest.raises(TimeoutError, match=BLOCKED.format("block_early")):
+            client.dial("/echo")  # the loop does not even begin it
+    site.released.set()
+
+
+@pytest.mark.once
+def test_a_loop_that_is_slow_is_not_blocked() -> None:
+    async def work() -> str:
+        time.sleep(0.5)
+        return "done"
+
+    with LoopThread(timeout=0.01) as loop:
+        for _ in range(5):
+            assert loop.run(work) == "done"
+        assert loop.blocked() == ""
+
+
+@pytest.mark.parametrize("app", [Failing("exits"), Site()])
+def test_what_ends_the_loop_is_raised(app: Any) -> None:
+    async def end() -> None:
+        raise SystemExit("no configuration")
+
+    with pytest.raises(SystemExit, match="no configuration"):
+        with sync.asgi(app, timeout=None) as client:
+            asyncio.run_coroutine_threadsafe(end(), client._loop._loop)
+            client.dial("/ponder")
+
+
+def test_a_loop_that_does_not_end_is_told() -> None:
     released = threading.Event()
 
-    async def block() -> None:
-        released.wait()
+    async def leave_a_thread(scope: Any, receive: Any, send: Any) -> None:
+        asyncio.get_running_loop().run_in_executor(None, released.wait)
 
-    with LoopThread(timeout=0.0) as loop:
-        with pytest.raises(TimeoutError, match="the application blocks its event loop"):
-            loop.run(block())
-        released.set()
+    with pytest.raises(TimeoutError, match="the application's event loop did not end"):
+        with sync.asgi(leave_a_thread, timeout=0.1):
+            pass
+    released.set()
 
 
 @pytest.mark.once
@@ -178,6 +263,7 @@ def test_an_application_that_blocks_its_loop_is_named() -> None:
         ("fails and raises", LookupError, "no database"),
         ("hangs", TimeoutError, "did not finish its startup within 0.2 s"),
         ("hangs later", TimeoutError, "did not finish its shutdown within 0.2 s"),
+        ("exits", SystemExit, "no configuration"),
         ("dies", LookupError, "no database any more"),
         ("raises later", LookupError, "no database any more"),
     ],
@@ -329,6 +415,83 @@ def test_a_loop_that_cannot_be_made_is_an_error() -> None:
         [sys.executable, "-c", NO_DESCRIPTOR], stdout=subprocess.PIPE, text=True, timeout=10
     )
     assert run.stdout == "True\n"
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError])
+def test_a_timeout_is_a_number_of_seconds_or_none(error: type[Exception]) -> None:
+    wrong: dict[type[Exception], list[Any]] = {
+        ValueError: [0, 0.0, -1, float("nan"), float("inf")],
+        TypeError: ["10", True, [1]],
+    }
+
+    async def check(timeout: Any) -> None:
+        for block in (aio.asgi(Site(), timeout=timeout), aio.pair(timeout=timeout)):
+            with pytest.raises(error, match="timeout="):
+                async with block:
+                    pass
+
+    for timeout in wrong[error]:
+        asyncio.run(check(timeout))
+        for block in (sync.asgi(Site(), timeout=timeout), sync.pair(timeout=timeout)):
+            with pytest.raises(error, match="timeout="), block:
+                pass
+
+
+def test_a_dial_without_a_limit_has_that_of_the_block() -> None:
+    async def main() -> None:
+        async with aio.asgi(Site(), timeout=0.1) as client:
+            with pytest.raises(TimeoutError, match=r"within 0\.1 s"):
+                await client.dial("/ponder", handshake_timeout=None)
+
+    with pytest.raises(TimeoutError, match="/ponder"):
+        asyncio.run(main())
+    with pytest.raises(TimeoutError, match="/ponder"), sync.asgi(Site(), timeout=0.1) as client:
+        with pytest.raises(TimeoutError, match=r"within 0\.1 s"):
+            client.dial("/ponder", handshake_timeout=None)
+
+
+def test_every_error_of_the_application_is_told() -> None:
+    with pytest.raises(LookupError, match="on purpose") as failed, sync.asgi(Site()) as client:
+        for path in ("/fail", "/leave", "/leave"):
+            with pytest.raises(ErrBadHandshake):
+                client.dial(path)
+    (note,) = failed.value.__notes__
+    assert "as well: RuntimeError('the application returned without accepting" in note
+
+
+def test_an_interrupt_in_a_group_leaves_the_block_as_it_is() -> None:
+    with pytest.raises(BaseExceptionGroup), sync.asgi(Site()) as client:
+        with client.dial("/fail_at_the_end"):
+            raise BaseExceptionGroup("", [ValueError(), KeyboardInterrupt()])
+
+
+def test_many_clients_at_once() -> None:
+    def talk(client: sync.AsgiClient) -> None:
+        with client.dial("/echo") as conn:
+            conn.send("hello")
+            assert conn.recv() == "hello"
+            talked.append(conn)
+
+    talked: list[koko.sync.Conn] = []
+    with sync.asgi(Site()) as client:
+        threads = [threading.Thread(target=talk, args=[client]) for _ in range(100)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+    assert len(talked) == 100
+
+    async def main() -> None:
+        async with aio.asgi(Site()) as client, asyncio.TaskGroup() as group:
+            for _ in range(100):
+                group.create_task(talk_too(client))
+
+    async def talk_too(client: aio.AsgiClient) -> None:
+        async with client.dial("/echo") as conn:
+            await conn.send("hello")
+            assert await conn.recv() == "hello"
+
+    asyncio.run(main())
 
 
 def test_options_are_those_of_dial() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import koko.aio
 import koko.sync
-from koko import CloseError, ErrBadHandshake
+from koko import CloseError, ErrBadHandshake, Kind
 from koko.testing import aio, sync
 from tests.testing.frozen import run_in_no_time
 
@@ -193,6 +193,52 @@ def test_a_block_that_was_interrupted_is_no_failure(error: Any) -> None:
     with pytest.raises((KeyboardInterrupt, SystemExit, CloseError)), sync.pair() as both:
         raise error
     assert str(code) in str(both.server.ending)
+
+
+@pytest.mark.parametrize("option", ["check_origin", "select_subprotocol", "error"])
+def test_a_function_of_the_upgrader_that_does_not_return_is_named(option: str) -> None:
+    released = threading.Event()
+
+    def hang(*_: object) -> Any:
+        released.wait()
+
+    options: dict[str, Any] = {option: hang}
+    origin = "https://evil.example" if option == "error" else None
+    dialer = koko.sync.Dialer(subprotocols=["chat"], origin=origin, handshake_timeout=None)
+    named = r"hang\(\) did not return within 0\.2 s: it is at .*/test_pair.py:[0-9]+, in hang\(\): "
+    with pytest.raises(TimeoutError, match=named):
+        with sync.pair(koko.sync.Upgrader(**options), dialer, timeout=0.2):
+            pass
+    released.set()
+
+
+def test_a_handler_of_pings_that_does_not_return_ends_with_the_limit() -> None:
+    released = threading.Event()
+    with pytest.raises(TimeoutError, match="the server's end did not close within 0.3 s"):
+        with sync.pair(timeout=0.3) as (client, server):
+
+            def hang(payload: bytes) -> None:
+                released.wait()
+
+            server.ping_handler = hang
+            client.write_control(Kind.PING)
+    released.set()
+
+
+def test_pairs_stand_in_each_other() -> None:
+    async def main() -> None:
+        async with aio.pair() as outer, aio.pair() as inner:
+            await outer.client.send("outer")
+            await inner.client.send("inner")
+            assert await inner.server.recv() == "inner"
+            assert await outer.server.recv() == "outer"
+
+    asyncio.run(main())
+    with sync.pair() as outer, sync.pair() as inner:
+        outer.client.send("outer")
+        inner.client.send("inner")
+        assert inner.server.recv() == "inner"
+        assert outer.server.recv() == "outer"
 
 
 def test_what_needs_tls_or_the_other_face_is_refused_at_once() -> None:

@@ -17,7 +17,7 @@ from koko.adapters._asgi import Conversation
 from koko.adapters._asgi_path import Path
 from koko.adapters._asgi_scope import Pairs, Scope, scope_of, text_of
 from koko.aio import transport as transports
-from koko.aio.tasks import FATAL, clock_of, not_ours, was_cancelled
+from koko.aio.tasks import clock_of, not_ours, was_cancelled
 from koko.aio.timers import TimerWheel
 from koko.aio.upgrade import Upgrader
 from koko.core import lifecycle
@@ -29,12 +29,8 @@ from koko.http import Request, Response
 from koko.opening.handshake import refusal
 from koko.opening.head import RequestParser, write_response
 from koko.testing._asgi_lifespan import Application, Lifespan
-from koko.testing._limit import LEAVE, overdue, shortest
+from koko.testing._limit import ENDS, LEAVE, ends, overdue, shortest
 from koko.upgrading import Refused
-
-# What ends the task or the program that runs a test: no error of an application replaces it.
-ENDS = (asyncio.CancelledError, *FATAL)
-
 
 FAILED = (1001, 1011)  # what a Conn closes with whose block was interrupted or has failed
 
@@ -85,7 +81,6 @@ class AsgiServer:
         if self._over:
             raise RuntimeError("dial() was called behind the end of the asgi() block")
         check_dialer_options("dial()", options)
-        options.setdefault("handshake_timeout", self.timeout)
         return {**options, "net_dial": connect, "proxy": None}
 
     async def connect(self, *_: object) -> socket.socket:
@@ -119,8 +114,15 @@ class AsgiServer:
             raise
         except BaseException as error:
             self.errors.append(error)
-        if self.errors and not isinstance(ended_by, ENDS):
-            raise self.errors[0]
+        if self.errors and not ends(ended_by):
+            raise self._error()
+
+    def _error(self) -> BaseException:
+        """Return the first error of the application; its notes tell of the others."""
+        error, *others = self.errors
+        for other in dict.fromkeys(map(repr, others)):
+            error.add_note(f"The application raised this as well: {other}")
+        return error
 
     async def _stop(self, failed: bool) -> None:
         for visit in tuple(self.visits):

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+import math
+from asyncio import CancelledError
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from koko.dialing import Dialer
 from koko.errors import only_closes
+from koko.misuse import check_seconds
 
 TIMEOUT = 10.0  # seconds
 LEAVE = 1.0  # seconds that a client and what was cancelled have to end
+GRACE = 2.0  # seconds more than it may take, until a thread no longer waits for an event loop
+
+# What ends the task or the program that runs a test: no error of an application replaces it.
+ENDS = (CancelledError, KeyboardInterrupt, SystemExit)
 
 BASE = "ws://localhost"
+
+
+def ends(error: BaseException | None) -> bool:
+    """Tell whether an error, or one in a group, ends a task or the program."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(ENDS) is not None
+    return isinstance(error, ENDS)
+
+
+D = TypeVar("D", bound=Dialer)
+
+
+def check_timeout(timeout: Any) -> None:
+    """Raise unless ``timeout`` can be a limit, or is None."""
+    check_seconds("timeout", timeout)
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise ValueError(f"timeout={timeout!r}, expected seconds above 0, or None for no limit")
+
+
+def bounded(dialer: D, timeout: float | None) -> D:
+    """Return the dialer with an opening handshake that takes no longer than ``timeout``."""
+    return replace(dialer, handshake_timeout=shortest(dialer.handshake_timeout, timeout))
 
 
 def shortest(*timeouts: float | None) -> float | None:

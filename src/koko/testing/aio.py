@@ -22,7 +22,16 @@ from koko.http import Headers
 from koko.misuse import check_face
 from koko.testing._asgi_lifespan import Application
 from koko.testing._asgi_server import AsgiServer
-from koko.testing._limit import LEAVE, TIMEOUT, code_after, overdue, url_of
+from koko.testing._limit import (
+    LEAVE,
+    TIMEOUT,
+    bounded,
+    check_timeout,
+    code_after,
+    overdue,
+    shortest,
+    url_of,
+)
 
 __all__ = ["AsgiClient", "Pair", "asgi", "pair"]
 
@@ -54,20 +63,22 @@ async def pair(
         dialer: the options of the client; by default as ``dial`` has them.
         url: the path or the ``ws`` URL that the client dials.
         headers: added to its request.
-        timeout: seconds that the connection may last; then it is dropped, and whatever waits for
-            it is told so by a ``CloseError``. None: no limit.
+        timeout: seconds that each handshake may take, and that the connection may last; then it
+            is dropped, and whatever waits for it is told so by a ``CloseError``. None: no limit.
 
     Raises:
         ErrBadHandshake: the upgrader refused the request.
     """
     check_face("pair()", "upgrader", upgrader, Upgrader)
     check_face("pair()", "dialer", dialer, Dialer)
+    check_timeout(timeout)
     whole, loop = url_of(url), asyncio.get_running_loop()
     opened: asyncio.Future[Conn] = loop.create_future()
     over = asyncio.Event()
 
     async def hold(conn: Conn) -> None:
-        opened.set_result(conn)
+        if not opened.done():  # it may be cancelled
+            opened.set_result(conn)
         await over.wait()
 
     clients = Clients(None)
@@ -86,10 +97,11 @@ async def pair(
         sock.setblocking(False)
     try:
         await transport.attach(theirs, OpeningHandshake(service))
-        async with (dialer or Dialer()).dial(whole, headers, sock=ours) as client:
+        bound = bounded(dialer or Dialer(), timeout)
+        async with bound.dial(whole, headers, sock=ours) as client:
             both = Pair(client, await opened)
             with _limited(both, timeout):
-                async with _closing(both, over):
+                async with _closing(both, over, timeout):
                     yield both
     finally:
         over.set()
@@ -114,7 +126,7 @@ def _limited(both: Pair, timeout: float | None) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _closing(both: Pair, over: asyncio.Event) -> AsyncIterator[None]:
+async def _closing(both: Pair, over: asyncio.Event, timeout: float | None) -> AsyncIterator[None]:
     """Have both ends close at the end of the block: neither waits for one that nobody reads."""
     try:
         yield
@@ -127,6 +139,7 @@ async def _closing(both: Pair, over: asyncio.Event) -> AsyncIterator[None]:
                 conn.abort()
         raise
     over.set()
+    await both.client.close(timeout=shortest(both.client._core.close_timeout, timeout))
 
 
 def _drop(both: Pair, why: str) -> None:
@@ -152,7 +165,7 @@ class AsgiClient:
             RuntimeError: the ``asgi`` block has ended.
         """
         dialer = Dialer(**self._server.options_of(options, self._server.connect))
-        return dialer.dial(url_of(url))
+        return bounded(dialer, self._server.timeout).dial(url_of(url))
 
 
 @asynccontextmanager
@@ -175,12 +188,15 @@ async def asgi(
             may last each. A connection is then closed with 1011 and says so. None: no limit.
         client: the address of the client in every scope.
 
+    An application that blocks the event loop stops the test with it, and these limits.
+
     Raises:
         TimeoutError: the application did not start, or did not end, in time.
         Exception: what the application raised; at the end of the block. An error of the block
             itself is then the context of this one. A cancellation or a ``KeyboardInterrupt``
             of the block leaves it as it is.
     """
+    check_timeout(timeout)
     server = AsgiServer(app, timeout, client)
     await server.start()
     try:

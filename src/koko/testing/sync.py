@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple, Unpack
 
 from koko.dialing import DialerOptions
@@ -21,8 +23,18 @@ from koko.sync.transport import PlainStream
 from koko.sync.upgrade import Upgrader
 from koko.testing._asgi_lifespan import Application
 from koko.testing._asgi_server import AsgiServer
-from koko.testing._limit import LEAVE, TIMEOUT, code_after, overdue, url_of
+from koko.testing._limit import (
+    LEAVE,
+    TIMEOUT,
+    bounded,
+    check_timeout,
+    code_after,
+    overdue,
+    shortest,
+    url_of,
+)
 from koko.testing._loop_thread import LoopThread
+from koko.testing._stack import called_in, place_of
 
 __all__ = ["AsgiClient", "Pair", "asgi", "pair"]
 
@@ -54,37 +66,75 @@ def pair(
         dialer: the options of the client; by default as ``dial`` has them.
         url: the path or the ``ws`` URL that the client dials.
         headers: added to its request.
-        timeout: seconds that the connection may last; then it is dropped, and whatever waits for
-            it is told so by a ``CloseError``. None: no limit.
+        timeout: seconds that each handshake may take, and that the connection may last; then it
+            is dropped, and whatever waits for it is told so by a ``CloseError``. None: no limit.
 
     Raises:
         ErrBadHandshake: the upgrader refused the request.
+        TimeoutError: a function of the upgrader did not return in time; it is named.
     """
     check_face("pair()", "upgrader", upgrader, Upgrader)
     check_face("pair()", "dialer", dialer, Dialer)
+    check_timeout(timeout)
     whole = url_of(url)
-    opened: Future[Conn] = Future()
-    over = threading.Event()
-
-    def hold(conn: Conn) -> None:
-        opened.set_result(conn)
-        over.wait()
-
-    logger = logging.getLogger("koko.server")
-    service = Service(hold, None, upgrader or Upgrader(), None, False, logger, Clients(None))
     ours, theirs = socket.socketpair()
-    handshake = OpeningHandshake(service, Client(PlainStream(theirs), ""), lambda conn: None)
-    thread = threading.Thread(target=handshake.run, name="koko-pair", daemon=True)
-    thread.start()
+    end = _ServerEnd(upgrader or Upgrader(), theirs)
     try:
-        with (dialer or Dialer()).dial(whole, headers, sock=ours) as client:
-            both = Pair(client, opened.result())
-            with _limited(both, timeout), _closing(both, over):
+        client = end.await_answer(bounded(dialer or Dialer(), timeout), whole, headers, ours)
+        with client:
+            both = Pair(client, end.conn.result(timeout))
+            with _limited(both, timeout), _closing(both, end.over, timeout):
                 yield both
     finally:
-        over.set()
         ours.close()  # where the dial did not begin
-        thread.join()
+        end.leave(timeout)
+
+
+class _ServerEnd:
+    """The server's end of a pair, in a thread of its own.
+
+    Attributes:
+        conn: gets its ``Conn``.
+        over: set it to have the ``Conn`` closed.
+    """
+
+    def __init__(self, upgrader: Upgrader, sock: socket.socket) -> None:
+        self.conn: Future[Conn] = Future()
+        self.over = threading.Event()
+        self._answered = False
+        logger = logging.getLogger("koko.server")
+        service = Service(self._hold, None, upgrader, None, False, logger, Clients(None))
+        handshake = OpeningHandshake(service, Client(PlainStream(sock), ""), lambda conn: None)
+        self._thread = threading.Thread(target=handshake.run, name="koko-pair", daemon=True)
+        self._thread.start()
+
+    def await_answer(
+        self, dialer: Dialer, url: str, headers: Headers | None, sock: socket.socket
+    ) -> Conn:
+        """Dial; if no answer comes, say which function of the upgrader does not return."""
+        try:
+            client = dialer.dial(url, headers, sock=sock)
+        except TimeoutError as error:
+            if called := called_in(self._thread):
+                late = f"{called} did not return within {dialer.handshake_timeout:g} s"
+                raise TimeoutError(f"{late}: it is{place_of(self._thread)}") from error
+            raise
+        self._answered = True
+        return client
+
+    def leave(self, timeout: float | None) -> None:
+        """Wait for the end of the thread, perhaps in vain: a function may hold it."""
+        self.over.set()
+        failed = not self._answered or sys.exception() is not None
+        self._thread.join(LEAVE if failed else timeout)
+        if self._thread.is_alive() and not failed:
+            where = place_of(self._thread)
+            late = f"the server's end did not close within {timeout:g} s"
+            raise TimeoutError(late + (where and f": it is{where}"))
+
+    def _hold(self, conn: Conn) -> None:
+        self.conn.set_result(conn)
+        self.over.wait()
 
 
 @contextmanager
@@ -103,7 +153,7 @@ def _limited(both: Pair, timeout: float | None) -> Iterator[None]:
 
 
 @contextmanager
-def _closing(both: Pair, over: threading.Event) -> Iterator[None]:
+def _closing(both: Pair, over: threading.Event, timeout: float | None) -> Iterator[None]:
     """Have both ends close at the end of the block: neither waits for one that nobody reads."""
     try:
         yield
@@ -115,6 +165,7 @@ def _closing(both: Pair, over: threading.Event) -> Iterator[None]:
         both.client.close(code, timeout=LEAVE)
         raise
     over.set()
+    both.client.close(timeout=shortest(both.client._core.close_timeout, timeout))
 
 
 def _drop(both: Pair, why: str) -> None:
@@ -141,10 +192,17 @@ class AsgiClient:
             RuntimeError: the ``asgi`` block has ended.
         """
         dialer = Dialer(**self._server.options_of(options, self._connect))
-        return dialer.dial(url_of(url))
+        try:
+            conn = bounded(dialer, self._server.timeout).dial(url_of(url))
+        except TimeoutError as error:
+            if blocked := self._loop.blocked():
+                raise TimeoutError(f"{error}; {blocked}") from error
+            raise
+        self._loop.watch.limit(conn._driver)
+        return conn
 
-    def _connect(self, *_: object) -> socket.socket:
-        return self._loop.run(self._server.connect())
+    def _connect(self, host: str, port: int, timeout: float | None) -> socket.socket:
+        return self._loop.run(self._server.connect, timeout)
 
 
 @contextmanager
@@ -169,19 +227,21 @@ def asgi(
         client: the address of the client in every scope.
 
     Raises:
-        TimeoutError: the application did not start, or did not end, in time.
+        TimeoutError: the application did not start, or did not end, in time; or it blocks its
+            event loop: then every wait has ended two seconds after its limit.
         Exception: what the application raised; at the end of the block. An error of the block
             itself is then the context of this one. A ``KeyboardInterrupt`` of the block leaves
             it as it is.
     """
+    check_timeout(timeout)
     with LoopThread(timeout) as loop:
-        server = loop.run(_started(app, timeout, client))
+        server = loop.run(partial(_started, app, timeout, client))
         try:
             yield AsgiClient(server, loop)
         except BaseException as error:
-            loop.run(server.stop(error))
+            loop.run(partial(server.stop, error))
             raise
-        loop.run(server.stop())
+        loop.run(server.stop)
 
 
 async def _started(app: Application, timeout: float | None, client: tuple[str, int]) -> AsgiServer:
