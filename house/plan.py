@@ -108,7 +108,7 @@ MODULES: dict[str, Rows] = {
         "the names": ("aio", "sync"),
         "an application as a server runs it": ("_asgi_server",),
         "its loop, on threads": ("_loop_thread", "_watch"),
-        "its parts": ("_asgi_lifespan", "_stack", "_limit", "testing"),
+        "its parts": ("_asgi_lifespan", "_application", "_stack", "_limit", "testing"),
     },
     "cli": {
         "the command": ("cli",),

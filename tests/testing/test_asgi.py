@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import re
 import subprocess
@@ -448,6 +449,59 @@ def test_a_dial_without_a_limit_has_that_of_the_block() -> None:
     with pytest.raises(TimeoutError, match="/ponder"), sync.asgi(Site(), timeout=0.1) as client:
         with pytest.raises(TimeoutError, match=r"within 0\.1 s"):
             client.dial("/ponder", handshake_timeout=None)
+
+
+class _Late:
+    """Makes an application."""
+
+
+def _wsgi(environ: Any, start_response: Any) -> Any:
+    return []
+
+
+def _asgi_2(scope: Any) -> Any:
+    return Site()
+
+
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [
+        ("main:app", "asgi.. got 'main:app' as app"),
+        (_Late, "got _Late, .*; give the application that it makes"),
+        (_asgi_2, "got _asgi_2, .*; applications of ASGI 2"),
+        (_wsgi, "got _wsgi, .*; a WSGI application has no WebSockets"),
+        (lambda scope, receive, send, more: None, "cannot be called with scope, receive and send$"),
+        (lambda scope, receive, send: None, "the application <lambda>.. returned None"),
+    ],
+)
+def test_what_is_no_application_is_told_so_at_once(app: Any, said: str) -> None:
+    async def main() -> None:
+        async with aio.asgi(app):
+            pass
+
+    with pytest.raises(TypeError, match=said):
+        asyncio.run(main())
+    with pytest.raises(TypeError, match=said), sync.asgi(app):
+        pass
+
+
+class _Endpoint:
+    """An application that is a class, as Starlette's WebSocketEndpoint."""
+
+    def __init__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.run = Site()(scope, receive, send)
+
+    def __await__(self) -> Any:
+        return self.run.__await__()
+
+
+@pytest.mark.parametrize(
+    "app", [_Endpoint, functools.partial(Site.__call__, Site()), Site().__call__]
+)
+def test_an_application_may_be_a_class_a_partial_or_a_method(app: Any) -> None:
+    with sync.asgi(app) as client, client.dial("/echo") as conn:
+        conn.send("hello")
+        assert conn.recv() == "hello"
 
 
 def test_every_error_of_the_application_is_told() -> None:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
+from koko.misuse import WrongKindError
+from koko.testing._application import Application, Event, call
 from koko.testing._limit import LEAVE
-
-Event = dict[str, Any]
-Application = Callable[
-    [dict[str, Any], Callable[[], Awaitable[Event]], Callable[[Event], Awaitable[None]]],
-    Awaitable[object],
-]
 
 
 class Lifespan:
@@ -75,6 +70,8 @@ class Lifespan:
         if said is not None:
             self._lives = True
             self._check(said)
+        elif isinstance(error := self._failure(), WrongKindError):
+            raise error
 
     def _check(self, said: Event) -> None:
         """Raise what the application raised in its lifespan, or what it said instead."""
@@ -93,7 +90,7 @@ class Lifespan:
             "asgi": {"version": "3.0", "spec_version": "2.0"},
             "state": self.state,
         }
-        await self._app(scope, self._asked.get, self._say)
+        await call(self._app, scope, self._asked.get, self._say)
 
     async def _say(self, event: Event) -> None:
         self._said.put_nowait(event)

@@ -28,7 +28,8 @@ from koko.errors import Close, HandshakeError
 from koko.http import Request, Response
 from koko.opening.handshake import refusal
 from koko.opening.head import RequestParser, write_response
-from koko.testing._asgi_lifespan import Application, Lifespan
+from koko.testing._application import Application, call
+from koko.testing._asgi_lifespan import Lifespan
 from koko.testing._limit import ENDS, LEAVE, ends, overdue, shortest
 from koko.upgrading import Refused
 
@@ -299,7 +300,7 @@ class Visit(asyncio.Protocol):
     async def _run(self, conversation: Conversation, scope: Scope) -> None:
         errors = self._server.errors
         try:
-            await self._server.app(scope, conversation.receive, conversation.send)
+            await call(self._server.app, scope, conversation.receive, conversation.send)
         except ClientDisconnected:
             pass
         except asyncio.CancelledError as error:

@@ -20,7 +20,7 @@ from koko.aio.upgrade import Upgrader
 from koko.dialing import DialerOptions
 from koko.http import Headers
 from koko.misuse import check_face
-from koko.testing._asgi_lifespan import Application
+from koko.testing._application import Application, check_application
 from koko.testing._asgi_server import AsgiServer
 from koko.testing._limit import (
     LEAVE,
@@ -196,6 +196,7 @@ async def asgi(
             itself is then the context of this one. A cancellation or a ``KeyboardInterrupt``
             of the block leaves it as it is.
     """
+    check_application(app)
     check_timeout(timeout)
     server = AsgiServer(app, timeout, client)
     await server.start()

@@ -21,7 +21,7 @@ from koko.sync.conn import Conn
 from koko.sync.dial import Dialer
 from koko.sync.transport import PlainStream
 from koko.sync.upgrade import Upgrader
-from koko.testing._asgi_lifespan import Application
+from koko.testing._application import Application, check_application
 from koko.testing._asgi_server import AsgiServer
 from koko.testing._limit import (
     LEAVE,
@@ -233,6 +233,7 @@ def asgi(
             itself is then the context of this one. A ``KeyboardInterrupt`` of the block leaves
             it as it is.
     """
+    check_application(app)
     check_timeout(timeout)
     with LoopThread(timeout) as loop:
         server = loop.run(partial(_started, app, timeout, client))
