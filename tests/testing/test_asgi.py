@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -244,6 +245,26 @@ def test_what_ends_the_loop_is_raised(app: Any) -> None:
             client.dial("/ponder")
 
 
+@pytest.mark.once
+def test_a_task_of_the_application_that_does_not_end_is_named() -> None:
+    tasks = []
+
+    async def go_on() -> None:
+        while not released.is_set():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.1)
+
+    async def leave_a_task(scope: Any, receive: Any, send: Any) -> None:
+        tasks.append(asyncio.create_task(go_on()))
+
+    released = threading.Event()
+    with pytest.raises(TimeoutError, match=r"did not end: .*go_on\(\) did not let itself be canc"):
+        with sync.asgi(leave_a_task, timeout=0.1):
+            pass
+    released.set()
+
+
+@pytest.mark.once
 def test_a_loop_that_does_not_end_is_told() -> None:
     released = threading.Event()
 
@@ -380,6 +401,17 @@ def test_no_end_of_the_server_is_left_open() -> None:
         with pytest.raises(CloseError, match="1012"):
             conn.recv()
         conn.close()
+
+
+@pytest.mark.parametrize("error", [None, LookupError])
+def test_a_connection_that_nobody_closed_gives_its_socket_back(error: Any) -> None:
+    with suppress(LookupError), sync.asgi(Site()) as client:
+        conn = client.dial("/echo")
+        conn.send("unread")
+        if error is not None:
+            raise error
+    del conn
+    gc.collect()  # a socket that is left says so here
 
 
 def test_nobody_dials_behind_the_end() -> None:
@@ -544,6 +576,21 @@ def test_many_clients_at_once() -> None:
         async with client.dial("/echo") as conn:
             await conn.send("hello")
             assert await conn.recv() == "hello"
+
+    asyncio.run(main())
+
+
+def test_a_loop_whose_tasks_begin_at_once_will_do() -> None:
+    async def main() -> None:
+        eager: Any = getattr(asyncio, "eager_task_factory", None)  # of Python 3.12
+        asyncio.get_running_loop().set_task_factory(eager)
+        async with aio.asgi(Site()) as client, client.dial("/echo") as conn, aio.pair() as both:
+            await conn.send("hello")
+            assert await conn.recv() == "hello"
+            await both.client.send("hello")
+            assert await both.server.recv() == "hello"
+            with pytest.raises(ErrBadHandshake):
+                await client.dial("/reject")
 
     asyncio.run(main())
 

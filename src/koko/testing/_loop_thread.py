@@ -56,7 +56,7 @@ class LoopThread:
         finally:
             self.watch.stop()
         if self._thread.is_alive() and not self._lost.done() and not ends(error):
-            raise TimeoutError(f"the application's event loop did not end{self._place()}")
+            raise TimeoutError(f"the application's event loop did not end{self._goes_on()}")
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]], timeout: float | None = None) -> T:
         """Run a coroutine function in the loop; return what it returns.
@@ -112,6 +112,12 @@ class LoopThread:
 
     def _place(self) -> str:
         return place_of(self._thread)
+
+    def _goes_on(self) -> str:
+        """Return what keeps the loop from its end, as the end of a sentence."""
+        coros = [task.get_coro() for task in asyncio.all_tasks(self._loop)]
+        names = sorted({f"{getattr(coro, '__qualname__', coro)}()" for coro in coros})
+        return f": {', '.join(names)} did not let itself be cancelled" if names else self._place()
 
     def _lose(self, error: BaseException) -> None:
         with suppress(InvalidStateError):  # the first one counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections import deque
@@ -15,10 +16,11 @@ from koko.testing._limit import GRACE, LEAVE, overdue
 LOOK = 0.25  # seconds between two looks
 
 
-class Droppable(Protocol):
-    """A connection that can be dropped: the Driver of a Conn."""
+class Driver(Protocol):
+    """What is known here of a ``Driver`` of ``koko.sync``."""
 
     def abort(self, why: str) -> None: ...
+    def look_after(self) -> float | None: ...
 
 
 class Watch:
@@ -43,7 +45,7 @@ class Watch:
         self._lose = lose
         self._timeout = timeout
         self._silent = 0.0  # seconds that we have waited for the loop to turn
-        self._limits: deque[tuple[float, weakref.ref[Droppable]]] = deque()  # in order of time
+        self._limits: deque[tuple[float, weakref.ref[Driver]]] = deque()  # in order of time
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -56,16 +58,19 @@ class Watch:
             watch.start()
             self._thread = watch
 
-    def limit(self, conn: Droppable) -> None:
+    def limit(self, conn: Driver) -> None:
         """Drop a connection when it lasts too long, whatever becomes of the loop."""
-        if self._timeout is not None:
-            self._limits.append((monotonic() + self._timeout + GRACE, weakref.ref(conn)))
+        patience = math.inf if self._timeout is None else self._timeout + GRACE
+        self._limits.append((monotonic() + patience, weakref.ref(conn)))
 
     def stop(self) -> None:
-        """End the watch."""
+        """End the watch; the connections take note that the server has ended them."""
         self._over.set()
         if self._thread is not None:
             self._thread.join()
+        for _, known in self._limits:  # a socket that nobody closed would warn, now and then
+            if (conn := known()) is not None:
+                conn.look_after()
 
     def sentence(self) -> str:
         """Return how the loop is blocked."""
