@@ -216,6 +216,7 @@ class Lines:
                     yield from ((module, each.value) for each in returned if each.value)
 
         yield from self._other_protocols()
+        yield from self._advice()
 
     def _other_protocols(self) -> Iterator[tuple[Module, ast.expr]]:
         """Yield what is said of who speaks another protocol: (pattern, status, sentence)."""
@@ -226,6 +227,13 @@ class Lines:
                 yield from (
                     (module, said) for _, status, said in each if ast.unparse(status) != "0"
                 )
+
+    def _advice(self) -> Iterator[tuple[Module, ast.expr]]:
+        """Yield what the operator is advised of a request that is no upgrade."""
+        module = self._source.modules["koko.opening.handshake"]
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).endswith(".advice"):
+                yield module, node.value
 
     def _only(self, module: Module, arguments: list[ast.expr]) -> str:
         said = [

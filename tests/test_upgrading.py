@@ -228,6 +228,24 @@ def test_a_proxy_that_passes_the_host_in_a_header_of_its_own_is_to_be_named():
         )
 
 
+@pytest.mark.parametrize(
+    ("lacking", "version", "status"),
+    [("Upgrade", "1.1", 426), ("Connection", "1.1", 426), ("", "1.0", 400)],
+)
+def test_an_upgrade_that_a_proxy_has_not_passed_on_comes_with_advice(lacking, version, status):
+    headers = CIMultiDict(asked().headers)
+    headers.pop(lacking, None)
+    decision = Upgrader().decide(Request("GET", "/", headers, version))
+    assert isinstance(decision, Refused)
+    assert decision.error.status == status
+    assert "have the proxy pass the upgrade on (nginx: " in decision.error.advice
+    del headers["Sec-WebSocket-Key"]
+    page = Upgrader().decide(Request("GET", "/", headers, version))
+    assert isinstance(page, Refused)
+    assert page.error.status == status
+    assert page.error.advice == ""
+
+
 def test_the_host_that_a_proxy_tells_is_compared_in_the_place_of_the_header():
     page = asked("https://app.example", host="10.0.0.7:8000")
     accepted(Upgrader().decide(page, host="app.example"))

@@ -210,6 +210,31 @@ def test_behind_a_default_nginx_a_page_is_refused_in_one_line_that_says_what_to_
 
 
 @PROGRAMS["nginx"]
+@pytest.mark.parametrize(
+    ("lacking", "status"),
+    [
+        ("proxy_http_version 1.1;", 400),
+        ("proxy_set_header Upgrade $http_upgrade;", 426),
+        ("proxy_set_header Connection $connection_upgrade;", 426),
+    ],
+)
+def test_an_upgrade_that_nginx_does_not_pass_on_is_one_line_that_says_what_to_add(
+    lacking: str,
+    status: int,
+    behind: Behind,
+    client_tls: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with on_threads(lambda conn: None, **TRUSTING) as server:
+        with behind("nginx.conf", server, {lacking: ""}) as proxy:
+            with pytest.raises(HandshakeError, match=str(status)):
+                through(proxy, client_tls)
+    (line,) = of_clients(caplog, logging.WARNING)
+    assert f"/chat: {status}: " in line
+    assert "have the proxy pass the upgrade on (nginx: proxy_http_version 1.1, " in line
+
+
+@PROGRAMS["nginx"]
 def test_a_unix_socket_behind_nginx(
     serve: Serve, authority: trustme.CA, client_tls: ssl.SSLContext, tmp_path: Path
 ) -> None:

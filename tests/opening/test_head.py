@@ -121,6 +121,7 @@ def test_path_is_decoded_and_query_is_not(target, path, query):
         (b"\r\n\r\n\r\n", 400, "expected a start line at"),
         (b"\n" + REQUEST, 400, "expected a start line at"),
         (b"CONNECT \na:1 HTTP/1.1\r\nHost: a\r\n\r\n", 400, "expected a start line at"),
+        (b"PROXY TCP4 203.0.113.9 10.0.0.1 5 443\r\n", 400, "peer sends a PROXY header, and proxy"),
         (b"get / HTTP/1.1\r\n", 400, "invalid method encountered at 'g"),
         (b"GET /\xe9 HTTP/1.1\r\n", 400, "invalid char in url path"),
         (b"GET / HTTP/1.1 \r\n", 400, "expected crlf after version"),
@@ -144,6 +145,13 @@ def test_what_is_not_a_request_we_read_is_refused(head, status, sentence):
         error = refused(head, size)
         assert error.status == status
         assert sentence in error.reason
+
+
+def test_a_proxy_header_of_version_2_is_named_where_none_is_expected():
+    octets = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"
+    assert refused(octets, len(octets)).reason.startswith("peer sends a PROXY header")
+    other = b"\r\n\r\n\0\r\nEXIT\n"
+    assert refused(other, len(other)).reason.startswith("invalid method encountered at '\\x00'")
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])

@@ -59,6 +59,13 @@ _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # base64 of 16 bytes
 _SECRET = re.compile("auth|cookie|key|pass|secret|session|token", re.IGNORECASE)
 _LONG = 24
 
+# The operator's, where a proxy in front has taken the switch out of a request.
+_PASS_ON = (
+    "it has a Sec-WebSocket-Key, so it was one: have the proxy pass the upgrade on (nginx: "
+    "proxy_http_version 1.1, proxy_set_header Upgrade $http_upgrade, proxy_set_header Connection "
+    "upgrade)"
+)
+
 _QUERY = re.compile(r"\?[^\s\"'<>)]+")
 
 _ASKED = "(RFC 6455 §4.2.1)"
@@ -190,12 +197,13 @@ def check_request(request: Request) -> None:
     Raises:
         HandshakeError: with the status and the sentence for ``refusal``.
     """
-    if request.version != "1.1":
-        raise HandshakeError(400, f"request is HTTP/{request.version}, expected HTTP/1.1 {_ASKED}")
+    if (version := request.version) != "1.1":
+        error = HandshakeError(400, f"request is HTTP/{version}, expected HTTP/1.1 {_ASKED}")
+        raise _unswitched(request, error)
     if request.method != "GET":
         raise HandshakeError(405, f"method is {request.method!r}, expected 'GET' {_ASKED}")
     if missing := _missing_switch(request.headers):
-        raise HandshakeError(426, f"{missing} {_ASKED}")
+        raise _unswitched(request, HandshakeError(426, f"{missing} {_ASKED}"))
     if request.headers.getall("Sec-WebSocket-Version", ()) != [VERSION]:
         said = _said(request.headers, "Sec-WebSocket-Version")
         raise HandshakeError(426, f"{said}, expected {VERSION!r} (RFC 6455 §4.4)")
@@ -279,6 +287,13 @@ def check_response(response: Response, key: str, offered: Sequence[str] = ()) ->
         reason = f"{said}, expected {expected} offered {_ANSWERED}"
         raise ErrBadHandshake(reason, response)
     return chosen[0] if chosen else None
+
+
+def _unswitched(request: Request, error: HandshakeError) -> HandshakeError:
+    """Return the error with advice, if it was a request for a WebSocket when a client sent it."""
+    if "Sec-WebSocket-Key" in request.headers:  # no page is asked for with it
+        error.advice = _PASS_ON
+    return error
 
 
 def _items(text: str) -> list[str]:

@@ -49,9 +49,8 @@ class _Lines:
 
     def __init__(self) -> None:
         self.start: list[bytes] = []  # the target, or the reason phrase, in pieces
-        self.complete = False
+        self.complete = self.ended = False
         self.body = bytearray()
-        self.ended = False
 
     def on_url(self, piece: bytes) -> None:
         self.start.append(piece)
@@ -193,6 +192,7 @@ class RequestParser(_HeadParser):
     _parser: HttpRequestParser
     _other_protocols = (
         (rb"\x16", 400, "peer speaks TLS (wss://), this port plain HTTP (ws://)"),
+        (rb"PROX|\s*\0\r\nQUIT", 400, "peer sends a PROXY header, and proxy_protocol= is not set"),
         (rb".* (HTTP/(?!1\.[01])\d\S{0,3})", 505, "peer speaks {!r}, expected 'HTTP/1.1'"),
     )
 
