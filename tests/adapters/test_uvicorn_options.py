@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import socket
@@ -26,6 +27,7 @@ from tests.adapters.uvicorn_server import APP, CLASS, serving, started, with_tls
 
 pytestmark = pytest.mark.integration("uvicorn")
 
+AIO = ["-k", "koko.adapters.gunicorn.Worker"]
 HURRIED = "tests.adapters.asgi_site:Hurried"
 
 
@@ -95,6 +97,61 @@ def test_a_variable_that_cannot_be_read_stops_uvicorn_with_a_sentence() -> None:
     )
     assert done.returncode == 1
     assert "KOKO_CLOSE_TIMEOUT='soon': a number of seconds, 0 or more" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("KOKO_ORIGINS", "app.example", "'app.example' is not '*', 'null' or scheme://host[:port]"),
+        ("KOKO_WINDOW_BITS", "99", "KOKO_WINDOW_BITS='99': a whole number, 8 to 15"),
+        ("KOKO_COMPRESSION_LEVEL", "10", "KOKO_COMPRESSION_LEVEL='10': a whole number, 0 to 9"),
+    ],
+)
+def test_a_value_that_no_handshake_could_use_is_an_error_of_its_variable(
+    name: str, value: str, sentence: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import koko.uvicorn"],
+        cwd=ROOT,
+        env={name: value},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert name in done.stderr.splitlines()[-1]
+    assert sentence in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["uvicorn", APP, "--ws", CLASS, "--port", "0", "--workers", "2"],
+        ["gunicorn", APP, "-k", "tests.adapters.asgi_site.Worker", "-b", "127.0.0.1:0"],
+        ["gunicorn", "tests.adapters.aio_site:handler", *AIO, "-b", "127.0.0.1:0"],
+    ],
+    ids=["uvicorn", "uvicorn-worker", "koko's worker"],
+)
+@pytest.mark.integration("gunicorn", "uvicorn_worker")
+def test_workers_are_not_started_for_ever_for_a_variable_that_cannot_be_read(
+    command: list[str],
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env={**os.environ, "KOKO_ORIGINS": "soon"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert "KOKO_ORIGINS='soon': origins: 'soon' is not " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_origin_of_a_subclass_that_is_none_is_told_where_it_is_written() -> None:
+    from koko.uvicorn import Protocol
+
+    with pytest.raises(ValueError, match=r"'app.example' is not '\*', 'null' or scheme://host"):
+        type("Sockets", (Protocol,), {"origins": ["app.example"]})
 
 
 def test_the_log_is_in_uvicorns_form(tmp_path: Path) -> None:

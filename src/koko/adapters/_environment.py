@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import os
-from typing import TypeVar
+import sys
+from typing import NoReturn, TypeVar
 
 from koko.core.deflate import Compression
+from koko.upgrading import Upgrader
 
+STARTUP_FAILURE = 3  # uvicorn and gunicorn stop at this code; of others they start a new worker
+INF = float("inf")
 T = TypeVar("T")
+
+
+class SettingError(ValueError):
+    """A variable cannot be read."""
+
+
+def give_up(error: SettingError) -> NoReturn:
+    """End uvicorn: by the error, or by a code that its manager of processes knows."""
+    if multiprocessing.parent_process() is None and "gunicorn.arbiter" not in sys.modules:
+        raise error
+    logging.getLogger("uvicorn.error").error("cannot start: %s", error)
+    raise SystemExit(STARTUP_FAILURE) from None
 
 
 def seconds(name: str, default: float) -> float:
@@ -15,23 +33,29 @@ def seconds(name: str, default: float) -> float:
     return _read(name, default, float, "a number of seconds")
 
 
-def number(name: str, default: int) -> int:
+def number(name: str, default: int, least: int = 0, most: float = INF) -> int:
     """Return a whole number, 0 or more."""
-    return _read(name, default, int, "a whole number")
+    return _read(name, default, int, "a whole number", least, most)
 
 
-def words(name: str, default: list[str]) -> list[str]:
-    """Return what spaces or commas part."""
-    return os.environ.get(name, "").replace(",", " ").split() or default
+def origins(default: list[str]) -> list[str]:
+    """Return the pages that may connect, parted by spaces or commas."""
+    given = os.environ.get("KOKO_ORIGINS", "")
+    named = given.replace(",", " ").split() or default
+    try:
+        Upgrader(origins=named)
+    except ValueError as error:
+        raise SettingError(f"KOKO_ORIGINS={given!r}: {error}") from None
+    return named
 
 
 def compression() -> Compression:
     """Return how messages are compressed where the peer agrees."""
     usual = Compression()
-    bits = number("KOKO_WINDOW_BITS", usual.server_max_window_bits)
+    bits = number("KOKO_WINDOW_BITS", usual.server_max_window_bits, 8, 15)
     keeps = bool(number("KOKO_CONTEXT_TAKEOVER", 0))
     return Compression(
-        level=number("KOKO_COMPRESSION_LEVEL", usual.level),
+        level=number("KOKO_COMPRESSION_LEVEL", usual.level, 0, 9),
         threshold=number("KOKO_COMPRESSION_THRESHOLD", usual.threshold),
         server_no_context_takeover=not keeps,
         client_no_context_takeover=not keeps,
@@ -40,14 +64,15 @@ def compression() -> Compression:
     )
 
 
-def _read(name: str, default: T, kind: type[T], what: str) -> T:
+def _read(name: str, default: T, kind: type[T], what: str, least: int = 0, most: float = INF) -> T:
     given = os.environ.get(name)
     if not given:
         return default
     try:
         value = kind(given)  # type: ignore[call-arg]
-        if 0 <= value < float("inf"):  # type: ignore[operator]
+        if least <= value <= most and value != INF:  # type: ignore[operator]
             return value
     except ValueError:
         pass
-    raise ValueError(f"{name}={given!r}: {what}, 0 or more")
+    bounds = f"{least} or more" if most == INF else f"{least} to {most}"
+    raise SettingError(f"{name}={given!r}: {what}, {bounds}")

@@ -60,6 +60,11 @@ def shared_by(server_state: Any, options: Options, config: Any) -> Shared:
     return shared
 
 
+def check_options(compression: Compression, origins: Sequence[str]) -> None:
+    """Raise for options that no handshake could use: when they are written, not for each client."""
+    Upgrader(compression=compression, origins=origins)
+
+
 def upgrader(options: Options, config: Any) -> Upgrader:
     """Return uvicorn's options and those of ours that go with them."""
     return Upgrader(

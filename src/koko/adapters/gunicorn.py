@@ -170,10 +170,13 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             "proxy_protocol": proxied,
             "logger": _logger(self.log),
         }
-        if "upgrader" not in options:
-            proxies = cfg.proxy_allow_ips if proxied else cfg.forwarded_allow_ips
-            given |= {"trusted_proxies": _trusted(proxies), **_from_environment()}
-        server = Server(self._counted(self.wsgi), **{**given, **options})
+        try:
+            if "upgrader" not in options:
+                proxies = cfg.proxy_allow_ips if proxied else cfg.forwarded_allow_ips
+                given |= {"trusted_proxies": _trusted(proxies), **_from_environment()}
+            server = Server(self._counted(self.wsgi), **{**given, **options})
+        except (TypeError, ValueError) as error:  # of which the next worker would die as well
+            raise AppImportError(str(error)) from error
         await server.start()
         sock.listen(self.cfg.backlog)  # the server's own backlog is another
         self._servers.append(server)
@@ -240,7 +243,7 @@ def _from_environment() -> dict[str, Any]:
     usual = Upgrader()
     seconds, number = environment.seconds, environment.number
     return {
-        "origins": environment.words("KOKO_ORIGINS", []) or None,
+        "origins": environment.origins([]) or None,
         "read_limit": number("KOKO_READ_LIMIT", usual.read_limit or 0) or None,
         "compression": environment.compression() if number("KOKO_COMPRESSION", 0) else False,
         "ping_interval": seconds("KOKO_PING_INTERVAL", usual.ping_interval or 0) or None,

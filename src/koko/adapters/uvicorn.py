@@ -34,7 +34,7 @@ from koko.adapters._uvicorn_seam import (
     let_go,
     moved,
 )
-from koko.adapters._uvicorn_shared import Shared, shared_by
+from koko.adapters._uvicorn_shared import Shared, check_options, shared_by
 from koko.aio.conn import Conn
 from koko.aio.forking import disown_transport
 from koko.aio.logs import tell
@@ -82,7 +82,11 @@ class Protocol(asyncio.Protocol):
     shutdown_timeout = environment.seconds("KOKO_SHUTDOWN_TIMEOUT", 3.0)
     read_ahead = environment.number("KOKO_READ_AHEAD", READ_AHEAD)
     compression: Compression = environment.compression()
-    origins: Sequence[str] = environment.words("KOKO_ORIGINS", ["*"])
+    origins: Sequence[str] = environment.origins(["*"])
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        check_options(cls.compression, cls.origins)
 
     def __init__(
         self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
@@ -154,10 +158,7 @@ class Protocol(asyncio.Protocol):
 
     @property
     def close_timer(self) -> float | None:
-        """When the wait for the peer's answer to our Close ends; None where there is none.
-
-        uvicorn's own classes have a timer here, and its tests ask for it.
-        """
+        """When the wait for the answer to our Close ends, or None; uvicorn's tests ask for it."""
         path = self._path
         return path.core.due_at if path is not None and path.awaits_close else None
 
@@ -274,8 +275,7 @@ class Protocol(asyncio.Protocol):
                 raise
         else:
             if not conversation.answered:
-                lacking = "ASGI callable returned without completing handshake."
-                tell(logger, logging.ERROR, lacking)
+                tell(logger, logging.ERROR, "ASGI callable returned without completing handshake.")
             elif result is not None:
                 said = "ASGI callable should return None, but returned '%s'."
                 tell(logger, logging.ERROR, said, result)
