@@ -16,7 +16,7 @@ import pytest
 from multidict import CIMultiDict
 
 from koko import Request, aio, sync
-from koko.adapters import http_server, wsgi
+from koko.adapters import asgi, http_server, wsgi
 from koko.misuse import is_async, name_of
 from koko.testing.aio import pair as aio_pair
 from koko.testing.sync import pair as sync_pair
@@ -101,6 +101,8 @@ def test_a_function_is_named_as_the_programmer_named_it() -> None:
         (lambda: sync.serve(plain, HERE, upgrader=aio.Upgrader()), r"^serve\(\) got upgrader=koko"),
         (lambda: sync.serve(waits, HERE), r"^serve\(\) got the coroutine"),
         (lambda: wsgi.websocket(plain), r"websocket\(\) got upgrader=builtins\.function"),
+        (lambda: wsgi.websocket(plain), r"sync\.Upgrader; write @websocket\(Upgrader\(\)\)$"),
+        (lambda: asgi.websocket(waits), r"aio\.Upgrader; write @websocket\(Upgrader\(\)\)$"),
         (lambda: wsgi.websocket(None), r"websocket\(\) got None as upgrader"),
         (lambda: wsgi.websocket(sync.Upgrader())(5), r"websocket\(\) got 5 as handler"),
         (lambda: wsgi.websocket(sync.Upgrader(), max_connections="9"), "max_connections='9'"),

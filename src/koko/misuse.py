@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
-from types import AsyncGeneratorType, GeneratorType
+from types import AsyncGeneratorType, FunctionType, GeneratorType
 from typing import Any
 
 # Seconds that everything can wait which waits: inf and what comes near it cannot be waited for.
@@ -73,8 +73,16 @@ def check_face(call: str, what: str, given: Any, wanted: type) -> None:
         face = wanted.__module__.split(".")[1]
         raise TypeError(
             f"{call} got {what}={type(given).__module__}.{type(given).__qualname__}, "
-            f"expected a koko.{face}.{wanted.__qualname__}"
+            f"expected a koko.{face}.{wanted.__qualname__}{_parentheses(call, given)}"
         )
+
+
+def _parentheses(call: str, given: Any) -> str:
+    """Return what to write where a function stands right below a decorator."""
+    return "; write @websocket(Upgrader())" if (call, type(given)) == _BARE else ""
+
+
+_BARE = ("websocket()", FunctionType)
 
 
 def check_face_of(handshake: object, needed: str, mine: str, other: str) -> None:

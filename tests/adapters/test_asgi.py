@@ -872,6 +872,15 @@ async def test_there_is_one_connection_for_a_websocket() -> None:
 
 
 @scene
+async def test_a_block_that_is_awaited_is_told_to_be_one() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await upgrade((scope, receive, send))
+
+    with pytest.raises(TypeError, match=r"async with upgrade\(websocket\) as conn"):
+        await Script(app).ends()
+
+
+@scene
 async def test_who_has_received_already_is_told_so() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()

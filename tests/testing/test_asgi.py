@@ -600,6 +600,8 @@ def test_options_are_those_of_dial() -> None:
     with sync.asgi(Site()) as client:
         with pytest.raises(TypeError, match=r"dial\(\) has no option 'timeout'"):
             client.dial("/echo", **wrong)
+        with pytest.raises(ValueError, match="^'echo': a path begins with '/', as in '/chat'$"):
+            client.dial("echo?token=secret")
         with pytest.raises(ValueError, match="nothing here speaks TLS"):
             client.dial("wss://localhost/echo")
         with client.dial("/echo", compression=True) as conn:

@@ -71,7 +71,8 @@ class Side:
         if event["type"] != "websocket.connect":
             raise RuntimeError(
                 f"the first event was {event['type']!r}: scope, receive and send are wanted as "
-                "the server gave them, before anything was received"
+                "the server gave them, before anything was received; with a framework other than "
+                "Starlette and FastAPI call upgrade() in the place of its accept()"
             )
 
     async def accept(self, accepted: Accepted) -> None:

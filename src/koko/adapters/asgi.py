@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import update_wrapper
 from inspect import isawaitable
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from koko.adapters._asgi_conn import check_options
 from koko.adapters._asgi_handshake import Side, connection, decide, side_of
@@ -102,6 +102,9 @@ class Upgrading:
         self._side = side
         self._upgrader = upgrader
         self._answer = (subprotocol, headers)
+
+    def __await__(self) -> NoReturn:
+        raise TypeError("upgrade() is a block, which closes: async with upgrade(websocket) as conn")
 
     async def __aenter__(self) -> Conn:
         self._conn = await _open(self._side, self._upgrader, *self._answer)

@@ -64,10 +64,12 @@ def url_of(target: str) -> str:
     """Return the URL of a path, or the one that was given.
 
     Raises:
-        ValueError: it would need TLS, and there is none in memory.
+        ValueError: it would need TLS, and there is none in memory, or it is neither.
     """
     if target.startswith("/"):
         return BASE + target
+    if "://" not in target:
+        raise ValueError(f"{target.partition('?')[0]!r}: a path begins with '/', as in '/chat'")
     if target.startswith("wss:"):
         raise ValueError(f"{target.partition('?')[0]!r}: nothing here speaks TLS; use ws://")
     return target
