@@ -7,12 +7,14 @@ that it cannot be taken for the proxy.
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from koko.core.codec import Decoder
 from koko.core.wire import Role
 from koko.sync import Conn, dial
 from tests.adapters.proxies import HOST, Proxy, running
+from tests.adapters.uvicorn_server import serving
 from tests.logged import of_clients
 from tests.test_proxy_protocol import echoes
 from tests.test_servers import Serve, on_asyncio, on_threads
@@ -86,9 +89,9 @@ def connect(host: str, port: int, timeout: float | None = 5) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout, source_address=(CLIENT, 0))
 
 
-def through(proxy: Proxy, tls: ssl.SSLContext | None, **options: Any) -> Conn:
+def through(proxy: Proxy, tls: ssl.SSLContext | None, path: str = "/chat", **options: Any) -> Conn:
     scheme = "ws" if tls is None else "wss"
-    url = f"{scheme}://{HOST}:{proxy.port}/chat"
+    url = f"{scheme}://{HOST}:{proxy.port}{path}"
     return dial(url, ssl=tls, net_dial=connect, proxy=None, **options)
 
 
@@ -232,6 +235,39 @@ def test_an_upgrade_that_nginx_does_not_pass_on_is_one_line_that_says_what_to_ad
     (line,) = of_clients(caplog, logging.WARNING)
     assert f"/chat: {status}: " in line
     assert "have the proxy pass the upgrade on (nginx: proxy_http_version 1.1, " in line
+
+
+@pytest.mark.parametrize("way", ways(*HTTP))
+@pytest.mark.integration("uvicorn")
+def test_uvicorn_behind_a_proxy_that_only_it_believes(
+    way: Way, behind: Behind, client_tls: ssl.SSLContext, tmp_path: Path
+) -> None:
+    app = "https://app.example"
+    with serving(tmp_path / "uvicorn.log", KOKO_ORIGINS=app) as site:
+        uvicorn = SimpleNamespace(address=("127.0.0.1", site.port))
+        with behind(way[0], uvicorn) as proxy:
+            with through(proxy, client_tls, path="/echo", headers={"Origin": app}) as conn:
+                conn.send("hello")
+                assert conn.recv(5) == "hello"
+            with pytest.raises(HandshakeError, match="is not in origins="):
+                through(proxy, client_tls, path="/echo", headers={"Origin": "https://b.example"})
+    log = (tmp_path / "uvicorn.log").read_text()
+    assert f'{CLIENT}:0 - "WebSocket /echo" [accepted]' in log
+    assert re.search(r'127\.0\.0\.1:\d+ - "WebSocket /echo" 403: origin ', log)
+
+
+@PROGRAMS["nginx"]
+@pytest.mark.integration("uvicorn")
+def test_an_upgrade_that_nginx_does_not_pass_on_to_uvicorn_asks_it_for_a_page(
+    behind: Behind, client_tls: ssl.SSLContext, tmp_path: Path
+) -> None:
+    lacking = {"proxy_http_version 1.1;": "", "proxy_set_header Upgrade $http_upgrade;": ""}
+    with serving(tmp_path / "uvicorn.log") as site:
+        uvicorn = SimpleNamespace(address=("127.0.0.1", site.port))
+        with behind("nginx.conf", uvicorn, lacking) as proxy:
+            with pytest.raises(HandshakeError, match="200"):
+                through(proxy, client_tls)
+    assert '"GET /chat HTTP/1.0" 200 OK' in (tmp_path / "uvicorn.log").read_text()
 
 
 @PROGRAMS["nginx"]
