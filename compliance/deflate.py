@@ -33,6 +33,7 @@ from outcomes import SETTINGS, Outcome, Row, Setting, render
 from peers.catalog import BROWSER, CLIENTS, FOLDER, SERVERS, Missing, Peer
 from peers.proxies import PROXIES, Proxy
 from peers.said import talk, talk_async
+from ports import free_port
 from relay import HERE, Relay
 
 PAGE = FOLDER.parent.parent / "docs" / "deflate.md"
@@ -64,11 +65,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):  # the session is ours: it and its helpers
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def free_port() -> int:
-    with socket.create_server((HERE, 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def await_port(port: int, name: str) -> None:

@@ -28,6 +28,8 @@ from pathlib import Path
 from textwrap import indent
 from typing import IO, NamedTuple
 
+from ports import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "build" / "compliance"
 TABLE = ROOT / "docs" / "compliance.md"
@@ -197,11 +199,6 @@ def await_port(url: str, wstest: subprocess.Popen[str]) -> None:
         else:
             return
     raise RuntimeError(f"wstest does not listen on {url}")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def write_spec(run: Run, cases: list[str], **peer: object) -> str:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import trustme
 
+from tests.ports import free_port
+
 FILES = Path(__file__).parent.parent.parent / "docs" / "proxies"
 HOST = "app.example"
 PATIENCE = 10.0  # seconds after which a test has failed; nothing waits so long
@@ -36,11 +38,6 @@ class Proxy:
 def program(name: str) -> str | None:
     """Return where a program is; daemons are out of the way of those who are not root."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def certificate(authority: trustme.CA, folder: Path) -> tuple[Path, Path]:

@@ -16,7 +16,7 @@ import pytest
 from koko import CloseError
 from koko.sync import Conn, dial
 from tests.adapters.conftest import PATIENCE, said, stop
-from tests.adapters.test_uwsgi import free_port
+from tests.ports import free_port
 from tests.pages import written
 
 pytestmark = [pytest.mark.once, pytest.mark.integration("flask", "django", "gunicorn")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -20,16 +19,12 @@ import trustme
 from koko import CloseError, ErrBadHandshake
 from koko.sync import dial
 from tests.adapters.conftest import PATIENCE, ROOT, said, stop
+from tests.ports import free_port
 
 # ``uwsgi`` itself can be imported inside of it only.
 pytestmark = [pytest.mark.once, pytest.mark.integration("uwsgidecorators", "flask")]
 READY = re.compile(r"(spawned uWSGI worker 1 )")
 THREADS = ["--threads", "2"]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 @contextmanager

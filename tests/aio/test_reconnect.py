@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from contextlib import aclosing
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from koko import CloseError, ErrBadHandshake, HandshakeError, Request, Response
 from koko.aio import Backoff, Conn, Dialer, Server, Upgrader, reconnect
 from tests.aio.conftest import echo, url
+from tests.ports import free_port
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
 
@@ -53,8 +53,7 @@ async def test_server_that_is_not_there_yet_is_dialed_until_it_is(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "koko.client")
-    with socket.create_server((HERE, 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
 
     async def first() -> str | bytes:
         async for conn in reconnect(f"ws://{HERE}:{port}/", backoff=SOON, proxy=None):
@@ -167,8 +166,7 @@ async def test_what_cannot_be_used_is_told_at_once() -> None:
 
 async def test_password_of_the_url_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "koko.client")
-    with socket.create_server((HERE, 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     conns = reconnect(f"ws://me:secret@{HERE}:{port}/", backoff=Backoff(base=9), proxy=None)
     waiting = asyncio.create_task(anext(conns))  # type: ignore[arg-type]
     while not lines(caplog):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.dialing.conftest import HERE
+from tests.ports import free_port
 
 PATIENCE = 20.0
 
@@ -48,8 +48,7 @@ def connect_proxy(folder: Path, *options: str) -> Iterator[int]:
 def socks_proxy(credentials: str = "") -> Iterator[int]:
     """Run a SOCKS proxy, 4 and 5, and give its port."""
     pytest.importorskip("pproxy")
-    with socket.create_server((HERE, 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     listen = f"socks4+socks5://{HERE}:{port}" + (f"#{credentials}" if credentials else "")
     with running([sys.executable, "-u", "-c", PPROXY, "-l", listen, "--auth", "0"]) as process:
         assert process.stdout is not None

@@ -39,6 +39,7 @@ from tests.dialing.conftest import (
     serving,
     url,
 )
+from tests.ports import free_port
 from tests.sync.conftest import PATIENCE, in_thread, until
 
 
@@ -265,8 +266,7 @@ def open_files() -> set[Path]:
 @pytest.fixture
 def dead() -> Any:
     """An address where nobody listens."""
-    with socket.create_server((HERE, 0)) as closed:
-        return at(*closed.getsockname())
+    return at(HERE, free_port())
 
 
 def test_an_address_that_does_not_answer_delays_the_next_by_a_quarter_of_a_second(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -61,11 +60,3 @@ def serving(name: str, *arguments: str, port: int = 0, refuses: bool = False) ->
         address = re.search(r"(?:http|ws)://[\d.]+:\d+", line)
         assert address, f"{name} said {line!r}"
         yield address[0]
-
-
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number: int = free.getsockname()[1]
-        return number

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.examples.browser import Browser, Window
-from tests.examples.example import free_port, serving
+from tests.examples.example import serving
+from tests.ports import free_port
 
 pytestmark = pytest.mark.once
 

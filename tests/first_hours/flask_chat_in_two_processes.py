@@ -15,7 +15,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from koko.sync import Conn, dial
 from tests.adapters.conftest import PATIENCE
-from tests.examples.example import free_port
+from tests.ports import free_port
 from tests.first_hours.reader import Reader
 
 EXISTING = """

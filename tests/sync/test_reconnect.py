@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import socket
 from concurrent.futures import Future
 
 import pytest
 
 from koko import CloseError, ErrBadHandshake, HandshakeError, Request, Response
 from koko.sync import Backoff, Conn, Dialer, Server, Upgrader, reconnect
+from tests.ports import free_port
 from tests.sync.conftest import PATIENCE, in_thread, until
 
 HERE = "127.0.0.1"
@@ -58,8 +58,7 @@ def test_a_server_that_is_not_there_yet_is_dialed_until_it_is(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "koko.client")
-    with socket.create_server((HERE, 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
 
     def first() -> str | bytes:
         for conn in reconnect(f"ws://{HERE}:{port}/", backoff=SOON, proxy=None):

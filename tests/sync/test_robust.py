@@ -23,6 +23,7 @@ from koko.sync import Conn, Dialer, Server, Upgrader, dial
 from koko.sync.housekeeper import housekeeper
 from koko.sync.signals import stop_signals
 from tests.logged import of_clients
+from tests.ports import free_port
 from tests.sync.conftest import PATIENCE, Link, in_thread, until
 from tests.wire import wire
 
@@ -187,8 +188,7 @@ def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("what", ["thread", "socketpair", "selector"])
 def test_start_that_fails_leaves_no_port_bound(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        address = found.getsockname()
+    address = "127.0.0.1", free_port()
     server = Server(list, *address)
     with monkeypatch.context() as patch:
         if what == "thread":
