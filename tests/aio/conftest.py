@@ -29,6 +29,7 @@ from tests.conversation.talk_aio import MemoryTransport
 collect_ignore = ["test_nested.py"] if sys.version_info >= (3, 14) else []
 
 PATIENCE = 10.0  # seconds after which a test has failed; nothing waits so long
+LIFETIME = 5 * PATIENCE  # of a whole test: many waits, and the work between them
 
 # Addresses of this process alone: a port that is free here stays free.
 OWN, OWN_TOO = (f"127.{os.getpid() >> 8 & 255}.{os.getpid() & 255}.{last}" for last in (101, 102))
@@ -65,7 +66,7 @@ def run(loop_factory: LoopFactory, test: Coroutine[Any, Any, None]) -> None:
 
 
 async def _whole(test: Coroutine[Any, Any, None]) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(LIFETIME):
         await test
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
