@@ -36,7 +36,7 @@ from tests.sync.conftest import PATIENCE, in_thread
 
 pytestmark = pytest.mark.once  # nothing is open here that has a codec
 
-WITHIN = 2.0  # seconds; all cases of a face share them, on a machine that may be busy
+WITHIN = 4.0  # seconds; all cases of a face share them, on a machine that may be busy
 MOVED = says("HTTP/1.1 302 Found\nLocation: /there?token=s3cret\nContent-Length: 0\n\n")
 TUNNEL = says("HTTP/1.1 200 OK\n\n")
 HALF = b"HTTP/1.1 101 Swi"
@@ -360,7 +360,7 @@ def dial_all(face: Face, cases: list[Case]) -> list[tuple[Case, Any, float]]:
     if face.name != "sync":
         return face.wait(in_tasks())  # type: ignore[no-any-return]
     running = [in_thread(dial_in_thread, case) for case in cases]
-    return [each.result(PATIENCE) for each in running]
+    return [each.result(WITHIN + PATIENCE) for each in running]
 
 
 @pytest.mark.parametrize("stage", [case.__name__ for case in STAGES])
@@ -370,7 +370,7 @@ def test_a_timeout_names_the_stage_it_came_in(told: Told, stage: str) -> None:
     sentence = f"the handshake with {shown} did not finish within {WITHIN:g} s: {case.lacking}"
     assert type(error) is TimeoutError
     assert re.sub(r"(?<=:9 )\(.*?\)", "({})", str(error)) == sentence
-    assert WITHIN * 0.9 < lasted < PATIENCE / 2  # the clock of uvloop stands still in a turn
+    assert WITHIN * 0.9 < lasted < PATIENCE  # the clock of uvloop stands still in a turn
 
 
 @pytest.mark.parametrize("refusal", ["endless_refusal", "dripping_refusal"])
@@ -378,11 +378,11 @@ def test_of_a_refusal_that_never_ends_what_came_in_time_is_shown(told: Told, ref
     case, error, lasted = told[refusal]
     assert isinstance(error, ErrBadHandshake)
     assert error.response.body.decode().startswith(case.lacking)
-    assert WITHIN * 0.9 < lasted < PATIENCE / 2
+    assert WITHIN * 0.9 < lasted < PATIENCE
 
 
 def test_what_reconnect_logs_names_the_stage(face: Face, caplog: pytest.LogCaptureFixture) -> None:
-    options = {"proxy": None, "handshake_timeout": 0.3, "retry": lambda error: False}
+    options = {"proxy": None, "handshake_timeout": WITHIN, "retry": lambda error: False}
     with socket.create_server((HERE, 0)) as listener:  # which never says a word
         where = f"ws://{HERE}:{listener.getsockname()[1]}/"
         conns = face.module.reconnect(where.replace("//", f"//{SECRET}") + QUERY, **options)
@@ -390,7 +390,8 @@ def test_what_reconnect_logs_names_the_stage(face: Face, caplog: pytest.LogCaptu
         with pytest.raises(TimeoutError):
             face.wait(next(conns) if face.name == "sync" else anext(conns))
     told = [record.getMessage() for record in caplog.records if record.name == "koko.client"]
-    stage = f"the handshake with {where} did not finish within 0.3 s: no answer to the request came"
+    stage = f"the handshake with {where} did not finish within {WITHIN:g} s: "
+    stage += "no answer to the request came"
     assert told == [f"{where}: {stage}; another try would not help"]
     assert "s3cret" not in caplog.text
 
@@ -399,17 +400,27 @@ def test_each_step_through_a_proxy_is_told_to_the_log_and_no_secret_is(
     face: Face, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "koko.dialing")
-    with script(TUNNEL) as proxy:
-        where, through = "ws://there.example/", f"http://{HERE}:{proxy.port}"
-        options = {"proxy": through.replace("//", f"//{SECRET}"), "handshake_timeout": 0.5}
-        with pytest.raises(TimeoutError):
+
+    def tunnel_and_refuse() -> None:
+        with listener.accept()[0] as sock:
+            for answer in (TUNNEL, says("HTTP/1.1 403 Forbidden\nContent-Length: 0\n\n")):
+                read_request(sock)
+                sock.sendall(answer)
+
+    with socket.create_server((HERE, 0)) as listener:
+        played, proxy = in_thread(tunnel_and_refuse), f"{HERE}:{listener.getsockname()[1]}"
+        where, through = "ws://there.example/", f"http://{proxy}"
+        options = {"proxy": through.replace("//", f"//{SECRET}")}
+        with pytest.raises(ErrBadHandshake):
             face.dial(where.replace("//", f"//{SECRET}") + QUERY, **options)
         face.turn()
+        played.result(PATIENCE)
     told = [record.getMessage() for record in caplog.records if record.name == "koko.dialing"]
-    way, resolving, connecting, _, asking_proxy, asking = told
+    way, resolving, connecting, _, asking_proxy, asking, answered = told
     assert way == f"{where}: through {through}"
     assert resolving == f"{where}: resolving '{HERE}'"
-    assert connecting == f"{where}: connecting to {HERE}:{proxy.port}"
+    assert connecting == f"{where}: connecting to {proxy}"
     assert asking_proxy == f"{where}: asking the proxy {through} for a tunnel"
     assert asking == f"{where}: sending the request"
+    assert answered == f"{where}: answered 403 Forbidden"
     assert "s3cret" not in caplog.text
