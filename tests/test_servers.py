@@ -21,6 +21,7 @@ from koko.http import Request, Response
 from tests.logged import of_clients
 
 HERE = "127.0.0.1"
+PATIENCE = 10.0  # seconds after which a test has failed; nothing waits so long
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -56,18 +57,22 @@ def on_asyncio(handler: Callable[[Any], object] | None, **options: Any) -> Itera
     ready, stop = threading.Event(), asyncio.Event()
     thread = threading.Thread(target=asyncio.run, args=(main(),))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(PATIENCE)
     (server, loop) = started[0]
     try:
         yield server
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 @pytest.fixture(params=[on_threads, on_asyncio], ids=["threads", "asyncio"])
 def serve(request: pytest.FixtureRequest) -> Serve:
     return request.param  # type: ignore[no-any-return]
+
+
+def connected(server: Any) -> socket.socket:
+    return socket.create_connection(server.address, PATIENCE)
 
 
 def read_all(sock: socket.socket) -> bytes:
@@ -88,16 +93,16 @@ def ignore(conn: Any) -> None:
 def test_a_refused_client_that_does_not_hang_up_is_dropped_after_refuse_timeout(
     serve: Serve, behind: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "REFUSE_TIMEOUT", 0.2)  # 2 s, and not 10, which a handshake has
-    with serve(ignore) as server, socket.create_connection(server.address, 5) as sock:
+    monkeypatch.setattr(serving, "REFUSE_TIMEOUT", 0.2)
+    with serve(ignore, handshake_timeout=60) as server, connected(server) as sock:
         began = monotonic()
         sock.sendall(PLAIN + behind)
         assert read_all(sock).startswith(b"HTTP/1.1 426 ")
         with pytest.raises(OSError, match="(?i)reset|pipe|abort"):
-            while monotonic() < began + 4:
+            while monotonic() < began + PATIENCE:
                 sock.sendall(b"still here")
                 threading.Event().wait(0.01)
-        assert 0.15 < monotonic() - began < 2
+        assert monotonic() - began > 0.15
 
 
 def test_an_answer_that_takes_long_to_leave_is_not_cut_off_by_refuse_timeout(
@@ -109,7 +114,7 @@ def test_an_answer_that_takes_long_to_leave_is_not_cut_off_by_refuse_timeout(
     def http(request: Request) -> Response:
         return Response(200, body)
 
-    with serve(ignore, http=http) as server, socket.create_connection(server.address, 5) as sock:
+    with serve(ignore, http=http) as server, connected(server) as sock:
         sock.sendall(PLAIN)
         threading.Event().wait(0.3)  # nobody reads meanwhile
         head, _, heard = read_all(sock).partition(b"\r\n\r\n")
@@ -122,14 +127,12 @@ def test_a_client_for_which_the_server_is_full_is_dropped_after_refuse_timeout(
 ) -> None:
     for face in ("aio", "sync"):
         monkeypatch.setattr(f"koko.{face}.refuse.REFUSE_TIMEOUT", 0.2)
-    with serve(ignore, max_connections=1) as server:
-        with socket.create_connection(server.address, 5) as first:  # silent, and counts
-            first.sendall(PLAIN[:10])
-            threading.Event().wait(0.1)
-            with socket.create_connection(server.address, 5) as second:
-                began = monotonic()
+    with serve(ignore, max_connections=1, handshake_timeout=60) as server:
+        with connected(server):  # silent, and counts: it comes first out of the system's queue
+            began = monotonic()
+            with connected(server) as second:
                 assert read_all(second) == b""
-                assert 0.15 < monotonic() - began < 2
+            assert monotonic() - began > 0.15
 
 
 # The end of a handler
@@ -160,7 +163,7 @@ def test_a_handler_that_leaves_with_close_errors_alone_has_not_failed(
         raise error
 
     caplog.set_level(logging.INFO)
-    with serve(handler) as server, socket.create_connection(server.address, 5) as sock:
+    with serve(handler) as server, connected(server) as sock:
         sock.sendall(UPGRADE)
         heard = b""
         while not heard.endswith(b"\x88\x02" + code.to_bytes(2, "big")):
@@ -209,14 +212,16 @@ def test_a_taken_port_is_told_in_the_same_words(taken: dict[str, Any]) -> None:
 
 
 def test_clients_that_never_finish_tls_do_not_evade_max_connections(
-    serve: Serve, caplog: pytest.LogCaptureFixture
+    serve: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for face in ("aio", "sync"):  # none of them has its time over meanwhile
+        monkeypatch.setattr(f"koko.{face}.refuse.REFUSE_TIMEOUT", 60.0)
     caplog.set_level(logging.INFO, "koko.server")
     most, context = 1 + serving.MOST_REFUSED, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with serve(ignore, max_connections=1, ssl=context) as server, ExitStack() as stack:
         clients = []
         for _ in range(most + 5):
-            clients.append(stack.enter_context(socket.create_connection(server.address, 5)))
+            clients.append(stack.enter_context(connected(server)))
         addresses = [f"{HERE}:{dropped.getsockname()[1]} " for dropped in clients[most:]]
         for dropped in clients[most:]:
             assert dropped.recv(1) == b""
@@ -234,7 +239,8 @@ def test_clients_that_never_finish_tls_do_not_evade_max_connections(
 
 def test_serve_takes_a_socket_beside_an_upgrader() -> None:
     bound = socket.create_server((HERE, 0))
-    address, served = bound.getsockname(), []
+    another = socket.create_server((HERE, 0))
+    addresses, served = [bound.getsockname(), another.getsockname()], []
 
     def stop(server: sync.Server) -> None:
         served.append(server.address)
@@ -250,10 +256,10 @@ def test_serve_takes_a_socket_beside_an_upgrader() -> None:
         tasks = []
         await aio.serve(
             ignore,
-            sock=socket.create_server((HERE, address[1])),
+            sock=another,
             upgrader=aio.Upgrader(),
             on_start=lambda server: tasks.append(asyncio.create_task(stop_at_once(server))),
         )
 
     asyncio.run(main())
-    assert served == [address, address]
+    assert served == addresses

@@ -23,6 +23,12 @@ pytestmark = pytest.mark.usefixtures("loop_factory")
 HERE = "127.0.0.1"
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that is refused has longer than two seconds: this machine may be busy."""
+    monkeypatch.setattr("koko.aio.refuse.REFUSE_TIMEOUT", 60.0)
+
+
 async def until_empty(server: Server) -> None:
     while server._clients.handlers or server._clients.handshakes or server._clients.refused:
         await asyncio.sleep(0.001)

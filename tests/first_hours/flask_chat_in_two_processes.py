@@ -15,8 +15,8 @@ from urllib.request import ProxyHandler, build_opener
 
 from koko.sync import Conn, dial
 from tests.adapters.conftest import PATIENCE
-from tests.ports import free_port
 from tests.first_hours.reader import Reader
+from tests.ports import free_port
 
 EXISTING = """
 from flask import Flask

@@ -20,6 +20,12 @@ from tests.sync.test_serve import UPGRADE, connect, echo, read_all, url
 HERE = "127.0.0.1"
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that is refused has longer than two seconds: this machine may be busy."""
+    monkeypatch.setattr("koko.sync.refuse.REFUSE_TIMEOUT", 60.0)
+
+
 def empty(server: Server) -> bool:
     return not (server._clients.served or server._clients.refused)
 
