@@ -206,7 +206,7 @@ def test_a_handler_with_a_yield_is_1011_and_one_line(
     async def talk() -> Any:
         async with aio.Server(through, HERE) as server:
             conn = await aio.dial(f"ws://{HERE}:{server.address[1]}", proxy=None)
-            await conn.wait_closed(5)
+            await conn.wait_closed(10)
             return conn.ending
 
     caplog.set_level(logging.ERROR, "koko.server")
@@ -271,7 +271,7 @@ def test_a_handler_of_control_frames_is_a_plain_function_under_threads() -> None
 
 
 def ended(conn: sync.Conn) -> Any:
-    conn.wait_closed(5)
+    conn.wait_closed(10)
     return conn.ending
 
 
@@ -292,7 +292,7 @@ def test_under_asyncio_a_handler_that_returns_nothing_to_await_is_1011_and_one_l
     async def talk() -> Any:
         async with aio.Server(plain, HERE) as server:  # type: ignore[arg-type]
             conn = await aio.dial(f"ws://{HERE}:{server.address[1]}", proxy=None)
-            await conn.wait_closed(5)
+            await conn.wait_closed(10)
             return conn.ending
 
     caplog.set_level(logging.ERROR, "koko.server")
@@ -307,7 +307,7 @@ def test_under_asyncio_a_plain_function_may_return_an_awaitable() -> None:
     async def talk() -> str | bytes:
         async with aio.Server(lambda conn: hello(conn), HERE) as server:
             async with aio.dial(f"ws://{HERE}:{server.address[1]}", proxy=None) as conn:
-                return await conn.recv(timeout=5)
+                return await conn.recv(timeout=10)
 
     assert asyncio.run(talk()) == "hello"
 
@@ -364,7 +364,7 @@ def test_a_mistake_in_a_verb_is_a_sentence_and_harms_nothing(
                     await result
             assert conn._core.bytes_out == 0
             await conn.send("unharmed")
-            return await conn.recv(timeout=5)
+            return await conn.recv(timeout=10)
 
     def echo(conn: sync.Conn) -> None:
         for message in conn:
@@ -380,7 +380,7 @@ def test_a_mistake_in_a_verb_is_a_sentence_and_harms_nothing(
                 mistake(conn)
             assert conn._core.bytes_out == 0
             conn.send("unharmed")
-            assert conn.recv(timeout=5) == "unharmed"
+            assert conn.recv(timeout=10) == "unharmed"
 
 
 @pytest.mark.parametrize("timeout", ["5", NAN, INF])

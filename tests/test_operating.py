@@ -240,7 +240,7 @@ def test_a_stale_file_is_removed_and_a_living_server_is_left_alone(
             assert refused.value.errno == errno.EADDRINUSE
             with dial("ws://localhost/", unix=path) as conn:
                 conn.send("here")
-                assert conn.recv(timeout=5) == "here"
+                assert conn.recv(timeout=10) == "here"
         assert os.path.exists(path)  # Koko removes nothing
 
 

@@ -67,7 +67,7 @@ def behind(*pieces: bytes) -> Callable[..., socket.socket]:
     """Return a ``net_dial`` of a proxy that says this first."""
 
     def connect(host: str, port: int, timeout: float | None) -> socket.socket:
-        sock = socket.create_connection((host, port), 5)
+        sock = socket.create_connection((host, port), 10)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for piece in pieces:
             sock.sendall(piece)
@@ -85,7 +85,7 @@ def through(server: Any, *pieces: bytes, **options: Any) -> sync.Conn:
 
 def says(server: Any, octets: bytes, hangs_up: bool = False) -> tuple[bytes, str]:
     """Say something to a server; return what it answers, and our address as its log has it."""
-    with socket.create_connection(server.address, 5) as sock:
+    with socket.create_connection(server.address, 10) as sock:
         sock.sendall(octets)
         if hangs_up:
             sock.shutdown(socket.SHUT_WR)
@@ -109,10 +109,10 @@ def test_the_client_is_known_by_the_header(
     options = {"ssl": theirs} if secured else {}
     with serve(echoes(serve), ssl=ours, compression=True, **ON) as server:
         with through(server, *pieces, compression=True, **options) as conn:
-            assert conn.recv(5) == repr(CLIENT)
+            assert conn.recv(10) == repr(CLIENT)
             for message in ("hello", bytes(1 << 20)):
                 conn.send(message)
-                assert conn.recv(5) == message
+                assert conn.recv(10) == message
     (line,) = of_clients(caplog)
     assert line.startswith(f"koko.server INFO {SHOWN} /chat: peer closed with 1000")
 
@@ -129,7 +129,7 @@ def test_on_asyncio_a_connection_still_has_our_own_transport_where_it_was_built(
         kinds.append(type(conn.transport))
 
     with on_asyncio(handle, **ON) as server, through(server, LINE) as conn:
-        conn.wait_closed(5)
+        conn.wait_closed(10)
     assert kinds == ([ours.SocketTransport] if ours else kinds[:1])
 
 
@@ -187,28 +187,27 @@ def test_a_client_that_leaves_before_its_header_is_whole_is_one_line(
 def test_header_and_request_have_one_bound(
     serve: Serve, octets: bytes, secured: bool, tls: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    began = time.monotonic()
     options = {"ssl": tls[0]} if secured else {}
-    with serve(echoes(serve), handshake_timeout=0.2, **options, **ON) as server:
+    known, within = (SHOWN, 2) if octets is BINARY else (None, 0.2)  # it has to be read in time
+    with serve(echoes(serve), handshake_timeout=within, **options, **ON) as server:
         _, peer = says(server, octets)
-    assert time.monotonic() - began < 2
-    known = SHOWN if octets is BINARY else peer
-    said = "the request was not whole within 0.2 s"
-    assert of_clients(caplog) == [f"koko.server INFO {known} -: {said}"]
+    said = f"the request was not whole within {within} s"
+    assert of_clients(caplog) == [f"koko.server INFO {known or peer} -: {said}"]
 
 
 def test_a_server_that_closes_does_not_wait_for_headers(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with serve(echoes(serve), **ON) as server:
-        sock = socket.create_connection(server.address, 5)
+    with serve(echoes(serve), handshake_timeout=60, **ON) as server:
+        sock = socket.create_connection(server.address, 10)
         sock.sendall(LINE[:5])
-        time.sleep(0.1)  # until it has been accepted
+        says(server, b"x")  # whoever came before has been accepted, too
         began = time.monotonic()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert sock.recv(1) == b""
+    peer = "{}:{}".format(*sock.getsockname())
     sock.close()
-    (line,) = of_clients(caplog)
+    (line,) = of_client(caplog, peer)
     assert line.endswith(" -: the server is going away")
 
 
@@ -225,7 +224,7 @@ def test_only_a_trusted_proxy_may_say_so_where_any_is_named(
     assert of_clients(caplog) == [f"koko.server INFO {peer} -: {said}"]
     with serve(echoes(serve), trusted_proxies=["127.0.0.1"], **ON) as server:
         with through(server, LINE) as conn:
-            assert conn.recv(5) == repr(CLIENT)
+            assert conn.recv(10) == repr(CLIENT)
 
 
 @pytest.mark.parametrize("header", [BINARY, b"PROXY UNKNOWN\r\n", v2(0x21, 0x00)])
@@ -236,7 +235,7 @@ def test_what_a_client_behind_it_writes_is_not_the_proxy_s_word(
     with serve(echoes(serve), trusted_proxies=["127.0.0.1"], **ON) as server:
         with through(server, header, headers=forged) as conn:
             expected = CLIENT if header is BINARY else conn.local_address
-            assert conn.recv(5) == repr(expected)
+            assert conn.recv(10) == repr(expected)
         with pytest.raises(HandshakeError, match="403"):
             through(server, header, headers=[*forged, ("Origin", "https://app.example")])
 
@@ -245,7 +244,7 @@ def test_a_proxy_behind_the_proxy_is_believed_if_it_is_named(serve: Serve) -> No
     told = [("X-Forwarded-For", "198.51.100.7")]
     with serve(echoes(serve), trusted_proxies=["127.0.0.1", "203.0.113.0/24"], **ON) as server:
         with through(server, BINARY, headers=told) as conn:
-            assert conn.recv(5) == repr(("198.51.100.7", 0))
+            assert conn.recv(10) == repr(("198.51.100.7", 0))
 
 
 def test_a_client_that_came_to_the_proxy_over_tls_is_secure(serve: Serve) -> None:
@@ -300,7 +299,7 @@ def test_a_line_for_each_and_a_server_that_holds_nothing(
     with serve(echoes(serve), **ON) as server:
         peers = [says(server, octets)[1] for octets in (b"x", b"PROXY x\r\n")]
         with through(server, LINE) as conn:
-            assert conn.recv(5) == repr(CLIENT)
+            assert conn.recv(10) == repr(CLIENT)
     assert all(len(of_client(caplog, peer)) == 1 for peer in peers)
     assert len(of_clients(caplog)) == 3
 

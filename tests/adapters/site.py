@@ -54,7 +54,7 @@ def hurry(conn: Conn) -> None:
         conn.recv(timeout=0.05)
     except TimeoutError as error:
         conn.send(str(error))
-    conn.send(f"{conn.ping(timeout=5) < 5}")
+    conn.send(f"{conn.ping(timeout=10) < 10}")
 
 
 def fail(conn: Conn) -> None:
@@ -163,7 +163,7 @@ async def hurry_aio(conn: koko.aio.Conn) -> None:
         await conn.recv(timeout=0.05)
     except TimeoutError as error:
         await conn.send(str(error))
-    await conn.send(f"{await conn.ping(timeout=5) < 5}")
+    await conn.send(f"{await conn.ping(timeout=10) < 10}")
 
 
 async def echo_aio(conn: koko.aio.Conn) -> None:

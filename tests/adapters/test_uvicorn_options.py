@@ -36,6 +36,14 @@ def echoes(conn: Conn) -> bool:
     return conn.recv(PATIENCE) == "hello"
 
 
+def first_end(site: Site) -> str:
+    """Wait until the application was told of an end, and return it."""
+    give_up_at = time.monotonic() + PATIENCE
+    while not (told := site.state()["ends"]):
+        assert time.monotonic() < give_up_at, "it was told of none"
+    return str(told[0])
+
+
 def test_ws_max_size(tmp_path: Path) -> None:
     with serving(tmp_path / "log", "--ws-max-size", "100") as site:
         with dial(site.url("/echo"), proxy=None) as conn:
@@ -45,7 +53,7 @@ def test_ws_max_size(tmp_path: Path) -> None:
             with pytest.raises(CloseError) as closed:
                 conn.recv(PATIENCE)
         assert closed.value.code == 1009
-        assert "1009 " in site.state()["ends"][-1]
+        assert "1009 " in first_end(site)
 
 
 def test_a_silent_client_is_pinged_and_given_up(tmp_path: Path) -> None:
@@ -55,7 +63,7 @@ def test_a_silent_client_is_pinged_and_given_up(tmp_path: Path) -> None:
         heard = read_until(raw, b"\x03\xf3keepalive ping timeout")
         assert b"\x89\x04" in heard
         assert raw.recv(1) == b""
-        end = site.state()["ends"][-1]
+        end = first_end(site)
     assert end.startswith("1005 no answer to a ping within 0.1 s, last heard the opening handshake")
 
 
@@ -301,7 +309,7 @@ def test_an_application_that_does_not_accept_is_given_up(tmp_path: Path) -> None
         hears(site, "1006")
     assert error.status == 503
     assert error.response.body == b"the application took too long to answer"
-    assert "did not accept within 0.2 s" in (tmp_path / "log").read_text()
+    assert "did not accept within 3 s" in (tmp_path / "log").read_text()
 
 
 def test_an_application_that_accepts_after_the_loop_was_blocked_is_not(tmp_path: Path) -> None:
@@ -323,11 +331,11 @@ def test_foreign_pages_can_be_refused(tmp_path: Path) -> None:
 
 def test_a_close_that_is_not_answered_is_bounded(tmp_path: Path) -> None:
     with serving(tmp_path / "log", ws=HURRIED) as site, site.connect() as raw:
+        began = time.monotonic()
         raw.sendall(UPGRADE % (b"/close", b""))
         read_until(raw, b"\x0f\xa0bye")
-        began = time.monotonic()
         assert raw.recv(1) == b""
-        assert 0.2 < time.monotonic() - began < 5  # without a bound it would be 10
+        assert 0.2 < time.monotonic() - began < 9  # without a bound it would be 10
 
 
 # The end of the server

@@ -151,7 +151,7 @@ async def test_a_server_that_closes_gives_up_those_at_tls(
                 await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         with sock:
-            sock.settimeout(5)
+            sock.settimeout(10)
             while sock.recv(4096):
                 pass  # what the server had sent already; then the end
     told = f"koko.server INFO {peer} -: TLS failed: the server is going away"

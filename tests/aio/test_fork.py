@@ -79,7 +79,7 @@ STORIES = {
     (theirs,) = server.connections
     theirs.transport.close()
     try:
-        await conn.recv(timeout=3)
+        await conn.recv(timeout=10)
     except CloseError:
         pass
     await server.close()
@@ -129,13 +129,13 @@ STORIES = {
     child = lives_on(meddle)
     for _ in range(3):
         await conn.send("y")
-        assert await conn.recv(timeout=3) == "y"
+        assert await conn.recv(timeout=10) == "y"
     async with dial(to, ssl=for_client, proxy=None) as other:
         await other.send("z")
-        assert await other.recv(timeout=3) == "z"
+        assert await other.recv(timeout=10) == "z"
     assert over(*child) == 0
     await conn.send("y")
-    assert await conn.recv(timeout=3) == "y"
+    assert await conn.recv(timeout=10) == "y"
     await conn.close()
     await server.close()
 """,

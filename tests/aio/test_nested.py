@@ -22,7 +22,7 @@ async def echo(conn):
 
 async def ask(conn, message):
     await conn.send(message)
-    return await conn.recv(timeout=5)
+    return await conn.recv(timeout=10)
 
 complaints = []
 
@@ -68,7 +68,7 @@ SCENARIOS = {
         async def handler(conn):
             async for message in conn:
                 asyncio.run(conn.send(message))
-                answer = asyncio.run(conn.recv(timeout=5))
+                answer = asyncio.run(conn.recv(timeout=10))
                 await conn.send("got " + answer)
         async def main():
             async with Server(handler, "127.0.0.1") as server, to(server) as conn:
@@ -91,7 +91,7 @@ SCENARIOS = {
                 assert await conn.recv() == "1"
                 async def tell():
                     await conn.send("3")  # "2" is unread, so this waits for more
-                    await asyncio.wait_for(heard.wait(), 5)
+                    await asyncio.wait_for(heard.wait(), 10)
                 asyncio.run(tell())
                 assert await conn.recv() == "2"
         """,

@@ -53,7 +53,7 @@ async def test_both_ends_send_small_writes_at_once(
         url = f"{'wss' if secure else 'ws'}://{HERE}:{port}/"
         async with dial(url, ssl=client_tls, proxy=None, sock=sock) as conn:
             hasty.append(is_hasty(conn))
-            await conn.wait_closed(5)
+            await conn.wait_closed(10)
     assert hasty == [True, True]
 
 
@@ -64,4 +64,4 @@ async def test_a_server_listens_on_whatever_names_it_is_given(host: Any) -> None
 
     async with Server(hello, host) as server:
         async with dial(f"ws://{HERE}:{server.address[1]}/", proxy=None) as conn:
-            assert await conn.recv(timeout=5) == "hello"
+            assert await conn.recv(timeout=10) == "hello"

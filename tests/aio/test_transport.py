@@ -112,7 +112,7 @@ def pair() -> Any:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         near = socket.create_connection(listener.getsockname())
         far, _ = listener.accept()
-    far.settimeout(5)
+    far.settimeout(10)
     with near, far:
         yield near, far
 

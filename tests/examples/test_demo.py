@@ -74,7 +74,7 @@ def says(conn: Conn, **word: object) -> None:
 def hears(conn: Conn, word: str) -> dict[str, object]:
     heard: dict[str, object] = {}
     while heard.get("type") != word:
-        heard = json.loads(conn.recv(timeout=5))
+        heard = json.loads(conn.recv(timeout=10))
     return heard
 
 
@@ -192,7 +192,7 @@ def test_websocket_at_another_path_is_closed_with_the_paths_there_are(site: str)
         dial(site.replace("http", "ws") + "/elsewhere", proxy=None) as conn,
         pytest.raises(CloseError, match="the paths are /chat and /echo") as closed,
     ):
-        conn.recv(timeout=5)
+        conn.recv(timeout=10)
     assert closed.value.code == 1008
 
 
@@ -214,7 +214,7 @@ def test_websocket_at_another_path_is_closed_with_the_paths_there_are(site: str)
 def test_word_the_chat_does_not_know_closes_with_1008(chat: Conn, message: str | bytes) -> None:
     chat.send(message)
     with pytest.raises(CloseError) as closed:
-        chat.recv(timeout=5)
+        chat.recv(timeout=10)
     assert closed.value.code == 1008
 
 

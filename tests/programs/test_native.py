@@ -38,7 +38,7 @@ async def main():
     async with aio.Server(echo, "127.0.0.1") as server:
         async with aio.dial("ws://127.0.0.1:%d" % server.address[1], proxy=None) as conn:
             await conn.send("x")
-            assert await conn.recv(timeout=5) == "x"
+            assert await conn.recv(timeout=10) == "x"
 
 asyncio.run(main())
 print(IMPLEMENTATION, bool(natives))

@@ -337,7 +337,7 @@ def echo(conn):
 server = Server(echo, "127.0.0.1"); server.start()
 url = f"ws://127.0.0.1:{server.address[1]}/"
 conn = dial(url, proxy=None)
-conn.send("before"); assert conn.recv(timeout=5) == "before"
+conn.send("before"); assert conn.recv(timeout=10) == "before"
 go, gone = os.pipe()
 ready, is_ready = os.pipe()
 child = os.fork()
@@ -352,11 +352,11 @@ if not child:
     os._exit(0)
 os.close(is_ready)
 os.read(ready, 1)
-conn.send("after"); assert conn.recv(timeout=5) == "after", "the child has harmed it"
+conn.send("after"); assert conn.recv(timeout=10) == "after", "the child has harmed it"
 conn.close(); assert conn.ending.code == 1000
 address = server.address
 server.close()
-try: socket.create_connection(address, timeout=5)
+try: socket.create_connection(address, timeout=10)
 except ConnectionRefusedError: pass
 else: sys.exit("the child holds the port")
 os.close(gone)
