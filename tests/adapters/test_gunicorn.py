@@ -25,7 +25,7 @@ from tests.adapters.conftest import PATIENCE, ROOT, said, stop
 
 pytestmark = [pytest.mark.once, pytest.mark.integration("flask", "gunicorn", "gevent")]
 LISTENING = re.compile(r"Listening at: https?://127\.0\.0\.1:(\d+)")
-SOON = 8  # seconds: a worker that ends by itself takes one or two
+SOON = 14  # seconds: a worker that ends by itself takes one or two; 15 is what is not soon
 UPGRADE = (
     b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -58,12 +58,12 @@ class Master:
     def ends(self) -> float:
         """Wait for its end; return how long it took."""
         began = time.monotonic()
-        assert self.process.wait(PATIENCE) == 0
+        assert self.process.wait(3 * PATIENCE) == 0
         return time.monotonic() - began
 
 
 @contextmanager
-def gunicorn(folder: Path, *options: str, graceful: int = 4) -> Iterator[Master]:
+def gunicorn(folder: Path, *options: str, graceful: int = 20) -> Iterator[Master]:
     log = folder / "log"
     command = [
         sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", *options,
@@ -119,10 +119,12 @@ def test_a_client_that_never_answers_holds_the_worker_no_longer_than_graceful_ti
 ) -> None:
     with gunicorn(tmp_path, *VIEWS, "--worker-class", worker, graceful=2) as master:
         with master.connect(b"/free") as free, master.connect(b"/held") as held:
+            began = time.monotonic()
             master.process.terminate()
             for raw in (free, held):
                 assert read_until(raw, b"\x88\x02\x03\xe9")
-            assert 1 < master.ends() < SOON
+            master.ends()
+            assert 1 < time.monotonic() - began < SOON
     assert "SIGKILL" not in master.log.read_text()
 
 
@@ -131,7 +133,7 @@ def test_a_client_that_never_answers_holds_the_worker_no_longer_than_graceful_ti
 def test_a_worker_that_is_to_be_quick_says_goodbye_as_well(
     worker: str, number: signal.Signals, tmp_path: Path
 ) -> None:
-    with gunicorn(tmp_path, *VIEWS, "--worker-class", worker, graceful=20) as master:
+    with gunicorn(tmp_path, *VIEWS, "--worker-class", worker) as master:
         with master.dial("/free") as conn, master.connect(b"/free"):
             conn.recv(PATIENCE)
             master.process.send_signal(number)
@@ -218,7 +220,7 @@ def test_two_workers_share_their_addresses_and_each_client_is_a_line_of_the_acce
 def test_an_aio_worker_that_is_to_be_quick_says_goodbye_as_well(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    with gunicorn(tmp_path, *AIO, graceful=20) as master:
+    with gunicorn(tmp_path, *AIO) as master:
         with master.dial("/") as conn, master.connect(b"/"):
             conn.recv(PATIENCE)
             master.process.send_signal(number)
@@ -227,7 +229,7 @@ def test_an_aio_worker_that_is_to_be_quick_says_goodbye_as_well(
 
 
 def test_an_aio_worker_that_waits_for_its_clients_can_be_hurried(tmp_path: Path) -> None:
-    with gunicorn(tmp_path, *AIO, graceful=20) as master, master.connect(b"/"):
+    with gunicorn(tmp_path, *AIO) as master, master.connect(b"/"):
         master.process.terminate()
         master.says("closing: waiting up to 15 s")
         master.process.send_signal(signal.SIGINT)
@@ -238,17 +240,17 @@ def test_an_aio_worker_that_waits_for_its_clients_can_be_hurried(tmp_path: Path)
 def test_an_aio_worker_that_lives_is_not_taken_for_dead_and_one_that_hangs_is(
     tmp_path: Path,
 ) -> None:
-    hanging = ["tests.adapters.aio_site:hang", *AIO[1:], "--timeout", "2"]
+    hanging = ["tests.adapters.aio_site:hang", *AIO[1:], "--timeout", "4"]
     with gunicorn(tmp_path, *hanging) as master:
         with master.dial("/") as conn:
             first = conn.recv(PATIENCE)
-            time.sleep(3)
+            time.sleep(6)
             assert "WORKER TIMEOUT" not in master.log.read_text()
             conn.send("hang")
             master.says("WORKER TIMEOUT")
             with pytest.raises(CloseError):
                 conn.recv(PATIENCE)
-        master.says(rf"Worker exiting \(pid: {first}\)")
+        master.says(rf"Booting worker with pid: (?!{first}\b)")
         with master.dial("/") as again:
             assert again.recv(PATIENCE) != first
 
