@@ -110,7 +110,7 @@ def test_what_the_server_has_read_ahead_is_handed_over_and_no_longer_there(pair)
 
 def test_nothing_read_ahead_is_not_waited_for(pair):
     theirs, _ = pair
-    theirs.settimeout(10)
+    theirs.settimeout(5)
     with theirs.makefile("rb") as reader:
         ours, early = hijackable(environ(**{"wsgi.input": reader})).take()
         with ours:

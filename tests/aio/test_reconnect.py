@@ -86,18 +86,22 @@ async def test_retry_after_is_waited_for() -> None:
     def busy(request: Request, error: HandshakeError) -> Response:
         return Response(503, b"", {"Retry-After": "3600"})
 
-    waits = []
+    waits, waited = [], asyncio.Event()
 
     def note(error: Exception) -> bool:
         waits.append(error)
+        waited.set()
         return True
 
     upgrader = Upgrader(check_origin=lambda request: False, error=busy)
     async with Server(echo, HERE, upgrader=upgrader) as server:
         conns = reconnect(url(server), backoff=SOON, retry=note, proxy=None)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.1):
-                await anext(conns)
+        dialing = asyncio.create_task(anext(conns))  # type: ignore[arg-type]
+        await waited.wait()
+        assert not (await asyncio.wait([dialing], timeout=0.1))[0]
+        dialing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await dialing
     assert len(waits) == 1
 
 

@@ -201,9 +201,9 @@ def test_a_refusal_arrives_though_much_of_the_request_was_never_read() -> None:
 
 
 def test_a_head_that_drips_is_cut_off_at_the_deadline() -> None:
+    start = monotonic()
     with running(upgrader=Upgrader(handshake_timeout=0.1)) as server, connect(server) as raw:
         raw.settimeout(0.005)
-        start = monotonic()
         cut_off = False
         for drop in b"GET / HTTP/1.1\r\nX: " + b"a" * 10_000:
             try:
