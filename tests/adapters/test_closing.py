@@ -62,7 +62,7 @@ def test_everybody_gets_the_close_and_the_handlers_have_ended(
 
 
 def test_a_client_that_does_not_answer_is_dropped_when_the_time_is_over(url: str) -> None:
-    raw = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 5)
+    raw = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 10)
     with raw:
         raw.sendall(
             b"GET /c HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -91,7 +91,7 @@ def test_what_cannot_be_said_or_waited_for_is_an_error_and_nobody_is_told(
             with pytest.raises((TypeError, ValueError), match="^timeout="):
                 close_all(timeout=timeout)  # type: ignore[arg-type]
         assert not [each for each in caplog.messages if each.startswith("closing")]
-        assert conn.ping(timeout=5) > 0
+        assert conn.ping(timeout=10) > 0
 
 
 def test_our_own_clients_are_left_alone(url: str) -> None:

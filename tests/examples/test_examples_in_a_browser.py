@@ -109,10 +109,11 @@ def test_page_that_lost_its_server_shows_what_changed_meanwhile(
 ) -> None:
     file = tmp_path / "watched"
     file.write_text("before")
-    with serving("filewatch.py", str(file)) as address:
+    port = free_port()
+    with serving("filewatch.py", str(file), port=port) as address:
         window = browser.open(f"{address}/")
         window.wait_for("!document.body.classList.contains('away')")
     window.wait_for("document.body.classList.contains('away')")
     file.write_text("meanwhile")
-    with serving("filewatch.py", str(file), port=int(address.rpartition(":")[2])):
+    with serving("filewatch.py", str(file), port=port):
         shows(window, "pre", "meanwhile")
