@@ -30,6 +30,9 @@ class Timed(Protocol):
     def on_timer(self) -> None: ...
 
 
+Together = set[Timed]  # they expire together
+
+
 class TimerWheel:
     """The deadlines of the connections of one loop."""
 
@@ -77,7 +80,7 @@ class TimerWheel:
         heapify(self._order)
         self._enough = RATE + 2 * len(self._order)
 
-    def _put_off(self, slots: list[set[Timed]], slot: int) -> None:
+    def _put_off(self, slots: list[Together], slot: int) -> None:
         """Have these expire from ``slot`` on: each in one of its own, as their owners hold them."""
         for due_together in filter(None, slots):
             while slot in self._slots:
@@ -88,15 +91,17 @@ class TimerWheel:
 
     def _expire(self) -> None:
         now = (self._loop.time() + EARLY) * RATE
-        due, put_off, leeway = [], [], 0.0
+        due: list[Together] = []
+        put_off: list[Together] = []
+        leeway = 0.0
         while self._order and self._order[0] <= now:
             slot = heappop(self._order)
-            due_together = self._slots.pop(slot)
+            late_together = self._slots.pop(slot)
             if now - slot > LATE * RATE and slot > self._strict_until:
-                put_off.append(due_together)
+                put_off.append(late_together)
                 leeway = max(leeway, min(now - slot, LEEWAY * RATE))
             else:
-                due.append(due_together)
+                due.append(late_together)
         self._put_off(put_off, ceil(now + leeway))
         self._arm()
         fatal = None
