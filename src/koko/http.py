@@ -29,6 +29,11 @@ _HARMLESS = {
 }
 
 
+def relative(target: str) -> str:
+    """Return a target without scheme and host (RFC 9112 §3.2.2: a server must accept them)."""
+    return _ABSOLUTE.sub("", target, count=1)
+
+
 def _shown(headers: MultiMapping[str]) -> str:
     fields = headers.items()
     return ", ".join(
@@ -69,8 +74,8 @@ class Request:
         return f"<{type(self).__name__} {self.method} {self.shown} {_shown(self.headers)}>"
 
     @property
-    def _relative(self) -> str:  # RFC 9112 §3.2.2: a server must understand http://host/path, too
-        return _ABSOLUTE.sub("", self.target, count=1)
+    def _relative(self) -> str:
+        return relative(self.target)
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)

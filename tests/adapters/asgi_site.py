@@ -81,6 +81,13 @@ async def fail(scope: Any, receive: Any, send: Any) -> None:
     raise LookupError("on purpose")
 
 
+async def cancelled(scope: Any, receive: Any, send: Any) -> None:
+    """Fail on the cancellation of another task."""
+    other = asyncio.create_task(asyncio.sleep(60))
+    other.cancel()
+    await other
+
+
 async def close(scope: Any, receive: Any, send: Any) -> None:
     """Close from one task while another one receives."""
     await send({"type": "websocket.accept"})
@@ -182,6 +189,7 @@ PATHS = {
     "refuse": refuse,
     "deny": deny,
     "fail": fail,
+    "cancelled": cancelled,
     "close": close,
     "feed": feed,
     "flood": flood,

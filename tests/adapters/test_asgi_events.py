@@ -305,9 +305,41 @@ async def test_a_denial_response_is_given_as_a_whole() -> None:
     assert list(response.headers.items()) == [("x-why", "café")]
 
 
-@pytest.mark.parametrize("status", [100, 101, 199, 600])
+@pytest.mark.parametrize("body", ["text", None, [b"x"], 5])
 @scene
-async def test_a_denial_is_no_informational_status(status: int) -> None:
+async def test_a_denial_whose_body_is_no_bytes_is_answered_all_the_same(body: Any) -> None:
+    client = await refusing()
+    with pytest.raises(TypeError, match="the body of a response is bytes, not"):
+        await client.send({"type": "websocket.http.response.body", "body": body})
+    client.conversation.fail()
+    assert [(each.status, each.body) for each in client.refused] == [(404, b"")]
+
+
+@scene
+async def test_a_denial_is_as_long_as_it_is_whatever_its_headers_say() -> None:
+    client = Client()
+    headers = [(b"content-length", b"100"), (b"Transfer-Encoding", b"chunked"), (b"x-why", b"a")]
+    await client.send({"type": "websocket.http.response.start", "status": 401, "headers": headers})
+    await client.send({"type": "websocket.http.response.body", "body": bytearray(b"no")})
+    (response,) = client.refused
+    assert list(response.headers.items()) == [("x-why", "a")]
+    assert response.body == b"no"
+
+
+@pytest.mark.parametrize("headers", [[("a", "b")], [(b"a",)], {b"ab": b"cde"}, [5], 5])
+@scene
+async def test_headers_that_are_no_pairs_of_bytes_are_told_so(headers: Any) -> None:
+    client = await opening()
+    start = {"type": "websocket.http.response.start", "status": 401, "headers": headers}
+    with pytest.raises(TypeError, match="headers of ASGI are pairs of bytes"):
+        await client.send(start)
+    client.conversation.fail()
+    assert [response.status for response in client.refused] == [500]
+
+
+@pytest.mark.parametrize("status", [100, 101, 199, 600, "404", 404.5, None])
+@scene
+async def test_a_denial_is_no_informational_status(status: Any) -> None:
     client = Client()
     with pytest.raises(RuntimeError, match=f"Invalid HTTP status code '{status}' in response."):
         await client.send({"type": "websocket.http.response.start", "status": status})

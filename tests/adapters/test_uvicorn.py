@@ -242,3 +242,31 @@ def test_what_is_no_handshake_is_refused_without_the_application(site: Site) -> 
     assert answer.startswith(b"HTTP/1.1 426 ")
     assert b"Sec-WebSocket-Version: 13\r\n" in answer
     assert b"server: uvicorn\r\n" in answer
+
+
+def test_a_proxy_that_speaks_http_1_0_is_told_so(site: Site) -> None:
+    with site.connect() as raw:
+        raw.sendall((UPGRADE % (b"/echo", b"")).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        answer = read_until(raw, b"request is HTTP/1.0, expected HTTP/1.1")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_target_with_a_host_is_its_path(site: Site) -> None:
+    with site.connect() as raw:
+        raw.sendall((UPGRADE % (b"/scope?x=1", b"")).replace(b"GET /", b"GET http://elsewhere/"))
+        said = read_until(raw, b'"query_string": "b\'x=1\'"')
+    assert b'"path": "/scope"' in said
+    assert b'"raw_path": "b\'/scope\'"' in said
+
+
+def test_what_came_behind_the_end_of_a_request_in_two_packets_is_heard(
+    site: Site, request: pytest.FixtureRequest
+) -> None:
+    if request.node.callspec.params["site"].startswith("zttp"):
+        return  # it does not say where the head has ended
+    head = UPGRADE % (b"/echo", b"")
+    with site.connect() as raw:
+        raw.sendall(head[:-2])
+        time.sleep(0.05)  # or it is one packet, which is heard as well
+        raw.sendall(head[-2:] + wire("1 000 0001 1 len", b"early"))
+        assert read_until(raw, b"\x81\x05early").startswith(b"HTTP/1.1 101 ")

@@ -181,6 +181,23 @@ def test_the_log_is_in_uvicorns_form(tmp_path: Path) -> None:
     assert f"TRACE:    {host}:{port} - WebSocket connection lost\n" in said
 
 
+def test_an_application_that_raises_a_cancellation_of_its_own_has_failed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with serving(log) as site:
+        assert refused(site, "/cancelled").status == 500
+    assert "ERROR:    Exception in ASGI application" in log.read_text()
+
+
+def test_a_client_that_a_proxy_names_cannot_write_into_the_terminal(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with serving(log, "--http", "h11") as site, site.connect() as raw:
+        raw.sendall(UPGRADE % (b"/echo", b"X-Forwarded-For: \x1b[31mred\r\n"))
+        read_until(raw, b"\r\n\r\n")
+    said = log.read_text()
+    assert "\x1b" not in said
+    assert '"WebSocket /echo" [accepted]' in said
+
+
 def test_a_log_handler_that_raises_leaves_no_client_without_its_answer(tmp_path: Path) -> None:
     with serving(tmp_path / "log", ws=HURRIED, FAILING_LOG="1") as site:
         with dial(site.url("/echo"), proxy=None) as conn:

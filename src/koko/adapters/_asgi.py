@@ -28,6 +28,8 @@ else:
 
 NO_STATUS = 1005  # the connection was lost after it had been accepted, as uvicorn has it
 ABNORMAL = 1006  # it never was accepted
+# Headers that say how long a body is: that is known when all of it has come.
+FRAMING = ("content-length", "transfer-encoding")
 
 
 class Handshake(Protocol):
@@ -190,10 +192,12 @@ class Conversation(Events):
 
     def _start_response(self, event: Event) -> None:
         status = event["status"]
-        if not 200 <= status < 600:  # 101 would tell the client that it is let in
+        # 101 would tell the client that it is let in.
+        if not isinstance(status, int) or not 200 <= status < 600:
             raise RuntimeError(f"Invalid HTTP status code '{status}' in response.")
-        headers = text_of(event.get("headers") or ())
-        check_fields(CIMultiDict(headers))  # while another answer can still be given
+        said = text_of(event.get("headers") or ())
+        check_fields(CIMultiDict(said))  # while another answer can still be given
+        headers = [field for field in said if field[0].lower() not in FRAMING]
         self._response, self._body = (status, headers), []
         self._stage = REFUSING
 
@@ -201,9 +205,11 @@ class Conversation(Events):
         assert self._response is not None
         assert self._body is not None
         body = event.get("body", b"")
+        if not isinstance(body, bytes | bytearray | memoryview):
+            raise TypeError(f"the body of a response is bytes, not {type(body).__name__}")
         if body and self._response[0] in BODILESS:
             raise RuntimeError(f"a response with status {self._response[0]} has no body")
-        self._body.append(body)
+        self._body.append(bytes(body))
         if not event.get("more_body", False):
             self._finish_response()
 

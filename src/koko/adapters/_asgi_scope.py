@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 
 from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
 
-from koko.http import Request
+from koko.http import Request, relative
 from koko.opening.handshake import subprotocols
 
 Scope = dict[str, Any]
@@ -19,25 +19,30 @@ Event = dict[str, Any]
 Pairs = Iterable[tuple[bytes, bytes]]
 
 
-def read_again(head: bytes) -> tuple[Request, list[tuple[bytes, bytes]]]:
+def read_again(
+    head: bytes, version: str | None = None
+) -> tuple[Request, list[tuple[bytes, bytes]]]:
     """Return the request of a head that another parser has read and written again.
+
+    That may have written another version of HTTP; ``version`` is the one that came.
 
     Raises:
         ValueError: it is not one.
     """
     first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
-    method, target, version = first.decode("latin-1").split(" ")
+    method, target, protocol = first.decode("latin-1").split(" ")
     pairs = []
     for line in lines:
         name, _, value = line.partition(b":")
         pairs.append((name.lower(), value.strip(b" \t")))
     headers = CIMultiDictProxy(CIMultiDict(text_of(pairs)))
-    return Request(method, target, headers, version.removeprefix("HTTP/")), pairs
+    return Request(method, target, headers, version or protocol.removeprefix("HTTP/")), pairs
 
 
 def scope_of(request: Request, pairs: Pairs, root_path: str, **more: Any) -> Scope:
     """Return the scope of a handshake; ``more`` is what its head does not say."""
-    raw_path, _, query = request.target.partition("?")
+    raw_path, _, query = relative(request.target).partition("?")
+    raw_path = raw_path or "/"
     return {
         "type": "websocket",
         "http_version": request.version,
@@ -62,7 +67,10 @@ def request_of(scope: Scope) -> Request:
 
 def text_of(headers: Pairs) -> list[tuple[str, str]]:
     """Return headers as the rest of Koko has them."""
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+    try:
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+    except (AttributeError, TypeError, ValueError):  # not shown: a value may be a secret
+        raise TypeError("headers of ASGI are pairs of bytes, [(b'name', b'value')]") from None
 
 
 def octets_of(headers: MultiMapping[str]) -> list[tuple[bytes, bytes]]:

@@ -42,13 +42,14 @@ __all__ = [
     "addresses",
     "behind_the_head",
     "changed",
-    "get_client_addr",
+    "client_of",
     "get_path_with_query_string",
     "get_remote_addr",
     "http_on",
     "is_ssl",
     "let_go",
     "moved",
+    "version_on",
 ]
 
 TRACE = logging.DEBUG // 2  # uvicorn's own level
@@ -84,6 +85,18 @@ def http_on(transport: Transport) -> Any:
     return get_protocol and get_protocol()
 
 
+def version_on(http: Any) -> str | None:
+    """Return the version of HTTP that came: uvicorn writes 1.1 into the head that it hands over."""
+    scope: dict[str, Any] = getattr(http, "scope", None) or {}
+    return scope.get("http_version")
+
+
+def client_of(scope: Any) -> str:
+    """Return the client as uvicorn logs it; what a proxy tells may be anything."""
+    client = str(get_client_addr(scope))
+    return client if client.isprintable() else ascii(client)
+
+
 def addresses(http: Any, transport: Transport) -> tuple[Any, Any]:
     """Return the addresses of the server and of the client.
 
@@ -99,6 +112,7 @@ def behind_the_head(http: Any, key: bytes) -> bytes:
     """Return what came behind a request in the same bytes, which uvicorn would drop.
 
     To be called while the head is handed over. ``key`` stands in that head and in no other.
+    With zttp the head must have come in one piece.
     Where uvicorn has changed nothing is found, as if nothing had come.
     """
     trailing = getattr(getattr(http, "conn", None), "trailing_data", None)
@@ -111,6 +125,9 @@ def behind_the_head(http: Any, key: bytes) -> bytes:
     if frame is None:
         return b""
     data = bytes(frame.f_locals.get("data", b""))
+    ended = sys.exc_info()[1]  # how httptools says where: the head may have begun before ``data``
+    if type(ended).__name__ == "HttpParserUpgrade" and ended is not None and ended.args:
+        return data[ended.args[0] :]
     _, blank, rest = data[max(data.find(key), 0) :].partition(b"\r\n\r\n")
     return rest if blank else b""
 

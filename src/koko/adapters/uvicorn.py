@@ -26,19 +26,20 @@ from koko.adapters._uvicorn_seam import (
     addresses,
     behind_the_head,
     changed,
-    get_client_addr,
+    client_of,
     get_path_with_query_string,
     get_remote_addr,
     http_on,
     is_ssl,
     let_go,
     moved,
+    version_on,
 )
 from koko.adapters._uvicorn_shared import Shared, check_options, shared_by
 from koko.aio.conn import Conn
 from koko.aio.forking import disown_transport
 from koko.aio.logs import tell
-from koko.aio.tasks import FATAL
+from koko.aio.tasks import FATAL, was_cancelled
 from koko.aio.timers import Timed
 from koko.aio.transport import end_half, hasten
 from koko.core import lifecycle
@@ -56,7 +57,7 @@ from koko.upgrading import Accepted, Refused
 
 logger = logging.getLogger("uvicorn.error")
 
-DENIED = '%s - "WebSocket %s" %s'
+OUTCOME = '%s - "WebSocket %s" %s'
 UNREADABLE = Request("GET", UNKNOWN, CIMultiDict())  # stands where none could be read
 EARLY = 1 << 16  # bytes kept of what a client says before it is accepted
 
@@ -215,7 +216,7 @@ class Protocol(asyncio.Protocol):
         http = http_on(self.transport)
         self._secure = is_ssl(self.transport)
         try:
-            self._request, pairs = _read(head)
+            self._request, pairs = _read(head, version_on(http))
             decision = self._shared.upgrader.decide(self._request, secure=self._secure)
             if isinstance(decision, Refused):
                 raise decision.error
@@ -235,7 +236,7 @@ class Protocol(asyncio.Protocol):
     def _deny(self, error: HandshakeError) -> None:
         """Refuse a client without asking the application."""
         client, sentence = written(get_remote_addr(self.transport) or ""), sentence_of(error)
-        tell(logger, level_of(error), DENIED, client, self._request.shown, sentence)
+        tell(logger, level_of(error), OUTCOME, client, self._request.shown, sentence)
         self._answer(error.response or refusal(error))
 
     def _scope(self, pairs: Pairs, server: Any, client: Any) -> Scope:
@@ -267,9 +268,9 @@ class Protocol(asyncio.Protocol):
             result = await self._app(scope, conversation.receive, conversation.send)
         except ClientDisconnected:
             pass
-        except asyncio.CancelledError:
-            raise
         except BaseException as error:
+            if was_cancelled(error):
+                raise
             tell(logger, logging.ERROR, "Exception in ASGI application\n", error=error)
             if isinstance(error, FATAL):
                 raise
@@ -382,9 +383,8 @@ class Protocol(asyncio.Protocol):
 
     def _log(self, outcome: str) -> None:
         if self.scope is not None and logger.isEnabledFor(logging.INFO):
-            client, target = get_client_addr(self.scope), get_path_with_query_string(self.scope)
-            shown = target.partition("?")[0]  # tokens live in the query
-            tell(logger, logging.INFO, '%s - "WebSocket %s" %s', client, shown, outcome)
+            shown = get_path_with_query_string(self.scope).partition("?")[0]  # no token
+            tell(logger, logging.INFO, OUTCOME, client_of(self.scope), shown, outcome)
 
     def _trace(self, what: str) -> None:
         if logger.level <= TRACE:
@@ -393,8 +393,8 @@ class Protocol(asyncio.Protocol):
             tell(logger, TRACE, "%sWebSocket connection %s", prefix, what)
 
 
-def _read(head: bytes) -> tuple[Request, Pairs]:
+def _read(head: bytes, version: str | None) -> tuple[Request, Pairs]:
     try:
-        return read_again(head)
+        return read_again(head, version)
     except ValueError:
         raise HandshakeError(400, "the head of the request is not whole") from None
