@@ -130,6 +130,16 @@ def test_a_value_that_no_handshake_could_use_is_an_error_of_its_variable(
     assert sentence in done.stderr
 
 
+def test_a_variable_that_is_mistyped_or_of_another_server_is_a_warning(tmp_path: Path) -> None:
+    mistaken = {"KOKO_ORIGIN": "https://app.example", "KOKO_PING_INTERVAL": "5", "KOKO_SHOP": "a"}
+    with serving(tmp_path / "log", **mistaken):
+        pass
+    log = (tmp_path / "log").read_text()
+    assert "WARNING:  KOKO_ORIGIN is not read here; did you mean KOKO_ORIGINS?" in log
+    assert "KOKO_PING_INTERVAL is not read here; did you mean --ws-ping-interval?" in log
+    assert "KOKO_SHOP" not in log
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import sys
+from difflib import get_close_matches
 from typing import NoReturn, TypeVar
 
 from koko.core.deflate import Compression
@@ -13,7 +14,9 @@ from koko.upgrading import Upgrader
 
 STARTUP_FAILURE = 3  # uvicorn and gunicorn stop at this code; of others they start a new worker
 INF = float("inf")
+_read_here: set[str] = set()
 T = TypeVar("T")
+_LOGGER = logging.getLogger("uvicorn.error")
 
 
 class SettingError(ValueError):
@@ -24,8 +27,25 @@ def give_up(error: SettingError) -> NoReturn:
     """End uvicorn: by the error, or by a code that its manager of processes knows."""
     if multiprocessing.parent_process() is None and "gunicorn.arbiter" not in sys.modules:
         raise error
-    logging.getLogger("uvicorn.error").error("cannot start: %s", error)
+    _LOGGER.error("cannot start: %s", error)
     raise SystemExit(STARTUP_FAILURE) from None
+
+
+def tell_of_mistaken(elsewhere: dict[str, str]) -> None:
+    """Warn of variables that are not read here and look as if they were meant to be.
+
+    Of ``KOKO_ORIGIN`` nothing else is seen: pages of every site go on being let in.
+    ``elsewhere`` has those of another server, and what has their meaning here.
+    """
+    for name in sorted(os.environ):
+        if name.startswith("KOKO_") and name not in _read_here:
+            near = elsewhere.get(name) or _near(name)
+            if near:
+                _LOGGER.warning("%s is not read here; did you mean %s?", name, near)
+
+
+def _near(name: str) -> str:
+    return "".join(get_close_matches(name, _read_here, n=1, cutoff=0.75))
 
 
 def seconds(name: str, default: float) -> float:
@@ -40,6 +60,7 @@ def number(name: str, default: int, least: int = 0, most: float = INF) -> int:
 
 def origins(default: list[str]) -> list[str]:
     """Return the pages that may connect, parted by spaces or commas."""
+    _read_here.add("KOKO_ORIGINS")
     given = os.environ.get("KOKO_ORIGINS", "")
     named = given.replace(",", " ").split() or default
     try:
@@ -65,6 +86,7 @@ def compression() -> Compression:
 
 
 def _read(name: str, default: T, kind: type[T], what: str, least: int = 0, most: float = INF) -> T:
+    _read_here.add(name)
     given = os.environ.get(name)
     if not given:
         return default
