@@ -346,13 +346,6 @@ def test_an_application_that_accepts_after_the_loop_was_blocked_is_not(tmp_path:
     assert "did not accept" not in (tmp_path / "log").read_text()
 
 
-def test_an_application_that_accepts_after_the_loop_was_blocked_is_not(tmp_path: Path) -> None:
-    with serving(tmp_path / "log", ws=HURRIED) as site:
-        with dial(site.url("/block"), proxy=None) as conn:
-            assert echoes(conn)
-    assert "did not accept" not in (tmp_path / "log").read_text()
-
-
 def test_foreign_pages_can_be_refused(tmp_path: Path) -> None:
     with serving(tmp_path / "log", ws=HURRIED) as site:
         with dial(site.url("/echo"), proxy=None, headers={"Origin": "https://app.example"}) as conn:
