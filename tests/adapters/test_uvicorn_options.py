@@ -340,7 +340,7 @@ def test_an_application_that_does_not_accept_is_given_up(tmp_path: Path) -> None
 
 
 def test_an_application_that_accepts_after_the_loop_was_blocked_is_not(tmp_path: Path) -> None:
-    with serving(tmp_path / "log", ws=HURRIED) as site:
+    with serving(tmp_path / "log", KOKO_HANDSHAKE_TIMEOUT="0.5") as site:
         with dial(site.url("/block"), proxy=None) as conn:
             assert echoes(conn)
     assert "did not accept" not in (tmp_path / "log").read_text()
