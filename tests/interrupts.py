@@ -35,7 +35,7 @@ WAYS = ("plain", "tls", "compressed")
 VERBS = ("recv", "send", "ping", "close", "streams")
 
 CLOSE_TIMEOUT = 1.0
-IN_TIME = CLOSE_TIMEOUT + 1.5  # what a close() may take
+IN_TIME = CLOSE_TIMEOUT + 10.0  # what a close() may take, on a busy machine
 HUNG = 60.0  # seconds after which a trial hangs: all stacks are printed
 MOMENTS = 0.003  # seconds within which an interrupt comes
 TEXT = "".join(map(chr, range(0xC0, 0x140)))

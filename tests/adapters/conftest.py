@@ -23,6 +23,7 @@ import trustme
 ROOT = Path(__file__).parent.parent.parent
 OWN = f"127.{os.getpid() >> 8 & 255}.{os.getpid() & 255}.103"  # a port free here stays free
 PATIENCE = 10.0  # seconds after which a test has failed; nothing waits so long
+STARTUP = 60.0  # and for another program to start or to end: its imports alone take seconds of work
 
 GUNICORN = [
     "-m", "gunicorn", "tests.adapters.site:application", "--bind", "127.0.0.1:0",
@@ -84,7 +85,7 @@ class Site:
 
 def said(process: subprocess.Popen[bytes], log: Path, wanted: re.Pattern[str]) -> str:
     """Wait until a process has said what is wanted, and return the group in it."""
-    give_up_at = time.monotonic() + PATIENCE
+    give_up_at = time.monotonic() + STARTUP
     while not (found := wanted.search(log.read_text())):
         assert process.poll() is None, f"it ended with {process.returncode}: {log.read_text()}"
         assert time.monotonic() < give_up_at, f"it never said {wanted.pattern}: {log.read_text()}"
@@ -96,7 +97,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     """Tell a process to end, and wait until it has; it does not outlive its test."""
     process.terminate()
     try:
-        process.wait(PATIENCE)
+        process.wait(STARTUP)
     finally:
         process.kill()
         process.wait()

@@ -24,6 +24,7 @@ from tests.ports import free_port
 FILES = Path(__file__).parent.parent.parent / "docs" / "proxies"
 HOST = "app.example"
 PATIENCE = 10.0  # seconds after which a test has failed; nothing waits so long
+STARTUP = 60.0  # and for a proxy to start or to end
 SCRATCH = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]  # where nginx keeps large bodies
 
 
@@ -111,14 +112,14 @@ def running(
     finally:
         process.terminate()
         try:
-            process.wait(PATIENCE)
+            process.wait(STARTUP)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    give_up_at = time.monotonic() + PATIENCE
+    give_up_at = time.monotonic() + STARTUP
     while True:
         assert process.poll() is None, f"it ended with {process.returncode}: {log.read_text()}"
         assert time.monotonic() < give_up_at, f"it never listened: {log.read_text()}"

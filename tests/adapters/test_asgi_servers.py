@@ -20,7 +20,7 @@ import pytest
 
 from koko import CloseError, ErrBadHandshake, Kind
 from koko.sync import Conn, dial
-from tests.adapters.conftest import OWN, PATIENCE, Site
+from tests.adapters.conftest import OWN, PATIENCE, STARTUP, Site
 from tests.adapters.uvicorn_server import started
 
 pytestmark = [
@@ -90,7 +90,7 @@ def running(name: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], Sit
     with started(log, "-m", *command, wait_for=LISTENS) as (process, where):
         host, port = where.rsplit(":", 1)
         site = Site(name, int(port), None, log, host)
-        give_up_at = time.monotonic() + PATIENCE
+        give_up_at = time.monotonic() + STARTUP
         while True:
             try:
                 site.state()
@@ -292,7 +292,7 @@ def test_a_server_that_is_told_to_stop_leaves_nothing(name: str, tmp_path: Path)
         for conn in conns:
             assert ended(site, conn).code == STOPPING.get(name, 1006)
             conn.close()
-        process.wait(PATIENCE)
+        process.wait(STARTUP)
     said = log.read_text()
     for complaint in ("Task was destroyed", "never retrieved", "/src/koko/", "unclosed"):
         assert complaint not in said, said

@@ -15,7 +15,7 @@ import pytest
 
 from koko import ErrBadHandshake
 from koko.sync import dial
-from tests.adapters.conftest import GUNICORN, PATIENCE, ROOT, said
+from tests.adapters.conftest import GUNICORN, PATIENCE, ROOT, STARTUP, said
 from tests.examples.browser import Browser
 
 pytestmark = pytest.mark.integration("flask", "django", "gunicorn", "gevent")
@@ -45,7 +45,7 @@ def running(log: Path, command: list[str]) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(PATIENCE)
+            process.wait(STARTUP)
         finally:
             process.kill()
             process.wait()

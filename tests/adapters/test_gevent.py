@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.adapters.conftest import PATIENCE
+from tests.adapters.conftest import STARTUP
 
 pytestmark = pytest.mark.integration("gevent")
 
@@ -26,4 +26,4 @@ with ours, theirs, gevent.Timeout(5):
 
 
 def test_a_write_to_a_full_socket_of_gevent_does_not_wait() -> None:
-    subprocess.run([sys.executable, "-c", WRITE], check=True, timeout=PATIENCE)
+    subprocess.run([sys.executable, "-c", WRITE], check=True, timeout=STARTUP)

@@ -21,7 +21,7 @@ import trustme
 
 from koko import CloseError, ErrBadHandshake
 from koko.sync import Conn, dial
-from tests.adapters.conftest import PATIENCE, ROOT, said, stop
+from tests.adapters.conftest import PATIENCE, ROOT, STARTUP, said, stop
 
 pytestmark = [pytest.mark.once, pytest.mark.integration("flask", "gunicorn", "gevent")]
 LISTENING = re.compile(r"Listening at: https?://127\.0\.0\.1:(\d+)")
@@ -58,7 +58,7 @@ class Master:
     def ends(self) -> float:
         """Wait for its end; return how long it took."""
         began = time.monotonic()
-        assert self.process.wait(3 * PATIENCE) == 0
+        assert self.process.wait(STARTUP) == 0
         return time.monotonic() - began
 
 
@@ -303,7 +303,7 @@ def test_a_proxy_header_is_required_where_gunicorn_is_told_so(tmp_path: Path) ->
 def test_an_application_of_another_kind_is_named_and_not_tried_again(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gunicorn", VIEWS[0], *AIO[1:], "--bind", "127.0.0.1:0"]
     ended = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=STARTUP, check=False
     )
     assert ended.returncode == 4
     assert "as in async def handler(conn), but 'tests.adapters.flask_site:app' is <Flask" in (

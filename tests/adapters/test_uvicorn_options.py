@@ -20,7 +20,7 @@ import trustme
 
 from koko import CloseError
 from koko.sync import Conn, dial
-from tests.adapters.conftest import PATIENCE, ROOT, Site
+from tests.adapters.conftest import PATIENCE, ROOT, STARTUP, Site
 from tests.adapters.test_servers import UPGRADE, read_until
 from tests.adapters.test_uvicorn import hears, refused
 from tests.adapters.uvicorn_server import APP, CLASS, serving, started, with_tls
@@ -101,7 +101,7 @@ def test_a_variable_that_cannot_be_read_stops_uvicorn_with_a_sentence() -> None:
         env={"KOKO_CLOSE_TIMEOUT": "soon"},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=STARTUP,
     )
     assert done.returncode == 1
     assert "KOKO_CLOSE_TIMEOUT='soon': a number of seconds, 0 or more" in done.stderr
@@ -258,7 +258,7 @@ def test_fd(tmp_path: Path) -> None:
                 stderr=complaints,
             )
         try:
-            give_up_at = time.monotonic() + PATIENCE
+            give_up_at = time.monotonic() + STARTUP
             while "running on socket" not in log.read_text():
                 assert time.monotonic() < give_up_at, log.read_text()
                 time.sleep(0.01)
@@ -266,14 +266,14 @@ def test_fd(tmp_path: Path) -> None:
                 assert echoes(conn)
         finally:
             process.terminate()
-            process.wait(PATIENCE)
+            process.wait(STARTUP)
 
 
 @pytest.mark.parametrize("options", [["--reload"], ["--workers", "2"]])
 def test_processes_that_uvicorn_starts(tmp_path: Path, options: list[str]) -> None:
     log = tmp_path / "log"
     with serving(log, *options) as site:
-        give_up_at = time.monotonic() + PATIENCE
+        give_up_at = time.monotonic() + STARTUP
         while "startup complete" not in log.read_text():  # until then nobody listens
             assert time.monotonic() < give_up_at, log.read_text()
             time.sleep(0.01)
@@ -292,7 +292,7 @@ def test_tcp_keeps_no_small_write_back(
         more, tls = with_tls(authority, tmp_path)
         options += more
     with serving(log, *options, tls=tls) as site:
-        give_up_at = time.monotonic() + PATIENCE
+        give_up_at = time.monotonic() + STARTUP
         while "startup complete" not in log.read_text():
             assert time.monotonic() < give_up_at, log.read_text()
             time.sleep(0.01)

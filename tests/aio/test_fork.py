@@ -155,6 +155,6 @@ def test_with_a_child_that_inherits_them(loop: str, secure: bool) -> None:
         stories.append(f"STORIES[{name!r}] = story")
     program = PROGRAM.format(loop_factory=LOOPS[loop], secure=secure, stories="\n".join(stories))
     command = [sys.executable, "-c", program]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     held = [f"held: {name}" for name in STORIES]
     assert run.stdout.splitlines() == held, run.stdout + run.stderr

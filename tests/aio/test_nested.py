@@ -119,5 +119,5 @@ SCENARIOS = {
 def test_messages_arrive_in_a_loop_that_is_run_by_what_it_runs(scenario: str) -> None:
     program = BEFORE + textwrap.dedent(scenario) + AFTER
     command = [sys.executable, "-W", "ignore", "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr[-2000:]) == ("held\n", "")

@@ -16,7 +16,7 @@ import pytest
 from tests.dialing.conftest import HERE
 from tests.ports import free_port
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 # It prefers uvloop, and then asks for a loop where there is none.
 PPROXY = """

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PATIENCE = 20  # seconds for a process to end
+PATIENCE = 60  # seconds for a process to end
 LIFETIME = 600  # seconds after which a process that was not stopped has hung
 
 

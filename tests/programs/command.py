@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from koko.sync import Conn, Server
 from tests.programs.served import Served
 
-PATIENCE = 20  # seconds
+PATIENCE = 60  # seconds
 KOKO = (sys.executable, "-m", "koko")
 
 

@@ -18,7 +18,7 @@ from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-PATIENCE = 20  # seconds
+PATIENCE = 60  # seconds
 
 
 pytestmark = pytest.mark.once

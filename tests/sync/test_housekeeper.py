@@ -157,9 +157,9 @@ if not child:
 assert os.read(ours.pipe[0], 1) == b"!"
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=6 * PATIENCE)
 
 
 def test_koko_sync_never_loads_asyncio() -> None:
     script = "import sys, koko.sync; sys.exit('asyncio' in sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=6 * PATIENCE)

@@ -99,14 +99,14 @@ def corked(conn: Conn) -> None:
 
 VERBS: dict[str, tuple[bytes, Callable[[Conn], object]]] = {
     "recv": (PING + HI, lambda conn: conn.recv()),
-    "recv with a timeout": (PING + HI, lambda conn: conn.recv(timeout=1)),
+    "recv with a timeout": (PING + HI, lambda conn: conn.recv(timeout=PATIENCE)),
     "read_message": (HI, lambda conn: conn.read_message()),
     "next_reader": (HI, read_parts),
     "send": (b"", lambda conn: conn.send("hi")),
-    "send with a timeout": (b"", lambda conn: conn.send("hi", timeout=1)),
+    "send with a timeout": (b"", lambda conn: conn.send("hi", timeout=PATIENCE)),
     "next_writer": (b"", write_parts),
     "cork": (HI, corked),
-    "ping": (PONG, lambda conn: conn.ping(b"!", timeout=1)),
+    "ping": (PONG, lambda conn: conn.ping(b"!", timeout=PATIENCE)),
     "pong": (b"", lambda conn: conn.pong()),
     "broadcast": (b"", lambda conn: broadcast([conn], "hi")),
     "close": (CLOSE, lambda conn: conn.close()),

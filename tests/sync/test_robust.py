@@ -367,5 +367,5 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_child_that_lives_on_holds_and_harms_nothing_of_its_parent() -> None:
     command = [sys.executable, "-X", "faulthandler", "-c", FORK]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=3 * PATIENCE)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=6 * PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr

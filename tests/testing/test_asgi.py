@@ -445,7 +445,7 @@ except OSError as error:
 def test_a_loop_that_cannot_be_made_is_an_error() -> None:
     # In a process of its own: of a loop that is half made asyncio complains by itself.
     run = subprocess.run(
-        [sys.executable, "-c", NO_DESCRIPTOR], stdout=subprocess.PIPE, text=True, timeout=10
+        [sys.executable, "-c", NO_DESCRIPTOR], stdout=subprocess.PIPE, text=True, timeout=60
     )
     assert run.stdout == "True\n"
 
