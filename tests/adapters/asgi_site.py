@@ -144,7 +144,7 @@ async def sleep(scope: Any, receive: Any, send: Any) -> None:
 
 async def block(scope: Any, receive: Any, send: Any) -> None:
     """Block the whole loop for longer than anybody may take to accept, and accept."""
-    time.sleep(1.5)
+    time.sleep(Hurried.handshake_timeout + 1.5)
     for _ in range(5):
         await asyncio.sleep(0)
     await echo(scope, receive, send)

@@ -250,7 +250,7 @@ def test_uvicorn_behind_a_proxy_that_only_it_believes(
         with behind(way[0], uvicorn) as proxy:
             with through(proxy, client_tls, path="/echo", headers={"Origin": app}) as conn:
                 conn.send("hello")
-                assert conn.recv(5) == "hello"
+                assert conn.recv(PATIENCE) == "hello"
             with pytest.raises(HandshakeError, match="is not in origins="):
                 through(proxy, client_tls, path="/echo", headers={"Origin": "https://b.example"})
     log = (tmp_path / "uvicorn.log").read_text()

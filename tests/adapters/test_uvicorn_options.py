@@ -124,7 +124,7 @@ def test_a_value_that_no_handshake_could_use_is_an_error_of_its_variable(
         env={name: value},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=STARTUP,
     )
     assert name in done.stderr.splitlines()[-1]
     assert sentence in done.stderr
@@ -159,7 +159,7 @@ def test_workers_are_not_started_for_ever_for_a_variable_that_cannot_be_read(
         env={**os.environ, "KOKO_ORIGINS": "soon"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=STARTUP,
     )
     assert "KOKO_ORIGINS='soon': origins: 'soon' is not " in done.stderr
     assert "Traceback" not in done.stderr
