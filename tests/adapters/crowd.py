@@ -35,7 +35,7 @@ from tests.adapters.uvicorn_server import CLASS, started
 APP = "tests.adapters.crowd_site:app"
 ADDRESSES = ("127.0.0.1", "127.0.0.2")
 PING = 3.0  # seconds, and as many to wait for the answer
-PATIENCE = 120.0  # seconds after which a wave has failed; nothing waits so long
+PATIENCE = 300.0  # seconds after which a wave has failed; nothing waits so long
 SHUTDOWN = 3.0  # seconds: the bound of the goodbye
 SLACK = 10.0  # seconds that a busy machine may take beyond it
 GROWTH = 1.01  # what the last wave may leave of memory, times what the first has left

@@ -204,9 +204,14 @@ def test_no_wait_lasts_for_ever_in_an_application_that_blocks_its_loop() -> None
         assert isinstance(error, CloseError)
         assert re.search(blocked, str(error))
 
+    release(site)
+
+
+def release(site: Site) -> None:
+    """Let a loop that was blocked come back to life, and wait for its end."""
     (loop,) = [thread for thread in threading.enumerate() if thread.name == "koko-asgi"]
     site.released.set()
-    loop.join(10)  # it comes back to life, and ends
+    loop.join(10)
     assert not loop.is_alive()
     gc.collect()  # a transport that is left says so here
 
@@ -219,7 +224,7 @@ def test_a_handshake_that_finds_the_loop_blocked_says_where() -> None:
             client.dial("/block_early")
         with pytest.raises(TimeoutError, match=BLOCKED.format("block_early")):
             client.dial("/echo")  # the loop does not even begin it
-    site.released.set()
+    release(site)
 
 
 @pytest.mark.once

@@ -66,6 +66,22 @@ class LoopThread:
             BaseException: what has ended the loop.
         """
         outcome: Future[T] = Future()
+        try:
+            return self._run_into(outcome, work, timeout)
+        except BaseException:
+            outcome.cancel()  # nobody is left who would take it
+            raise
+
+    def finish(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """As ``run``, for the last work: a loop that comes back to life still does it."""
+        return self._run_into(Future(), work, None)
+
+    def _run_into(
+        self,
+        outcome: Future[T],
+        work: Callable[[], Coroutine[Any, Any, T]],
+        timeout: float | None,
+    ) -> T:
         either: tuple[Future[Any], ...] = outcome, self._lost
         self.check()
         self._ask(partial(self._begin, work, outcome))
@@ -80,7 +96,7 @@ class LoopThread:
         except BaseException:  # a KeyboardInterrupt, for example
             outcome.cancel()
             raise
-        self.check()  # if the loop comes back to life it still does the work
+        self.check()
         outcome.cancel()
         raise TimeoutError("the event loop did not do it in time")
 

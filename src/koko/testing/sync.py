@@ -240,9 +240,9 @@ def asgi(
         try:
             yield AsgiClient(server, loop)
         except BaseException as error:
-            loop.run(partial(server.stop, error))
+            loop.finish(partial(server.stop, error))
             raise
-        loop.run(server.stop)
+        loop.finish(server.stop)
 
 
 async def _started(app: Application, timeout: float | None, client: tuple[str, int]) -> AsgiServer:
