@@ -99,9 +99,9 @@ def check_seconds(what: str, value: Any) -> None:
     if value is None:
         return
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{what}={value!r}, expected a number of seconds, or None")
+        raise TypeError(f"{what}={value!r}, expected a number of seconds, or None for no limit")
     if not -LONGEST < value < LONGEST:  # nor nan
-        raise ValueError(f"{what}={value!r}, expected a number of seconds, or None")
+        raise ValueError(f"{what}={value!r}, expected a number of seconds, or None for no limit")
 
 
 def check_context(name: str, context: Any, wrong: str, why: str) -> None:

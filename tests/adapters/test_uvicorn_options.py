@@ -67,7 +67,15 @@ def test_a_silent_client_is_pinged_and_given_up(tmp_path: Path) -> None:
     assert end.startswith("1005 no answer to a ping within 0.1 s, last heard the opening handshake")
 
 
-@pytest.mark.parametrize("off", ["0", "0.0"])
+@pytest.mark.parametrize("none", ["0", "-1"])
+def test_ws_max_size_can_be_turned_off(tmp_path: Path, none: str) -> None:
+    with serving(tmp_path / "log", "--ws-max-size", none) as site:
+        with dial(site.url("/echo"), proxy=None, read_limit=None) as conn:
+            conn.send(bytes(17 << 20))
+            assert conn.recv(PATIENCE) == bytes(17 << 20)
+
+
+@pytest.mark.parametrize("off", ["0", "0.0", "-1", "nan", "inf"])
 def test_pings_can_be_turned_off(tmp_path: Path, off: str) -> None:
     options = ["--ws-ping-interval", off, "--ws-ping-timeout", "0.1"]
     with serving(tmp_path / "log", *options) as site, site.connect() as raw:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, ref
@@ -68,9 +69,17 @@ def check_options(compression: Compression, origins: Sequence[str]) -> None:
 def upgrader(options: Options, config: Any) -> Upgrader:
     """Return uvicorn's options and those of ours that go with them."""
     return Upgrader(
-        read_limit=config.ws_max_size or None,
-        ping_interval=config.ws_ping_interval or None,  # 0.0 is off, as None
-        ping_timeout=config.ws_ping_timeout or None,
+        read_limit=_limit(config.ws_max_size),
+        ping_interval=_limit(config.ws_ping_interval),
+        ping_timeout=_limit(config.ws_ping_timeout),
         compression=options.compression if config.ws_per_message_deflate else False,
         origins=list(options.origins),
     )
+
+
+def _limit(value: Any) -> Any:
+    """Return a limit of uvicorn's, None where there is none: of 0 and below, infinity and nan.
+
+    uvicorn lets all of these pass, and a client that is the first to meet one can mend nothing.
+    """
+    return value if value is not None and 0 < value < math.inf else None
