@@ -66,7 +66,7 @@ def in_finalizer(frame: Any) -> bool:
     """Tell whether this is where Python itself ignores what is raised."""
     while frame is not None and frame.f_code.co_name != "at_moment":
         name, owner = frame.f_code.co_name, frame.f_locals.get("self")
-        if name in ("__del__", "gc_callback"):  # the latter is Hypothesis's
+        if name in ("__del__", "gc_callback", "_remove"):  # Hypothesis's, and a WeakSet's
             return True
         if name == "close" and isinstance(owner, MessageReader):  # nobody else calls it here
             return True
