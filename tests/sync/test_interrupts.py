@@ -7,12 +7,13 @@ interrupts`` is the same with real signals, on every kind of connection.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -38,6 +39,15 @@ CLOSE = wire("1 000 1000  1 0000010", b"\x03\xe8")
 
 class Interrupt(BaseException):
     pass
+
+
+@pytest.fixture(autouse=True)
+def no_collection() -> Iterator[None]:
+    """Collect no garbage of other tests meanwhile: what interrupts that is told as ignored."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def at_moment(number: int, work: Callable[[], object]) -> bool:
@@ -66,7 +76,7 @@ def in_finalizer(frame: Any) -> bool:
     """Tell whether this is where Python itself ignores what is raised."""
     while frame is not None and frame.f_code.co_name != "at_moment":
         name, owner = frame.f_code.co_name, frame.f_locals.get("self")
-        if name in ("__del__", "gc_callback", "_remove"):  # Hypothesis's, and a WeakSet's
+        if name in ("__del__", "gc_callback"):  # the latter is Hypothesis's
             return True
         if name == "close" and isinstance(owner, MessageReader):  # nobody else calls it here
             return True
