@@ -47,6 +47,19 @@ def test_the_peer_is_known_by_its_address(more, peer):
     assert hijackable(environ(**more)).peer == peer
 
 
+@pytest.mark.parametrize("where", ["gunicorn.socket", "werkzeug.socket", "wsgi.input"])
+def test_the_port_is_that_of_the_socket_unless_middleware_knows_another_address(where):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_connection(server.getsockname()) as client, server.accept()[0] as ours:
+            given = ours.makefile("rb") if where == "wsgi.input" else ours
+            known = {where: given, "REMOTE_ADDR": "127.0.0.1", "REMOTE_PORT": "1"}
+            assert hijackable(environ(**known)).peer == client.getsockname()
+            corrected = known | {"REMOTE_ADDR": "203.0.113.9"}
+            assert hijackable(environ(**corrected)).peer == ("203.0.113.9", 0)
+            if given is not ours:
+                given.close()
+
+
 def test_a_request_is_put_together_from_an_environ():
     request = hijackable(environ()).request
     assert (request.method, request.target, request.version) == ("GET", "/app/caf%C3%A9?a=b", "1.1")

@@ -16,6 +16,7 @@ import io
 import os
 import socket
 import ssl
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
@@ -87,19 +88,13 @@ class WSGIRequest:
 
     def take(self) -> tuple[socket.socket, bytes]:
         environ = self._environ
-        stream = environ["wsgi.input"]
         _check_eventlet(environ)
         if "gunicorn.socket" in environ:
-            early = _unread(stream)
+            early = _unread(environ["wsgi.input"])
             return _move(environ["gunicorn.socket"]), early
         if "uwsgi.version" in environ:
             return _take_from_uwsgi(self.secure), b""
-        # werkzeug, wsgiref and gevent.pywsgi all read from the file of a socket, and Django's
-        # runserver through a method of it.
-        stream = getattr(getattr(stream, "_read", None), "__self__", stream)
-        sock = environ.get("werkzeug.socket") or getattr(
-            getattr(stream, "raw", None), "_sock", None
-        )
+        sock, stream = _socket(environ), _stream(environ)
         if sock is None or not isinstance(stream, io.BufferedReader):
             server = environ.get("SERVER_SOFTWARE", "this server")
             raise HandshakeError(
@@ -149,9 +144,32 @@ def _read(environ: dict[str, Any]) -> Request:
     )
 
 
+def _stream(environ: dict[str, Any]) -> Any:
+    """Return what a server reads requests from.
+
+    werkzeug, wsgiref and gevent.pywsgi all read from the file of a socket, and Django's
+    runserver through a method of it.
+    """
+    stream = environ["wsgi.input"]
+    return getattr(getattr(stream, "_read", None), "__self__", stream)
+
+
+def _socket(environ: dict[str, Any]) -> Any:
+    """Return the socket of a request; uWSGI and those that keep it have none."""
+    named = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    return named or getattr(getattr(_stream(environ), "raw", None), "_sock", None)
+
+
 def _peer(environ: dict[str, Any]) -> Any:
     host = environ.get("REMOTE_ADDR", "")  # gevent leaves it out of a Unix socket's clients
-    return "" if host in ("", "<local>") else (host, 0)  # the latter is werkzeug's
+    if host in ("", "<local>"):  # the latter is werkzeug's
+        return ""
+    # REMOTE_PORT may be the proxy's: middleware that corrects the address leaves it as it is.
+    with suppress(OSError, AttributeError):  # the client is gone; or what is there is no socket
+        peer = _socket(environ).getpeername()
+        if peer[:1] == (host,):
+            return peer
+    return (host, 0)
 
 
 def _target(environ: dict[str, Any]) -> str:

@@ -132,10 +132,11 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        if self.path in METHODS:
-            METHODS[self.path](self)
-        elif self.path == "/handed":
-            hand_over(UPGRADERS[self.path].upgrade(self, COOKIE))
+        path = self.path.partition("?")[0]
+        if path in METHODS:
+            METHODS[path](self)
+        elif path == "/handed":
+            hand_over(UPGRADERS[path].upgrade(self, COOKIE))
         else:
             body = state().encode()
             self.send_response(200)

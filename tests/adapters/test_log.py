@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -47,11 +48,41 @@ def test_a_refused_origin_is_a_warning_that_says_what_to_do(
 ) -> None:
     caplog.set_level(logging.INFO, "koko.server")
     with serving() as url, pytest.raises(ErrBadHandshake, match="403"):
-        dial(url, origin="https://app.example")
+        dial(f"{url}chat?token=secret", origin="https://app.example")
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert record.getMessage().startswith("refused: 403: origin 'https://app.example' is not the")
+    line = r"127\.0\.0\.1:[1-9]\d* /chat: 403: origin 'https://app\.example' is not the"
+    assert re.match(line, record.getMessage())
     assert "add 'https://app.example' to origins=" in record.getMessage()
+
+
+def test_a_view_that_is_full_says_whom_it_refused(caplog: pytest.LogCaptureFixture) -> None:
+    class Full(Site):
+        @http_server.websocket(Upgrader(), thread=True, max_connections=1)
+        def do_GET(self, conn: Conn) -> None:
+            conn.wait_closed()
+
+    caplog.set_level(logging.INFO, "koko.server")
+    with serving(Full) as url, dial(url):
+        with pytest.raises(ErrBadHandshake, match="503"):
+            dial(f"{url}chat?token=secret")
+        (line,) = caplog.messages
+    assert re.match(r"127\.0\.0\.1:[1-9]\d* /chat: 503: the server is full \(max_conn", line)
+
+
+def test_the_address_of_a_refused_client_is_what_a_trusted_proxy_tells(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Proxied(Site):
+        @http_server.websocket(Upgrader(trusted_proxies=["127.0.0.1"]))
+        def do_GET(self, conn: Conn) -> None:
+            """Never be called."""
+
+    headers = {"X-Forwarded-For": "203.0.113.9", "Origin": "https://evil.example"}
+    with serving(Proxied) as url, pytest.raises(ErrBadHandshake, match="403"):
+        dial(f"{url}chat", headers=headers)
+    (line,) = caplog.messages
+    assert line.startswith("203.0.113.9 /chat: 403: origin 'https://evil.example' is not the host")
 
 
 def test_a_log_handler_that_raises_leaves_no_refused_client_without_its_answer() -> None:

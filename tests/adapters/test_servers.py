@@ -95,6 +95,17 @@ def test_a_foreign_page_is_refused_with_a_sentence(site: Site) -> None:
     assert b"origin 'https://evil.example' is not the host '127.0.0.1:" in answer.body
 
 
+def test_a_refused_client_is_a_line_with_its_address_and_path(site: Site) -> None:
+    with site.connect() as raw:
+        host, port = raw.getsockname()
+        raw.sendall(UPGRADE % (b"/echo?token=secret", b"Origin: https://evil.example\r\n"))
+        assert b" 403 " in read_until(raw, b"\r\n")
+    lines = site.log.read_text().splitlines()
+    (line,) = (each for each in lines if f"{host}:{port} /echo: " in each)
+    assert "403: origin 'https://evil.example' is not the host '127.0.0.1" in line
+    assert "secret" not in line
+
+
 def test_a_request_that_asks_for_no_websocket_is_told_to(site: Site) -> None:
     with site.connect() as raw:
         raw.sendall(b"GET /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

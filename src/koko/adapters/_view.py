@@ -23,6 +23,7 @@ from koko.sync.handling import run_handler
 from koko.sync.logs import tell
 from koko.sync.monitor import hold
 from koko.sync.upgrade import Upgrader
+from koko.upgrading import source_of
 
 _LOGGER = logging.getLogger("koko.server")
 
@@ -74,14 +75,15 @@ class Conversations:
         update_wrapper(handler, self._named)  # what is said of it names the application's
         if not hold(self._lock, self._enter):
             full = serving.server_full(self._limit)
-            tell(_LOGGER, logging.INFO, "refused: %s", full)
+            self._tell(request, str(full))
             return hijackable(request).answer(refusal(full))
         handed_over = False
         try:
             try:
                 conn = self._upgrader.upgrade(request)
             except OSError:  # the client is gone
-                return self._gone(request)
+                self._tell(request, serving.HUNG_UP_ANSWERING)
+                return OVER
             handed_over = self._thread and self._hand_over(conn, handler)
             if not handed_over:
                 run_handler(conn, partial(handler, conn), _LOGGER)
@@ -89,18 +91,19 @@ class Conversations:
             if not is_refusal(error):
                 raise
             level = logging.ERROR if error.status >= 500 else serving.level_of(error)
-            tell(_LOGGER, level, "refused: %s", serving.sentence_of(error))
+            self._tell(request, serving.sentence_of(error), level)
             return error.response or refusal(error)
         finally:
             if not handed_over:
                 hold(self._lock, self._leave)
         return OVER
 
-    def _gone(self, request: Any) -> Response:
+    def _tell(self, request: Any, sentence: str, level: int = logging.INFO) -> None:
+        """Log what became of a client that got no connection."""
         known = hijackable(request)
-        peer, target = written(known.peer), known.request.shown
-        tell(_LOGGER, logging.INFO, serving.CLIENT, peer, target, serving.HUNG_UP_ANSWERING)
-        return OVER
+        source = source_of(self._upgrader, known.request, known.peer, known.secure)
+        peer = written(source.address or known.peer)
+        tell(_LOGGER, level, serving.CLIENT, peer, known.request.shown, sentence)
 
     def _hand_over(self, conn: Conn, handler: Callable[[Conn], object]) -> bool:
         """Start the thread of a conversation; tell whether it has one."""
