@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "/echo": {"compression": True, "subprotocols": ["chat"], "read_limit": 1 << 21},
     "/pinged": {"ping_interval": 0.05, "ping_timeout": 0.1},
     "/fails": {},
+    "/exits": {},
     "/hurried": {},
     "/handed": {},
     "/whose": {"trusted_proxies": ["127.0.0.1"]},
@@ -61,6 +62,10 @@ def fail(conn: Conn) -> None:
     raise LookupError("on purpose")
 
 
+def leave(conn: Conn) -> None:
+    raise SystemExit("on purpose")
+
+
 def whose(conn: Conn) -> None:
     conn.send(repr(conn.remote_address))
 
@@ -80,6 +85,7 @@ HANDLERS: dict[str, Callable[[Conn], None]] = {
     "/pinged": wait,
     "/hurried": hurry,
     "/fails": fail,
+    "/exits": leave,
     "/whose": whose,
     "/threaded": echo,
 }

@@ -86,7 +86,7 @@ class Conversations:
                 return OVER
             handed_over = self._thread and self._hand_over(conn, handler)
             if not handed_over:
-                run_handler(conn, partial(handler, conn), _LOGGER)
+                _converse(conn, handler)
         except HandshakeError as error:
             if not is_refusal(error):
                 raise
@@ -124,7 +124,7 @@ class Conversations:
     def _run(self, conn: Conn, handler: Callable[[Conn], object], peer: str) -> None:
         running[threading.current_thread()] = peer
         try:
-            run_handler(conn, partial(handler, conn), _LOGGER)
+            _converse(conn, handler)
         finally:
             running.pop(threading.current_thread(), None)
             hold(self._lock, self._leave)
@@ -136,6 +136,17 @@ class Conversations:
 
     def _leave(self) -> None:
         self._open -= 1
+
+
+def _converse(conn: Conn, handler: Callable[[Conn], object]) -> None:
+    try:
+        run_handler(conn, partial(handler, conn), _LOGGER)
+    except BaseException:
+        # It is logged, and the client has its 1011. gunicorn's worker would take the SystemExit of
+        # one conversation for its own end, and with it for that of all others. An interrupt of the
+        # main thread is the process's.
+        if threading.current_thread() is threading.main_thread():
+            raise
 
 
 def fields(response: Response) -> list[tuple[str, str]]:
