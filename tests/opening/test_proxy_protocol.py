@@ -137,6 +137,11 @@ def test_a_line_that_breaks_the_rules_is_refused(line):
     assert malformed.value.advice == ""
 
 
+def test_a_line_that_is_not_ended_shows_no_query_of_the_request_behind_it():
+    with pytest.raises(ProxyHeaderError, match=r"1 2\\nGET /chat'$"):
+        read(b"PROXY TCP4 203.0.113.9 10.0.0.1 1 2\nGET /chat?t=s3cret HTTP/1.1\r\n")
+
+
 def test_a_line_has_107_bytes_at_most():
     longest = b"PROXY UNKNOWN ".ljust(105, b"x")
     assert read(longest + b"\r\n") == (ProxyHeader(), 107)

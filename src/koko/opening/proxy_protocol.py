@@ -76,7 +76,7 @@ _HEAD_V2 = 16
 def _end_of(octets: bytes) -> int | None:
     """Return where a header ends, None while that is not known or not there yet."""
     if not any(octets.startswith(begin[: len(octets)]) for begin in (_V1, _V2)):
-        shown = octets[:16].partition(b"?")[0]  # the query of a request may hold a token
+        shown = _without_query(octets[:16])
         raise ProxyHeaderError(f"there is no PROXY header, the stream begins with {shown!r}")
     if octets[:1] == _V1[:1]:
         end = octets.find(b"\r\n", 0, _LONGEST_V1) + 2
@@ -89,6 +89,11 @@ def _end_of(octets: bytes) -> int | None:
     if end > LIMIT:
         raise _malformed(f"header of {end} bytes, at most {LIMIT} are read")
     return end if len(octets) >= end else None
+
+
+def _without_query(octets: bytes) -> bytes:
+    """Return what may be shown: behind a line that is not ended a request may have come."""
+    return octets.partition(b"?")[0]
 
 
 def _malformed(what: str) -> ProxyHeaderError:
@@ -113,7 +118,7 @@ def _text(octets: bytes) -> ProxyHeader:
         ip, _ = map(read, (source, destination))
         port, _ = map(_port, ports)
     except ValueError:
-        raise _malformed(repr(octets)) from None
+        raise _malformed(repr(_without_query(octets))) from None
     return ProxyHeader(_address(ip, port))
 
 
