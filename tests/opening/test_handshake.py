@@ -331,6 +331,12 @@ def test_a_refused_method_is_told_the_one_allowed():
     assert refusal(refused(asked("POST"))).headers["Allow"] == "GET"
 
 
+@pytest.mark.parametrize("lost", [{"version": "1.0"}, {"Upgrade": None}, {"Connection": "close"}])
+def test_what_a_proxy_has_not_passed_on_is_advice_where_a_websocket_was_asked_for(lost):
+    assert "have the proxy pass the upgrade on" in refused(asked(**lost)).advice
+    assert refused(asked(Sec_WebSocket_Key=None, **lost)).advice == ""
+
+
 def test_a_426_names_the_protocol_and_its_version():
     response = refusal(refused(asked(Sec_WebSocket_Version="8")))
     assert response.headers["Sec-WebSocket-Version"] == "13"
