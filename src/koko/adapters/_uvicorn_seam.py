@@ -11,17 +11,20 @@ import os
 import socket
 import sys
 from asyncio import Transport
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
+from koko.adapters._asgi_scope import Pairs
 from koko.aio import transport as transports
 
 OLDEST = "0.36.0"  # the first that takes an import string; tests/adapters/test_uvicorn.py
 NEWEST = "0.54.0"
 
 try:
+    from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
     from uvicorn.protocols.utils import (
         ClientDisconnected,
         get_client_addr,
@@ -49,6 +52,7 @@ __all__ = [
     "is_ssl",
     "let_go",
     "moved",
+    "told_by_proxies",
     "version_on",
 ]
 
@@ -79,6 +83,26 @@ def moved(transport: Transport, sock: socket.socket | None) -> Transport | None:
     return ours
 
 
+def told_by_proxies(config: Any, transport: Transport, headers: Pairs) -> Any:
+    """Return the client's address, as the proxies that uvicorn believes tell it.
+
+    The application would be told by the same middleware.
+    """
+    peer = get_remote_addr(transport)
+    if not config.proxy_headers:
+        return peer
+    scope: dict[str, Any] = {"type": "websocket", "client": peer, "headers": headers}
+    middleware: Any = ProxyHeadersMiddleware(_no_application, config.forwarded_allow_ips)
+    with suppress(StopIteration):
+        middleware(scope, None, None).send(None)
+    client = scope["client"]
+    return (printable(client[0]), client[1]) if client else client
+
+
+async def _no_application(*_: object) -> None:
+    """Do nothing."""
+
+
 def http_on(transport: Transport) -> Any:
     """Return uvicorn's HTTP protocol, while it hands the head over; None where there is none."""
     get_protocol = getattr(transport, "get_protocol", None)
@@ -93,8 +117,12 @@ def version_on(http: Any) -> str | None:
 
 def client_of(scope: Any) -> str:
     """Return the client as uvicorn logs it; what a proxy tells may be anything."""
-    client = str(get_client_addr(scope))
-    return client if client.isprintable() else ascii(client)
+    return printable(get_client_addr(scope))
+
+
+def printable(told: str) -> str:
+    """Return what may be anything as the log may have it."""
+    return told if told.isprintable() else ascii(told)
 
 
 def addresses(http: Any, transport: Transport) -> tuple[Any, Any]:

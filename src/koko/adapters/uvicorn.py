@@ -33,6 +33,7 @@ from koko.adapters._uvicorn_seam import (
     is_ssl,
     let_go,
     moved,
+    told_by_proxies,
     version_on,
 )
 from koko.adapters._uvicorn_shared import Shared, check_options, shared_by
@@ -215,14 +216,14 @@ class Protocol(asyncio.Protocol):
     def _begin(self, head: bytes) -> None:
         http = http_on(self.transport)
         self._secure = is_ssl(self.transport)
+        pairs: Pairs = ()
         try:
             self._request, pairs = _read(head, version_on(http))
             decision = self._shared.upgrader.decide(self._request, secure=self._secure)
             if isinstance(decision, Refused):
                 raise decision.error
         except HandshakeError as error:
-            self._deny(error)
-            return
+            return self._deny(error, pairs)
         self._accepted = decision
         self._early = behind_the_head(http, self._request.headers["Sec-WebSocket-Key"].encode())
         self._conversation = Conversation(self, ClientDisconnected)
@@ -233,10 +234,10 @@ class Protocol(asyncio.Protocol):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _deny(self, error: HandshakeError) -> None:
+    def _deny(self, error: HandshakeError, pairs: Pairs) -> None:
         """Refuse a client without asking the application."""
-        client, sentence = written(get_remote_addr(self.transport) or ""), sentence_of(error)
-        tell(logger, level_of(error), OUTCOME, client, self._request.shown, sentence)
+        client = written(told_by_proxies(self._config, self.transport, pairs) or "")
+        tell(logger, level_of(error), OUTCOME, client, self._request.shown, sentence_of(error))
         self._answer(error.response or refusal(error))
 
     def _scope(self, pairs: Pairs, server: Any, client: Any) -> Scope:
@@ -376,10 +377,9 @@ class Protocol(asyncio.Protocol):
 
     def disown(self) -> None:
         """Let go of the socket in a child of fork."""
-        if self._path is not None:
-            self._path.disown()
-        else:
-            disown_transport(self.transport)
+        if self._path is None:
+            return disown_transport(self.transport)
+        self._path.disown()
 
     def _log(self, outcome: str) -> None:
         if self.scope is not None and logger.isEnabledFor(logging.INFO):
