@@ -694,6 +694,87 @@ async def test_a_client_that_left_before_it_was_accepted_is_one_line(
     assert of_clients(caplog) == [f"koko.server INFO 203.0.113.7:51312 /chat%20room: {said}"]
 
 
+GONE = "koko.server INFO 203.0.113.7:51312 /chat%20room: the client hung up before it was answered"
+# What servers raise for a client that is gone: as ASGI says; as uvicorn's sansio class, without a
+# word; as gunicorn and granian.
+RAISED = [ConnectionResetError("gone"), OSError(), RuntimeError("the handler is closed")]
+
+
+@pytest.mark.parametrize("raised", RAISED)
+@scene
+async def test_a_client_that_leaves_while_it_is_accepted_is_one_line(
+    raised: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = served(echo)
+    server.broken = raised
+    server.leaves(1006)
+    await server.ends()
+    assert of_clients(caplog) == [GONE]
+
+
+@pytest.mark.parametrize("raised", RAISED)
+@scene
+async def test_a_client_that_leaves_while_it_is_refused_is_one_line(
+    raised: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = served(echo, headers=EVIL)
+    server.broken = raised
+    server.leaves(1006)
+    await server.ends()
+    (line,) = of_clients(caplog)
+    assert line.startswith(f"koko.server WARNING 203.0.113.7:51312 /chat%20room: {SAID}")
+
+
+@scene
+async def test_a_client_that_leaves_between_two_events_of_its_refusal_is_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = websocket()(echo)
+
+    async def early(scope: Any, receive: Any, send: Any) -> None:
+        async def granian(event: Any) -> None:  # it never reports the end
+            if event["type"] == "websocket.http.response.body":
+                raise RuntimeError("ASGI flow error: Connection already upgraded")
+            await send(event)
+
+        await app(scope, receive, granian)
+
+    await Script(early, headers=EVIL).ends()
+    (line,) = of_clients(caplog)
+    assert line.startswith(f"koko.server WARNING 203.0.113.7:51312 /chat%20room: {SAID}")
+
+
+@pytest.mark.parametrize("raised", RAISED)
+@scene
+async def test_an_endpoint_hears_of_a_client_that_leaves_while_it_is_accepted(
+    raised: Exception,
+) -> None:
+    async def app(*given: Any) -> None:
+        said = "^(gone|the client hung up before it was answered|)$"
+        with pytest.raises(OSError, match=said) as gone:
+            async with upgrade(given):
+                raise AssertionError("it was let in")
+        assert isinstance(raised, RuntimeError) or gone.value is raised  # a server knows its own
+
+    server = Script(app)
+    server.broken = raised
+    server.leaves(1006)
+    await server.ends()
+
+
+@scene
+async def test_a_server_that_takes_no_accept_of_a_client_that_is_there_has_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = served(echo)
+    server.broken = ValueError("a header that it does not send")
+    server.text("hello")
+    with pytest.raises(ValueError, match="a header"):  # nor a refusal
+        await server.ends()
+    assert of_clients(caplog) == ["koko.server ERROR could not answer /chat%20room"]
+
+
 @scene
 async def test_a_function_that_fails_at_the_handshake_is_500(
     caplog: pytest.LogCaptureFixture,

@@ -6,6 +6,7 @@ The server has checked the head and writes the answer; who may connect is decide
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from multidict import CIMultiDict
@@ -14,7 +15,7 @@ from koko.adapters import _starlette as starlette
 from koko.adapters._asgi_conn import AsgiConn
 from koko.adapters._asgi_path import EventPath
 from koko.adapters._asgi_scope import Event, Scope, can_deny, octets_of, request_of
-from koko.adapters._asgi_transport import EventTransport, Receive, Send
+from koko.adapters._asgi_transport import REPORT, EventTransport, Receive, Send
 from koko.aio.conn import Conn
 from koko.aio.tasks import clock_of
 from koko.aio.upgrade import Upgrader
@@ -82,19 +83,24 @@ class Side:
         said: Event = {"type": "websocket.accept", "headers": octets_of(headers)}
         if subprotocol is not None:
             said["subprotocol"] = subprotocol
-        await self.send(said)
+        await self._send(said)
 
     async def refuse(self, error: HandshakeError) -> None:
-        """Answer a client that is refused; without the extension for it that is a bare 403."""
-        if self.accepted:
-            code, reason = starlette.POLICY, shorten(error.reason)
-            return await self._send("websocket.close", code=code, reason=reason)
-        if not can_deny(self.scope):
-            return await self._send("websocket.close")
-        response = error.response or refusal(error)
+        """Answer a client that is refused, unless it is gone."""
+        with suppress(OSError):
+            if self.accepted:
+                said: Event = {"code": starlette.POLICY, "reason": shorten(error.reason)}
+                await self._send({"type": "websocket.close", **said})
+            elif can_deny(self.scope):
+                await self._deny(error.response or refusal(error))
+            else:  # that is a bare 403
+                await self._send({"type": "websocket.close"})
+
+    async def _deny(self, response: Response) -> None:
         start = {"status": response.status, "headers": octets_of(response.headers)}
-        await self._send("websocket.http.response.start", **start)
-        await self._send("websocket.http.response.body", body=response.body)
+        await self._send({"type": "websocket.http.response.start", **start})
+        with suppress(Exception):  # so granian tells, and not before, that the client is gone
+            await self.send({"type": "websocket.http.response.body", "body": response.body})
 
     async def close(self, event: Event) -> None:
         """Send a Close.
@@ -110,8 +116,27 @@ class Side:
             self.not_closed()
             await self.send({"type": "websocket.close", "code": 1000, "reason": ""})
 
-    async def _send(self, name: str, **fields: object) -> None:
-        await self.send({"type": name, **fields})
+    async def _send(self, event: Event) -> None:
+        """Send an event of the handshake.
+
+        Raises:
+            OSError: the client is gone. granian and gunicorn raise something else; but then they
+                report that it has gone as well.
+        """
+        try:
+            await self.send(event)
+        except OSError:
+            raise
+        except Exception as error:
+            if not await self._hears_of_the_end():
+                raise
+            raise ConnectionResetError(HUNG_UP_ANSWERING) from error
+
+    async def _hears_of_the_end(self) -> bool:
+        with suppress(Exception):
+            async with asyncio.timeout(REPORT):
+                return bool((await self.receive())["type"] == "websocket.disconnect")
+        return False
 
     def not_closed(self) -> None:
         """Take note that the server did not take a Close."""

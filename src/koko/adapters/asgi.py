@@ -30,6 +30,7 @@ from koko.misuse import check_face, not_awaitable, refuse_plain
 from koko.opening.handshake import check_request, is_refusal, refusal
 from koko.serving import (
     CLIENT,
+    HUNG_UP_ANSWERING,
     NO_ANSWER,
     check_limit,
     close_code_of,
@@ -185,8 +186,9 @@ class Application:
     async def _admit(self, side: Side, refused: HandshakeError | None) -> Conn | None:
         try:
             return await _open(side, self._upgrader, refused=refused)
-        except OSError as gone:
-            tell(_LOGGER, logging.INFO, CLIENT, side.name, side.request.shown, gone)
+        except OSError:  # each server has words of its own for it, or none
+            target = side.request.shown
+            tell(_LOGGER, logging.INFO, CLIENT, side.name, target, HUNG_UP_ANSWERING)
         except BaseException as error:
             if is_refusal(error):
                 return None  # it was answered
