@@ -67,6 +67,19 @@ def test_a_silent_client_is_pinged_and_given_up(tmp_path: Path) -> None:
     assert end.startswith("1005 no answer to a ping within 0.1 s, last heard the opening handshake")
 
 
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+def test_the_limits_of_requests_count_a_websocket_and_refuse_none(
+    http: str, tmp_path: Path
+) -> None:
+    options = ["--limit-concurrency", "2", "--limit-max-requests", "1", "--timeout-keep-alive", "0"]
+    with serving(tmp_path / "log", "--http", http, *options) as site, ExitStack() as opened:
+        conns = [opened.enter_context(dial(site.url("/echo"), proxy=None)) for _ in range(4)]
+        assert all(map(echoes, conns))
+        with site.connect() as page:  # the one request: uvicorn stops behind it
+            page.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert read_until(page, b"\r\n").startswith(b"HTTP/1.1 503 ")
+
+
 @pytest.mark.parametrize("none", ["0", "-1"])
 def test_ws_max_size_can_be_turned_off(tmp_path: Path, none: str) -> None:
     with serving(tmp_path / "log", "--ws-max-size", none) as site:
