@@ -60,8 +60,8 @@ class QuietLoop:
         self.add_reader: Callable[..., object] = loop.add_reader
         self.remove_reader: Callable[[int], object] = loop.remove_reader
         if type(loop).__module__.startswith("uvloop"):
-            self._readers: dict[int, UntilReset] = {}
-            self._have_read: set[UntilReset] = set()
+            self._readers: dict[int, Callable[[], object]] = {}
+            self._have_read: set[int] = set()  # descriptors, which may be another's by now
             self.add_reader, self.remove_reader = self._add_reader, self._remove_reader
         self.add_writer, self.remove_writer = loop.add_writer, loop.remove_writer
         self.call_soon, self.call_later = loop.call_soon, loop.call_later
@@ -70,58 +70,38 @@ class QuietLoop:
         return getattr(self._loop, name)
 
     def _add_reader(self, descriptor: int, read: Callable[[], object]) -> None:
-        reader = self._readers[descriptor] = UntilReset(descriptor, read, self._note)
-        self._loop.add_reader(descriptor, reader)
+        """Have ``read`` called, and again, if need be, until it sees a reset.
+
+        uvloop watches a socket no longer that its peer has reset, and calls once for what came
+        before. aiofastnet then reads that, perhaps not the reset behind it. To ask the system
+        after each read would cost an echo a tenth, so it is asked soon after.
+        """
+        have_read = self._have_read
+
+        def read_on() -> None:
+            if not have_read:
+                self.call_later(LOOK, self._look)
+            have_read.add(descriptor)
+            read()
+
+        self._readers[descriptor] = read_on
+        self._loop.add_reader(descriptor, read_on)
 
     def _remove_reader(self, descriptor: int) -> object:
-        if (reader := self._readers.pop(descriptor, None)) is not None:
-            reader.over = True
+        self._readers.pop(descriptor, None)
         return self._loop.remove_reader(descriptor)
 
-    def _note(self, reader: UntilReset) -> None:
-        if not self._have_read:
-            self.call_later(LOOK, self._look)
-        self._have_read.add(reader)
-
     def _look(self) -> None:
-        readers, self._have_read = self._have_read, set()
-        for reader in readers:
-            reader.look()
+        descriptors = tuple(self._have_read)
+        self._have_read.clear()
+        for descriptor in descriptors:
+            read_on = self._readers.get(descriptor)
+            if read_on is not None and hung_up.was_reset(descriptor):
+                read_on()
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if context["message"] != "SSL handshake failed":
             self._loop.call_exception_handler(context)
-
-
-class UntilReset:
-    """What uvloop calls when a socket is readable: reads on, if need be, until it sees a reset.
-
-    uvloop watches a socket no longer that its peer has reset, and calls once for what came
-    before. aiofastnet then reads that, perhaps not the reset behind it. To ask the system after
-    each read would cost an echo a tenth, so what has read is asked about soon after.
-    """
-
-    __slots__ = ("_descriptor", "_note", "_read", "over")
-
-    def __init__(
-        self,
-        descriptor: int,
-        read: Callable[[], object],
-        note: Callable[[UntilReset], object],
-    ) -> None:
-        self.over = False  # it is no longer wanted, and the descriptor may be another's
-        self._descriptor = descriptor
-        self._read = read
-        self._note = note
-
-    def __call__(self) -> None:
-        self._note(self)
-        self._read()
-
-    def look(self) -> None:
-        """Read on if the peer has reset the connection."""
-        if not self.over and hung_up.was_reset(self._descriptor):
-            self()
 
 
 async def attach(sock: socket.socket, protocol: P) -> P:
