@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
+from compliance.ports import free_port
 from koko import CloseError, ErrBadHandshake, HandshakeError, serving
 from koko.dialing import Opened
 from koko.sync import Conn, Dialer, Server, Upgrader, dial
 from koko.sync.housekeeper import housekeeper
 from koko.sync.signals import stop_signals
 from tests.logged import of_clients
-from tests.ports import free_port
 from tests.sync.conftest import PATIENCE, Link, in_thread, until
 from tests.wire import wire
 
@@ -149,7 +149,13 @@ def test_nothing_is_written_to_what_got_the_number_of_a_socket_that_was_closed(d
         }[deed]() or number
         if deed == "detach":
             os.close(number)
-        ours, theirs = socket.socketpair()
+        pairs = [socket.socketpair()]
+        while deed != "shutdown" and number not in map(socket.socket.fileno, pairs[-1]):
+            assert number > min(map(socket.socket.fileno, pairs[-1])), "another one has got it"
+            pairs.append(socket.socketpair())  # lower numbers were free, since an earlier test
+        ours, theirs = pairs.pop()
+        for left in (end for pair in pairs for end in pair):
+            left.close()
         with ours, theirs, pytest.raises(CloseError):
             assert deed == "shutdown" or number in (ours.fileno(), theirs.fileno())
             try:
