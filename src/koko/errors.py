@@ -126,6 +126,15 @@ class CloseError(WebSocketError):
         return f"we closed with {_say(self.sent)}; peer answered {self.received.code}"
 
 
+def forget_frames(ending: BaseException | None) -> None:
+    """Drop the traceback of an end that was raised: its frames hold the ``Conn``, which holds it.
+
+    What else a handler raised is the application's, and keeps its traceback.
+    """
+    if isinstance(ending, CloseError):
+        ending.__traceback__ = None
+
+
 def only_closes(error: BaseException) -> bool:
     """Tell whether an error says only that connections are over.
 

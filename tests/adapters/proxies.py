@@ -19,7 +19,7 @@ from pathlib import Path
 
 import trustme
 
-from tests.ports import free_port
+from compliance.ports import free_port
 
 FILES = Path(__file__).parent.parent.parent / "docs" / "proxies"
 HOST = "app.example"

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from compliance.ports import free_port
 from koko import CloseError
 from koko.sync import Conn, dial
 from tests.adapters.conftest import PATIENCE, said, stop
 from tests.pages import written
-from tests.ports import free_port
 
 pytestmark = [pytest.mark.once, pytest.mark.integration("flask", "django", "gunicorn")]
 LISTENING = re.compile(r"(?:Running on|server at|Listening at:) http://127\.0\.0\.1:(\d+)")

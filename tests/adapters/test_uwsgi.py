@@ -16,10 +16,10 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 import trustme
 
+from compliance.ports import free_port
 from koko import CloseError, ErrBadHandshake
 from koko.sync import dial
 from tests.adapters.conftest import PATIENCE, ROOT, said, stop
-from tests.ports import free_port
 
 # ``uwsgi`` itself can be imported inside of it only.
 pytestmark = [pytest.mark.once, pytest.mark.integration("uwsgidecorators", "flask")]

@@ -8,10 +8,10 @@ from contextlib import aclosing
 
 import pytest
 
+from compliance.ports import free_port
 from koko import CloseError, ErrBadHandshake, HandshakeError, Request, Response
 from koko.aio import Backoff, Conn, Dialer, Server, Upgrader, reconnect
 from tests.aio.conftest import echo, url
-from tests.ports import free_port
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
 

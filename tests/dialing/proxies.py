@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from compliance.ports import free_port
 from tests.dialing.conftest import HERE
-from tests.ports import free_port
 
 PATIENCE = 60.0
 

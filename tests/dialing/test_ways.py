@@ -22,6 +22,7 @@ import websockets.sync.server
 import koko.aio.network
 import koko.default_context
 import koko.sync.network
+from compliance.ports import free_port
 from koko import ErrBadHandshake, HandshakeError, dial_steps
 from koko.dial_steps import Attempts, Resolve
 from koko.opening.eyeballs import DELAY, ROOM
@@ -39,7 +40,6 @@ from tests.dialing.conftest import (
     serving,
     url,
 )
-from tests.ports import free_port
 from tests.sync.conftest import PATIENCE, in_thread, until
 
 

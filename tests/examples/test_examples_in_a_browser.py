@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from compliance.ports import free_port
 from tests.examples.browser import Browser, Window
 from tests.examples.example import serving
-from tests.ports import free_port
 
 pytestmark = pytest.mark.once
 

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 from urllib.request import ProxyHandler, build_opener
 
+from compliance.ports import free_port
 from koko.sync import Conn, dial
 from tests.adapters.conftest import PATIENCE
 from tests.first_hours.reader import Reader
-from tests.ports import free_port
 
 EXISTING = """
 from flask import Flask

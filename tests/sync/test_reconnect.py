@@ -7,9 +7,9 @@ from concurrent.futures import Future
 
 import pytest
 
+from compliance.ports import free_port
 from koko import CloseError, ErrBadHandshake, HandshakeError, Request, Response
 from koko.sync import Backoff, Conn, Dialer, Server, Upgrader, reconnect
-from tests.ports import free_port
 from tests.sync.conftest import PATIENCE, in_thread, until
 
 HERE = "127.0.0.1"

@@ -24,7 +24,7 @@ from koko.aio.handling import Handler, run_handler
 from koko.aio.logs import tell
 from koko.aio.tasks import FATAL, was_cancelled
 from koko.aio.upgrade import Upgrader
-from koko.errors import CloseError, HandshakeError
+from koko.errors import HandshakeError, forget_frames
 from koko.http import Headers
 from koko.misuse import check_face, not_awaitable, refuse_plain
 from koko.opening.handshake import check_request, is_refusal, refusal
@@ -235,8 +235,7 @@ async def _give_back(conn: Conn) -> None:
 
 
 async def _leave(conn: Conn) -> None:
-    if isinstance(conn.ending, CloseError):
-        conn.ending.__traceback__ = None  # its frames hold conn, which holds it
+    forget_frames(conn.ending)
     transport = conn.transport
     if isinstance(transport, EventTransport):
         await transport.leave()

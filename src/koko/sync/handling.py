@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from koko.errors import CloseError
+from koko.errors import forget_frames
 from koko.misuse import check_returned
 from koko.opening.address import written
 from koko.serving import CLIENT, close_code_of, ended, handler_failed
@@ -61,5 +61,4 @@ def end_with(
             peer, target = written(conn.remote_address), conn.request.shown
             ending = ended(conn._core, conn._driver.clock.now(), others())
             tell(logger, logging.INFO, CLIENT, peer, target, ending)
-        if isinstance(conn.ending, CloseError):
-            conn.ending.__traceback__ = None  # its frames hold conn, which holds it
+        forget_frames(conn.ending)

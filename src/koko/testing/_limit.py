@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from asyncio import CancelledError
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -34,7 +33,7 @@ D = TypeVar("D", bound=Dialer)
 def check_timeout(timeout: Any) -> None:
     """Raise unless ``timeout`` can be a limit, or is None."""
     check_seconds("timeout", timeout)
-    if timeout is not None and not 0 < timeout < math.inf:
+    if timeout is not None and timeout <= 0:
         raise ValueError(f"timeout={timeout!r}, expected seconds above 0, or None for no limit")
 
 
